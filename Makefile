@@ -1,0 +1,58 @@
+# Two commands do everything on a fresh machine, set-up included: `make demo` and `make test`.
+# An active virtual environment is used; without one, .venv is made. PIP_ARGS reaches every pip install,
+# e.g. PIP_ARGS="--index-url <your CPU-only wheel index>".
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
+BIN := $(VENV)/bin
+OUTPUT ?= outputs/demo
+TESTS ?= tests
+SOURCES := modeling_resformer scripts tests benchmarks setup.py
+
+.PHONY: help demo test test-slow quality style clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per checkout and set of extras: a second run installs nothing until setup.py changes.
+STAMP = $(VENV)/.resformer-$(1)-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
+DEMO_STAMP := $(call STAMP,demo)
+DEV_STAMP := $(call STAMP,dev)
+
+$(DEMO_STAMP): setup.py | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[vision,data,train]"
+	@touch $@
+
+$(DEV_STAMP): setup.py | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[dev]"
+	@touch $@
+
+## make demo       prepare real photographs, train, evaluate, save, reload, predict and draw (about 4 minutes)
+demo: $(DEMO_STAMP)
+	$(BIN)/python examples/demo.py --output $(OUTPUT)
+
+## make test       run the fast tests
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest $(TESTS) -n 2
+
+## make test-slow  run the slow tests as well
+test-slow: $(DEV_STAMP)
+	$(BIN)/python -m pytest $(TESTS) -m ""
+
+## make quality    check lint and formatting
+quality: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+## make style      mend lint and formatting
+style: $(DEV_STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+## make clean      remove what the commands above wrote inside the checkout
+clean:
+	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache
