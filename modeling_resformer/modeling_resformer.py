@@ -210,7 +210,7 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Plain attention by the signature of transformers' attention functions; (B, heads, N, d) -> (B, N, heads, d)."""
     scores = torch.matmul(query, key.transpose(-2, -1)) * scaling + attention_mask
-    probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
