@@ -1,0 +1,95 @@
+"""Augmentation: picture and mask stay together, nothing is invented, and (seed, epoch, row) decides everything."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from modeling_resformer.data.transforms import Augmentation, augment
+
+
+ROTATION = Augmentation(rotation_degrees=180, horizontal_flip=0, vertical_flip=0)
+LEFT_RIGHT = Augmentation(rotation_degrees=0, horizontal_flip=1, vertical_flip=0)
+UPSIDE_DOWN = Augmentation(rotation_degrees=0, horizontal_flip=0, vertical_flip=1)
+
+
+@pytest.fixture
+def pair():
+    """A smooth picture 30 high and 40 wide, and the mask of its bright part."""
+    y, x = np.mgrid[:30, :40]
+    smooth = 127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)
+    picture = np.dstack([smooth, smooth[:, ::-1], smooth]).astype(np.uint8)
+    return Image.fromarray(picture), Image.fromarray((smooth > 127).astype(np.uint8))
+
+
+def test_flips_are_exact(pair):
+    image, mask = pair
+    for augmentation, axis in ((LEFT_RIGHT, 1), (UPSIDE_DOWN, 0)):
+        flipped, flipped_mask = augment(image, mask, augmentation, seed=0, epoch=0, row_index=0)
+        np.testing.assert_array_equal(np.asarray(flipped), np.flip(np.asarray(image), axis))
+        np.testing.assert_array_equal(np.asarray(flipped_mask), np.flip(np.asarray(mask), axis))
+
+
+def test_nothing_allowed_changes_nothing(pair):
+    image, mask = augment(*pair, Augmentation(0, 0, 0), seed=0, epoch=3, row_index=5)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(pair[0]))
+    np.testing.assert_array_equal(np.asarray(mask), np.asarray(pair[1]))
+
+
+def test_rotation_agrees_with_torchvision(pair):
+    image, mask = pair
+    for row_index in range(5):
+        angle, *_ = ROTATION.draw(0, 0, row_index)
+        ours, our_mask = augment(image, mask, ROTATION, 0, 0, row_index)
+        theirs = tv.rotate(torch.from_numpy(np.array(image)).permute(2, 0, 1), angle, InterpolationMode.BILINEAR)
+        their_mask = tv.rotate(torch.from_numpy(np.array(mask))[None], angle, fill=[255])[0].numpy()
+        our_mask = np.asarray(our_mask)
+        assert (our_mask == their_mask).mean() > 0.99
+        inside = our_mask != 255
+        inside &= np.roll(inside, 1, 0) & np.roll(inside, -1, 0) & np.roll(inside, 1, 1) & np.roll(inside, -1, 1)
+        difference = np.abs(np.asarray(ours, dtype=int) - theirs.permute(1, 2, 0).numpy())[inside]
+        assert difference.max() <= 2
+
+
+def test_uncovered_corners_are_ignored_and_no_class_is_invented(pair):
+    image, mask = pair
+    for row_index in range(20):
+        _, turned = augment(image, mask, Augmentation(), 0, 0, row_index)
+        assert set(np.unique(turned)) <= {0, 1, 255}
+    _, turned = augment(image, Image.new("L", image.size, 1), ROTATION, 0, 0, 1, ignore_index=250)
+    assert set(np.unique(turned)) == {1, 250}
+
+
+def test_the_three_numbers_decide_everything(pair):
+    augmentation = Augmentation(rotation_degrees=20)
+    drawn = {(s, e, r): augmentation.draw(s, e, r) for s in range(3) for e in range(3) for r in range(50)}
+    assert len({angle for angle, _, _ in drawn.values()}) == len(drawn)
+    assert max(abs(angle) for angle, _, _ in drawn.values()) <= 20
+    assert 0.4 < np.mean([horizontal for _, horizontal, _ in drawn.values()]) < 0.6
+    np.random.seed(9)
+    torch.manual_seed(9)
+    assert augmentation.draw(1, 2, 3) == drawn[1, 2, 3]
+
+
+def test_sixteen_bit_grey_keeps_its_values_and_palettes_their_colours(pair):
+    _, mask = pair
+    deep = np.linspace(0, 65535, 30 * 40).reshape(30, 40).astype(np.uint16)
+    flipped, _ = augment(Image.fromarray(deep), mask, LEFT_RIGHT, 0, 0, 0)
+    np.testing.assert_array_equal(np.asarray(flipped), deep[:, ::-1])
+    turned, turned_mask = augment(Image.fromarray(deep), mask, Augmentation(10, 0, 0), 0, 0, 0)
+    inside = np.asarray(turned_mask) != 255
+    assert np.asarray(turned)[inside].mean() == pytest.approx(deep.mean(), rel=0.1)
+    palette = pair[0].quantize(8)
+    flipped, _ = augment(palette, mask, LEFT_RIGHT, 0, 0, 0)
+    np.testing.assert_array_equal(np.asarray(flipped), np.asarray(palette.convert("RGB"))[:, ::-1])
+
+
+def test_a_row_without_mask_and_wrong_input(pair):
+    image, mask = pair
+    assert augment(image, None, ROTATION, 0, 0, 0)[1] is None
+    with pytest.raises(ValueError, match=r"\(40, 30\), its mask \(20, 30\)"):
+        augment(image, mask.resize((20, 30)), ROTATION, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"horizontal_flip is 2; expected a number from 0 to 1"):
+        Augmentation(horizontal_flip=2)
