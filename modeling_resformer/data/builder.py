@@ -1,0 +1,233 @@
+"""What the three builders share: find the cases, split them, turn each into rows, stop at or skip the bad ones."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+
+from .columns import dataset_features
+from .encoding import encode_png, index_mask, read_mask, resize_mask, store_picture
+from .problems import BadInputError, Problems
+from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
+
+
+Row = dict[str, Any]
+
+
+@dataclass(eq=False)
+class PreparationConfig(datasets.BuilderConfig):
+    """Options of every builder.
+
+    Args:
+        splits: split manifest (`case_id,split`) that overrides any other rule.
+        validation_fraction, test_fraction: share of the training cases that moves into a new split.
+        seed: of that draw.
+        image_size: (height, width) to store the pictures at; None stores them as they are.
+        allow_missing: keep cases without a mask or image-level labels, with null in their place.
+        on_error: "raise" stops at the first bad case, "skip" leaves it out and records it.
+        problem_log: JSON-lines file for the skipped cases.
+        fingerprint: filled in by the builder; makes `datasets` see changed source files.
+    """
+
+    splits: str | None = None
+    validation_fraction: float = 0.0
+    test_fraction: float = 0.0
+    seed: int = 0
+    image_size: Sequence[int] | None = None
+    allow_missing: bool = False
+    on_error: str = "raise"
+    problem_log: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class PictureCase:
+    """One picture with what belongs to it; `labels` is None when the picture is unlabelled."""
+
+    case_id: str
+    picture: Path
+    mask: Path | None
+    labels: tuple[str, ...] | None
+    unknown: tuple[str, ...] = ()
+    split: str | None = None
+    slice_index: int = 0
+    spacing: tuple[float, float] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stratum(self) -> tuple[str, ...]:
+        return ("(unlabelled)",) if self.labels is None else self.labels
+
+
+class CaseBuilder(datasets.GeneratorBasedBuilder):
+    """Base of the builders. A case is the unit of splitting: a volume, a patient or a picture.
+
+    Subclasses give `SOURCE`, `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
+    `case.case_id`, `case.split` (None where the source names none) and `case.stratum` are read here.
+
+    Raises:
+        BadInputError: see `problems.py`; also straight from `download_and_prepare`, with any `num_proc`.
+    """
+
+    BUILDER_CONFIG_CLASS = PreparationConfig
+    VERSION = datasets.Version("1.0.0")
+    DEFAULT_WRITER_BATCH_SIZE = 16  # rows held in memory: pictures are large
+    SOURCE: ClassVar[str]
+    split_rule = "as the source gives it"
+
+    def __init__(self, *args: Any, data_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
+        root = Path(data_dir) if data_dir is not None else None
+        if root is None or not root.is_dir():
+            raise BadInputError(f"{data_dir}: no such folder; data_dir must be the folder with the raw files")
+        manifest = kwargs.get("splits")
+        kwargs["fingerprint"] = source_fingerprint([root, *([Path(manifest)] if manifest else [])])
+        super().__init__(*args, data_dir=str(root), **kwargs)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.config.data_dir)
+
+    @cached_property
+    def problems(self) -> Problems:
+        return Problems(self.config.on_error, self.config.problem_log)
+
+    @cached_property
+    def cases(self) -> list[Any]:
+        """All cases of the source, in a stable order."""
+        cases = self.find_cases()
+        if not cases:
+            raise BadInputError(f"{self.root}: holds no cases of {self.SOURCE}; check the folder")
+        return cases
+
+    @property
+    def mask_classes(self) -> list[str]:
+        raise NotImplementedError
+
+    @property
+    def class_labels(self) -> list[str]:
+        raise NotImplementedError
+
+    @property
+    def metadata_features(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def find_cases(self) -> list[Any]:
+        raise NotImplementedError
+
+    def rows(self, case: Any) -> Iterator[Row]:
+        raise NotImplementedError
+
+    def assign_splits(self) -> dict[str, str]:
+        """Returns case id -> split. A manifest overrides; else the source's own splits, parts carved off training."""
+        splits: dict[str, str] = {}
+        strata = defaultdict(set)
+        for case in self.cases:
+            split = case.split or "train"
+            if splits.setdefault(case.case_id, split) != split:
+                raise BadInputError(
+                    f"{self.root}: case {case.case_id} is in the splits {splits[case.case_id]} and {split}; keep one"
+                )
+            strata[case.case_id].update(case.stratum)
+        if self.config.splits is not None:
+            path = Path(self.config.splits)
+            self.split_rule = f"manifest {path.name}"
+            return apply_manifest(splits, read_manifest(path), path, self.problems)
+        fractions = {"test": self.config.test_fraction, "validation": self.config.validation_fraction}
+        drawn = ", ".join(f"{share:g} of the training cases to {name}" for name, share in fractions.items() if share)
+        if drawn:
+            self.split_rule += f"; then {drawn}, by case, stratified by label, seed {self.config.seed}"
+        ordered = {case_id: tuple(sorted(stratum)) for case_id, stratum in strata.items()}
+        return carve(splits, ordered, fractions, self.config.seed)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            features=dataset_features(self.mask_classes, self.class_labels, self.metadata_features)
+        )
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        by_split = defaultdict(list)
+        splits = self.assign_splits()
+        for case in self.cases:
+            if case.case_id in splits:
+                by_split[splits[case.case_id]].append(case)
+        return [
+            datasets.SplitGenerator(name=name, gen_kwargs={"cases": by_split[name]})
+            for name in SPLIT_NAMES
+            if by_split[name]
+        ]
+
+    def _generate_examples(self, cases: list[Any]) -> Iterator[tuple[str, Row]]:
+        for case in cases:
+            try:
+                for row in self.rows(case):
+                    yield f"{row['case_id']}/{row['slice_index']}", row
+            except BadInputError as error:
+                self.problems.report(str(error), case.case_id)
+
+    def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        # `datasets` wraps every error, and a worker process loses the cause: raise ours as it is.
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, BadInputError):
+                raise error.__cause__ from None
+            raise
+
+    def picture_row(self, case: PictureCase, mask_values: dict[int, int]) -> Row:
+        """Returns the row of one picture file and its mask file, resized when `image_size` says so."""
+        size = tuple(self.config.image_size) if self.config.image_size is not None else None
+        stored = store_picture(case.picture, size)
+        mask = None
+        if case.mask is not None:
+            mask = index_mask(read_mask(case.mask, stored), mask_values, case.mask)
+            mask = resize_mask(mask, size) if size is not None else mask
+        return {
+            "image": {"bytes": stored.data, "path": case.picture.name},
+            "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{case.picture.stem}_mask.png"},
+            "class_labels": None if case.labels is None else list(case.labels),
+            "class_labels_unknown": list(case.unknown),
+            "case_id": case.case_id,
+            "slice_index": case.slice_index,
+            "source": self.SOURCE,
+            "spacing": scaled_spacing(case.spacing, stored.original_size, size),
+            "original_size": list(stored.original_size),
+            "mask_classes": None if mask is None else present_classes(mask),
+            **case.metadata,
+        }
+
+
+def present_classes(mask: Any) -> list[int]:
+    """Returns the foreground class indices that occur in a mask (H, W) of class indices."""
+    return [index for index in range(1, int(mask.max()) + 1) if (mask == index).any()]
+
+
+def scaled_spacing(
+    spacing: tuple[float, float] | None, original_size: tuple[int, int], size: tuple[int, int] | None
+) -> list[float] | None:
+    """Returns (row, column) mm per pixel after resizing `original_size` to `size`, both (height, width)."""
+    if spacing is None:
+        return None
+    if size is None:
+        return list(spacing)
+    return [mm * before / after for mm, before, after in zip(spacing, original_size, size, strict=True)]
+
+
+def source_fingerprint(paths: Sequence[Path]) -> str:
+    """Hashes the names, sizes and modification times of files and of everything in folders."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            if not file.exists():
+                raise BadInputError(f"{file}: no such file")
+            stat = file.stat()
+            name = file.relative_to(path) if path.is_dir() else file.name
+            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]

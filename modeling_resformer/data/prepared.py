@@ -1,0 +1,90 @@
+"""A prepared dataset on disk: the Arrow folder and the `resformer.json` beside it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from .columns import class_names
+from .problems import BadInputError
+
+
+METADATA_NAME = "resformer.json"
+REQUIRED_COLUMNS = ("image", "mask", "class_labels", "class_labels_unknown", "case_id", "slice_index", "mask_classes")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What a trainer needs to know of a dataset.
+
+    Attributes:
+        dataset: the splits.
+        mask_classes: names by class index, background first.
+        class_labels: names of the image-level classes, in order.
+        metadata: `resformer.json`: builder, split rule and seed, mask resolution, source fingerprint, class counts.
+    """
+
+    dataset: DatasetDict
+    mask_classes: list[str]
+    class_labels: list[str]
+    metadata: dict[str, Any]
+
+
+def load_prepared(path: str | Path) -> PreparedDataset:
+    """Loads the output folder of a `scripts/prepare_*.py`, or a folder with its Parquet files.
+
+    Raises:
+        BadInputError: the folder does not exist or is no prepared dataset.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BadInputError(f"{path}: no such folder; write one with scripts/prepare_isic2017.py, _retouch or _folder")
+    dataset = _load_splits(path)
+    features = next(iter(dataset.values())).features
+    missing = [column for column in REQUIRED_COLUMNS if column not in features]
+    if missing:
+        raise BadInputError(
+            f"{path}: not a prepared dataset, column {', '.join(missing)} is missing; prepare it with scripts/prepare_*.py"
+        )
+    names = class_names(features, "mask_classes"), class_names(features, "class_labels")
+    return PreparedDataset(dataset, *names, metadata=_read_metadata(path))
+
+
+def _load_splits(path: Path) -> DatasetDict:
+    if (path / "dataset_dict.json").is_file():
+        dataset = load_from_disk(str(path))
+    else:
+        files = parquet_files(path)
+        if not files:
+            raise BadInputError(
+                f"{path}: holds neither dataset_dict.json nor data/*.parquet; give the folder that "
+                "scripts/prepare_*.py wrote with --output"
+            )
+        dataset = DatasetDict({split: _load_parquet(names) for split, names in files.items()})
+    if not dataset:
+        raise BadInputError(f"{path}: holds no splits; prepare it again")
+    return dataset
+
+
+def _load_parquet(names: list[str]) -> Dataset:
+    return load_dataset("parquet", data_files=names, split="train")
+
+
+def parquet_files(path: Path) -> dict[str, list[str]]:
+    """Returns split -> files of `data/SPLIT-nnnnn-of-nnnnn.parquet` below `path`."""
+    files: dict[str, list[str]] = {}
+    for file in sorted(path.glob("data/*.parquet")):
+        files.setdefault(file.name.split("-")[0], []).append(str(file))
+    return files
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    file = path / METADATA_NAME
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{file}: not JSON ({error}); prepare the dataset again") from error

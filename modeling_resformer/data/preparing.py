@@ -1,0 +1,244 @@
+"""From raw files to a finished folder in one step: unpack, build, check, report, rename."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from datasets.utils.logging import set_verbosity_error
+
+from .builder import CaseBuilder, source_fingerprint
+from .contact_sheet import contact_sheet
+from .prepared import METADATA_NAME
+from .problems import BadInputError, read_skipped
+from .report import Report, format_report, make_report
+from .splits import write_manifest
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What every `scripts/prepare_*.py` shares.
+
+    Args:
+        source: raw folder or zip archive.
+        output: folder to write; it appears when complete, or not at all.
+        splits, validation_fraction, test_fraction, seed, image_size, allow_missing, on_error: see `PreparationConfig`.
+        parquet: also write `output/parquet`, ready for the Hub.
+        num_proc: processes.
+        overwrite: replace an existing output.
+    """
+
+    source: Path
+    output: Path
+    splits: Path | None = None
+    validation_fraction: float = 0.0
+    test_fraction: float = 0.0
+    seed: int = 0
+    image_size: tuple[int, int] | None = None
+    allow_missing: bool = False
+    on_error: str = "raise"
+    parquet: bool = False
+    num_proc: int | None = None
+    overwrite: bool = False
+
+    def builder_arguments(self, data_dir: Path, work: Path) -> dict[str, Any]:
+        """Keyword arguments for a builder that writes below `work` only."""
+        return {
+            "data_dir": str(data_dir),
+            "cache_dir": str(work / "cache"),
+            "splits": None if self.splits is None else str(self.splits),
+            "validation_fraction": self.validation_fraction,
+            "test_fraction": self.test_fraction,
+            "seed": self.seed,
+            "image_size": self.image_size,
+            "allow_missing": self.allow_missing,
+            "on_error": self.on_error,
+            "problem_log": str(work / "skipped.jsonl"),
+        }
+
+
+MakeBuilder = Callable[[dict[str, Any]], CaseBuilder]
+
+
+def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
+    """Writes the Arrow folder with manifest, report, contact sheet and metadata; returns the report.
+
+    Args:
+        make_builder: makes the builder from the arguments that all builders share.
+        preparation: the options.
+
+    Raises:
+        BadInputError: bad input, or an output that exists and may not be overwritten. Nothing is left half-written.
+    """
+    if not preparation.source.exists():
+        raise BadInputError(f"{preparation.source}: no such file or folder; give the raw folder or zip as the source")
+    with finished_folder(preparation.output, preparation.overwrite) as folder, work_folder(folder) as work:
+        builder = make_builder(preparation.builder_arguments(preparation.source, work))
+        dataset = build(builder, preparation.num_proc)
+        report = make_report(dataset, read_skipped(work / "skipped.jsonl"), preparation.num_proc)
+        metadata = describe(builder, preparation, report)
+        dataset.save_to_disk(str(folder), num_proc=None)
+        write_extras(folder, dataset, builder, metadata, report)
+    return report
+
+
+def build(builder: CaseBuilder, num_proc: int | None) -> DatasetDict:
+    """Runs a builder into its own cache folder and returns all splits."""
+    set_verbosity_error()  # its advice is about download caches; progress bars stay
+    workers = num_proc if num_proc is not None and num_proc > 1 else None
+    builder.download_and_prepare(num_proc=workers)
+    dataset = builder.as_dataset()
+    empty = [name for name, split in dataset.items() if len(split) == 0]
+    if empty:
+        raise BadInputError(
+            f"{builder.root}: no readable case is left for the split {', '.join(empty)}; see the problems"
+        )
+    return dataset
+
+
+def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> dict[str, Any]:
+    """Returns the contents of `resformer.json`."""
+    manifest = [] if preparation.splits is None else [preparation.splits]
+    return {
+        "format": 1,
+        "builder": type(builder).__name__,
+        "builder_version": str(builder.VERSION),
+        "config": builder.config.name,
+        "source": builder.SOURCE,
+        "mask_classes": builder.mask_classes,
+        "class_labels": builder.class_labels,
+        "split_rule": builder.split_rule,
+        "seed": preparation.seed,
+        "mask_resolution": "native" if preparation.image_size is None else list(preparation.image_size),
+        "source_fingerprint": source_fingerprint([preparation.source, *manifest]),
+        "num_rows": {name: split["rows"] for name, split in report["splits"].items()},
+        "class_counts": {name: split["class_counts"] for name, split in report["splits"].items()},
+        "num_skipped": len(report["skipped"]),
+    }
+
+
+def write_extras(
+    folder: Path, dataset: DatasetDict, builder: CaseBuilder, metadata: dict[str, Any], report: Report
+) -> None:
+    """Writes everything that lies beside the Arrow files."""
+    manifest = {case_id: name for name, split in dataset.items() for case_id in split["case_id"]}
+    write_manifest(manifest, folder / "splits.csv")
+    (folder / METADATA_NAME).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(format_report(report, f"{metadata['builder']} prepared"), encoding="utf-8")
+    contact_sheet(dataset, builder.mask_classes, builder.class_labels).save(folder / "contact_sheet.png")
+
+
+@contextmanager
+def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields a folder beside `output` that takes its place when the block ends well, and is removed otherwise.
+
+    Raises:
+        BadInputError: `output` exists and `overwrite` is False, or it holds something that is no prepared dataset.
+    """
+    output = Path(os.path.abspath(output))
+    if output.exists():
+        check_replaceable(output, overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        swap_in(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(output: Path, overwrite: bool) -> None:
+    """Refuses to replace anything but an empty folder or, when asked to, an earlier result."""
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise BadInputError(f"{output}: exists already; give another --output, or --overwrite to replace it")
+    if not (output / METADATA_NAME).is_file():
+        raise BadInputError(f"{output}: is no prepared dataset, so --overwrite leaves it alone; give another --output")
+
+
+def swap_in(partial: Path, output: Path) -> None:
+    """Renames `partial` to `output`; what was there goes away afterwards."""
+    old = None
+    if output.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
+        output.rename(old / output.name)
+    partial.rename(output)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """Yields a scratch folder inside `folder` that is gone afterwards."""
+    work = folder / ".work"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def preparation_parser(description: str) -> argparse.ArgumentParser:
+    """Returns a parser with the options that every `scripts/prepare_*.py` has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="raw folder or zip archive")
+    add("--output", type=Path, required=True, help="folder to write")
+    add("--splits", type=Path, help="split manifest to follow: CSV with case_id,split")
+    add("--validation-fraction", type=float, default=0.0, help="share of training cases to move into validation")
+    add("--test-fraction", type=float, default=0.0, help="share of training cases to move into test")
+    add("--seed", type=int, default=0, help="seed of that draw")
+    add(
+        "--image-size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="store pictures at this size: side, or height width",
+    )
+    add("--allow-missing", action="store_true", help="keep images without mask or labels")
+    add("--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad case")
+    add("--parquet", action="store_true", help="also write OUTPUT/parquet, ready for the Hub")
+    add("--num-proc", type=int, default=1, help="processes")
+    add("--overwrite", action="store_true", help="replace an earlier result once the new one is complete")
+    return parser
+
+
+def preparation_from(arguments: argparse.Namespace) -> Preparation:
+    """Returns the options that `preparation_parser` parsed."""
+    values = {name: getattr(arguments, name) for name in Preparation.__dataclass_fields__}
+    values["image_size"] = parse_image_size(arguments.image_size)
+    return Preparation(**values)
+
+
+def parse_image_size(values: Sequence[int] | None) -> tuple[int, int] | None:
+    """Returns (height, width) from one or two numbers of pixels."""
+    if values is None:
+        return None
+    if len(values) not in (1, 2) or min(values) < 1:
+        raise BadInputError(
+            f"--image-size {' '.join(map(str, values))}: expected one side, or height and width, in pixels"
+        )
+    return values[0], values[-1]
+
+
+def run(make_builder: MakeBuilder, arguments: argparse.Namespace) -> int:
+    """Prepares as the command line says, writes the report to stdout, or one error line to stderr; returns the status."""
+    try:
+        preparation = preparation_from(arguments)
+        report = prepare(make_builder, preparation)
+    except BadInputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(format_report(report, f"Prepared {preparation.output}"))
+    return 0

@@ -1,0 +1,241 @@
+"""What a prepared dataset holds: counts per split, class and vendor, sizes, ranges, spacing, and warnings."""
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from .class_weights import balanced, class_counts, describe_weights
+from .columns import class_names
+
+
+Report = dict[str, Any]
+REDUCED = 512  # JPEGs are decoded at about this size: enough for their range
+FACTS = Features(
+    {
+        "stored_size": List(Value("int32")),
+        "mode": Value("string"),
+        "minimum": Value("int32"),
+        "maximum": Value("int32"),
+        "mask_pixels": List(Value("int64")),
+        "mask_size": List(Value("int32")),
+    }
+)
+PLAIN_COLUMNS = ("class_labels", "case_id", "slice_index", "source", "spacing", "original_size", "vendor")
+
+
+def make_report(dataset: DatasetDict, skipped: Sequence[dict[str, Any]] = (), num_proc: int | None = None) -> Report:
+    """Reads every row of a prepared dataset once and returns a JSON-able report.
+
+    Args:
+        dataset: the splits, as prepared.
+        skipped: the records of the cases that were left out.
+        num_proc: processes that decode pictures.
+    """
+    facts = {name: split_facts(split, num_proc) for name, split in dataset.items()}
+    report: Report = {
+        "splits": {name: split_report(split, facts[name]) for name, split in dataset.items()},
+        "groups": group_report([row for rows in facts.values() for row in rows]),
+        "volumes": volume_report([row for rows in facts.values() for row in rows]),
+        "skipped": list(skipped),
+    }
+    report["warnings"] = list(find_warnings(report))
+    if "train" in dataset and all(report["splits"]["train"]["class_counts"].values()):
+        counted = report["splits"]["train"]
+        report["balanced_class_weights"] = balanced(counted["class_counts"], counted["rows"] - counted["unlabelled"])
+    return report
+
+
+def split_facts(split: Dataset, num_proc: int | None) -> list[dict[str, Any]]:
+    """Returns one dict per row: the plain columns plus the facts of picture and mask."""
+    split = split.with_format(None)
+    undecoded = split.select_columns(["image", "mask"])
+    for column in ("image", "mask"):
+        undecoded = undecoded.cast_column(column, ImageFeature(decode=False))
+    measured = undecoded.map(
+        picture_facts,
+        remove_columns=["image", "mask"],
+        features=FACTS,
+        num_proc=min(num_proc or 1, len(split)) if (num_proc or 1) > 1 else None,
+        keep_in_memory=True,
+        desc="Checking pictures",
+    )
+    plain = split.select_columns([column for column in PLAIN_COLUMNS if column in split.features])
+    return [{**a, **b} for a, b in zip(plain, measured, strict=True)]
+
+
+def picture_facts(row: dict[str, Any]) -> dict[str, Any]:
+    """Measures one undecoded row. JPEGs are read at reduced size, so their range is that of the reduced picture."""
+    picture = Image.open(io.BytesIO(row["image"]["bytes"]))
+    stored_size, mode = [picture.height, picture.width], picture.mode
+    picture.draft(None, (REDUCED, REDUCED))
+    values = np.asarray(picture)
+    mask = None if row["mask"] is None else np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"])))
+    return {
+        "stored_size": stored_size,
+        "mode": mode,
+        "minimum": int(values.min()),
+        "maximum": int(values.max()),
+        "mask_pixels": None if mask is None else np.bincount(mask.ravel()).tolist(),
+        "mask_size": None if mask is None else list(mask.shape),
+    }
+
+
+def split_report(split: Dataset, facts: Sequence[dict[str, Any]]) -> Report:
+    """Returns the counts of one split."""
+    names = class_names(split.features, "mask_classes")
+    pixels = np.zeros(len(names), dtype=np.int64)
+    for row in facts:
+        if row["mask_pixels"] is not None:
+            pixels[: len(row["mask_pixels"])] += np.array(row["mask_pixels"], dtype=np.int64)
+    return {
+        "rows": len(facts),
+        "cases": len({row["case_id"] for row in facts}),
+        "class_counts": class_counts(split),
+        "no_class": sum(row["class_labels"] == [] for row in facts),
+        "unlabelled": sum(row["class_labels"] is None for row in facts),
+        "without_mask": sum(row["mask_pixels"] is None for row in facts),
+        "rows_with_mask_class": {
+            name: n for name, n in class_counts(split, "mask_classes").items() if name != names[0]
+        },
+        "share_of_pixels": {
+            name: float(n) / max(int(pixels.sum()), 1) for name, n in zip(names, pixels.tolist(), strict=True)
+        },
+    }
+
+
+def group_report(facts: Iterable[dict[str, Any]]) -> Report:
+    """Returns sizes, sample types, ranges and spacing per vendor, or per source where no vendor is known."""
+    groups = defaultdict(list)
+    for row in facts:
+        groups[row.get("vendor") or row["source"]].append(row)
+    return {
+        name: {
+            "rows": len(rows),
+            "cases": len({row["case_id"] for row in rows}),
+            "original_sizes": count_sizes(row["original_size"] for row in rows),
+            "stored_sizes": count_sizes(row["stored_size"] for row in rows),
+            "modes": dict(Counter(row["mode"] for row in rows).most_common()),
+            "range": [min(row["minimum"] for row in rows), max(row["maximum"] for row in rows)],
+            "spacing": spacing_range(row["spacing"] for row in rows),
+        }
+        for name, rows in sorted(groups.items())
+    }
+
+
+def volume_report(facts: Iterable[dict[str, Any]]) -> Report:
+    """Returns the number of slices and the intensity range of each case with more than one slice."""
+    volumes = defaultdict(list)
+    for row in facts:
+        volumes[row["case_id"]].append(row)
+    return {
+        case_id: {
+            "vendor": rows[0].get("vendor"),
+            "slices": len(rows),
+            "range": [min(row["minimum"] for row in rows), max(row["maximum"] for row in rows)],
+            "missing_slices": sorted(set(range(len(rows))) - {row["slice_index"] for row in rows}),
+        }
+        for case_id, rows in sorted(volumes.items())
+        if len(rows) > 1
+    }
+
+
+def find_warnings(report: Report) -> Iterable[str]:
+    """Yields what a person should look at before training, one line each."""
+    splits = report["splits"]
+    for name in ("train", "validation", "test"):
+        if name not in splits:
+            cure = {"train": "", "validation": "; --validation-fraction carves one off training"}.get(name, "")
+            yield f"there is no {name} split{cure}"
+    for name, split in splits.items():
+        for label, count in split["class_counts"].items():
+            if count == 0 and name != "unlabelled":
+                yield f"{name}: no row has the class {label}"
+        for kind in ("unlabelled", "without_mask"):
+            if split[kind] and name != "unlabelled":
+                yield f"{name}: {split[kind]} of {split['rows']} rows are {kind.replace('_', ' ')}"
+    yield from odd_volumes(report["volumes"])
+    if report["skipped"]:
+        yield f"{len(report['skipped'])} bad cases were left out, e.g. {report['skipped'][0]['problem']}"
+
+
+def odd_volumes(volumes: Report) -> Iterable[str]:
+    """Yields the volumes whose number of slices is not their vendor's usual one, and those with missing slices."""
+    usual = defaultdict(Counter)
+    for volume in volumes.values():
+        usual[volume["vendor"]][volume["slices"]] += 1
+    for case_id, volume in volumes.items():
+        expected = usual[volume["vendor"]].most_common(1)[0][0]
+        if volume["vendor"] is not None and volume["slices"] != expected:
+            yield f"volume {case_id} ({volume['vendor']}) has {volume['slices']} slices; usual are {expected}"
+        if volume["missing_slices"]:
+            yield f"case {case_id} lacks the slices {volume['missing_slices'][:5]}"
+
+
+def count_sizes(sizes: Iterable[Sequence[int]]) -> dict[str, int]:
+    """Returns "height x width" -> number of pictures, the five most frequent and the rest."""
+    counted = Counter(f"{height} x {width}" for height, width in sizes)
+    shown = dict(counted.most_common(5))
+    rest = sum(counted.values()) - sum(shown.values())
+    return {**shown, f"{len(counted) - 5} other sizes": rest} if rest else shown
+
+
+def spacing_range(spacings: Iterable[Sequence[float] | None]) -> list[list[float]] | None:
+    """Returns [[row minimum, maximum], [column minimum, maximum]] in mm, or None where it is unknown."""
+    known = [spacing for spacing in spacings if spacing is not None]
+    return [[min(axis), max(axis)] for axis in zip(*known, strict=True)] if known else None
+
+
+def format_report(report: Report, title: str) -> str:
+    """Returns the report as Markdown, for the screen and for `report.md`."""
+    lines = [f"# {title}", ""]
+    lines += _split_table(report["splits"])
+    for name, group in report["groups"].items():
+        spacing = group["spacing"]
+        lines += [
+            "",
+            f"**{name}**: {group['rows']} rows, {group['cases']} cases; samples {group['modes']}, "
+            f"range {group['range'][0]}..{group['range'][1]}; spacing "
+            + (
+                "unknown" if spacing is None else " x ".join(f"{low:.4g}..{high:.4g}" for low, high in spacing) + " mm"
+            ),
+            f"Sizes (height x width): source {group['original_sizes']}, stored {group['stored_sizes']}",
+        ]
+    if "balanced_class_weights" in report:
+        lines += ["", f"Balanced class weights (training): {describe_weights(report['balanced_class_weights'])}"]
+    lines += ["", f"Skipped cases: {len(report['skipped'])}"]
+    lines += [f"- {record['problem']}" for record in report["skipped"]]
+    lines += ["", f"Warnings: {len(report['warnings'])}", *(f"- {warning}" for warning in report["warnings"]), ""]
+    return "\n".join(lines)
+
+
+def _split_table(splits: Report) -> list[str]:
+    first = next(iter(splits.values()))
+    labels, classes = list(first["class_counts"]), list(first["rows_with_mask_class"])
+    header = [
+        "split",
+        "rows",
+        "cases",
+        *labels,
+        "no class",
+        "unlabelled",
+        "no mask",
+        *(f"{c} (mask)" for c in classes),
+    ]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for name, split in splits.items():
+        rows = max(split["rows"], 1)
+        cells = [name, split["rows"], split["cases"]]
+        cells += [f"{split['class_counts'][label]} ({split['class_counts'][label] / rows:.1%})" for label in labels]
+        cells += [split["no_class"], split["unlabelled"], split["without_mask"]]
+        cells += [
+            f"{split['rows_with_mask_class'][name]} rows, {split['share_of_pixels'][name]:.2%} of pixels"
+            for name in classes
+        ]
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return lines

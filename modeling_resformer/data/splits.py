@@ -1,0 +1,102 @@
+"""Splits by case (volume, patient or picture), never by slice: seeded, stratified, written as a manifest."""
+
+import csv
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+
+from .problems import BadInputError, Problems
+from .tables import by_spelling, read_table, spelling_key
+
+
+SPLIT_NAMES = ("train", "validation", "test", "unlabelled")
+
+
+def shuffled(case_ids: Iterable[str], seed: int) -> list[str]:
+    """Returns the ids in an order that depends on the seed and each id alone: the same on every machine."""
+    return sorted(case_ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).digest())
+
+
+def stratified_choice(strata: Mapping[str, Hashable], fraction: float, seed: int) -> set[str]:
+    """Draws `round(fraction * n)` cases so that every stratum gives its share, to within one case.
+
+    Args:
+        strata: case id -> stratum (any value whose `repr` is stable, e.g. a tuple of labels).
+        fraction: share of the cases to draw, 0 <= fraction < 1.
+        seed: another seed draws other cases.
+    """
+    if not 0 <= fraction < 1:
+        raise BadInputError(f"the fraction of a split is {fraction}, expected 0 <= fraction < 1")
+    order = sorted(shuffled(strata, seed), key=lambda case_id: repr(strata[case_id]))
+    total, count = len(order), round(fraction * len(order))
+    # Systematic sampling: `count` picks at equal distances along the cases ordered by stratum.
+    return {case_id for i, case_id in enumerate(order) if (i + 1) * count // total > i * count // total}
+
+
+def carve(
+    splits: Mapping[str, str],
+    strata: Mapping[str, Hashable],
+    fractions: Mapping[str, float],
+    seed: int,
+) -> dict[str, str]:
+    """Moves part of the training cases into new splits.
+
+    Args:
+        splits: case id -> split.
+        strata: case id -> stratum.
+        fractions: new split -> share **of the training cases as they are now**, e.g. `{"validation": 0.1}`.
+        seed: of the draw.
+    """
+    result = dict(splits)
+    training = {case_id: strata[case_id] for case_id, split in splits.items() if split == "train"}
+    left = dict(training)
+    for split, fraction in fractions.items():
+        if not fraction:
+            continue
+        if split in splits.values():
+            raise BadInputError(f"the source has a {split} split already; leave out the {split} fraction")
+        share = fraction * len(training) / max(len(left), 1)
+        if share >= 1:
+            raise BadInputError(f"the split fractions {dict(fractions)} leave no training cases; use smaller ones")
+        for case_id in stratified_choice(left, share, seed):
+            result[case_id] = split
+            del left[case_id]
+    return result
+
+
+def read_manifest(path: Path) -> dict[str, str]:
+    """Reads a split manifest: CSV or JSON lines with the columns `case_id` and `split`.
+
+    Raises:
+        BadInputError: a missing column, an unknown split name, or a case that comes twice.
+    """
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such split manifest; write a CSV with the columns case_id,split")
+    rows = read_table(path, required=("case_id", "split"))
+    for row in rows:
+        if row["split"] not in SPLIT_NAMES:
+            raise BadInputError(
+                f"{path}: split {row['split']!r} of {row['case_id']}, expected {', '.join(SPLIT_NAMES)}"
+            )
+    return dict(by_spelling(((str(row["case_id"]), row["split"]) for row in rows), str(path)).values())
+
+
+def write_manifest(splits: Mapping[str, str], path: Path) -> None:
+    """Writes case id -> split as CSV, ordered by case; `read_manifest` takes it back."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case_id", "split"])
+        writer.writerows(sorted(splits.items()))
+
+
+def apply_manifest(
+    case_ids: Iterable[str], manifest: Mapping[str, str], path: Path, problems: Problems
+) -> dict[str, str]:
+    """Returns the manifest's split of each case; both sides must name the same cases, in any case of letters."""
+    by_key = {spelling_key(case_id): (case_id, split) for case_id, split in manifest.items()}
+    cases = {spelling_key(case_id): case_id for case_id in case_ids}
+    for key in sorted(cases.keys() - by_key.keys()):
+        problems.report(f"{path}: the manifest has no row for {cases[key]}; add one", cases[key])
+    for key in sorted(by_key.keys() - cases.keys()):
+        problems.report(f"{path}: the manifest names {by_key[key][0]}, which the source does not hold", by_key[key][0])
+    return {case_id: by_key[key][1] for key, case_id in cases.items() if key in by_key}

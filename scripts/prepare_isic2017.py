@@ -1,0 +1,31 @@
+"""ISIC 2017, as downloaded, to an Arrow dataset with a report.
+
+The sample that comes with the repository, at 128 x 128:
+
+    python scripts/prepare_isic2017.py --source examples/isic2017_sample --output outputs/isic2017_sample \
+        --splits examples/isic2017_sample/split.csv --image-size 128
+
+The whole archive, pictures stored at the recipe's size, two processes:
+
+    python scripts/prepare_isic2017.py --source ISIC2017 --output outputs/isic2017 --image-size 224 --num-proc 2
+
+Only the training part at hand: hold out a tenth of it, seeded and stratified by diagnosis:
+
+    python scripts/prepare_isic2017.py --source ISIC2017 --output outputs/isic2017 --validation-fraction 0.1
+"""
+
+import sys
+from collections.abc import Sequence
+
+from modeling_resformer.data.isic2017 import Isic2017
+from modeling_resformer.data.preparing import preparation_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
+    parser = preparation_parser(__doc__)
+    return run(lambda arguments: Isic2017(**arguments), parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
