@@ -1,0 +1,118 @@
+"""The flags of `scripts/train.py`: what to train, on what, and transformers' own `TrainingArguments` for how."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..data.transforms import Augmentation
+
+
+# Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
+TRAINING_DEFAULTS = {
+    "remove_unused_columns": False,
+    "batch_eval_metrics": True,
+    "label_names": ["mask_labels", "class_labels"],
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "loss",
+    "greater_is_better": False,
+}
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained. Label names and their numbers come from the dataset."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder or Hub id to start from; default random weights."}
+    )
+    config: dict | str | None = field(
+        default=None, metadata={"help": "JSON object of ResFormerConfig fields; joined with the recipe's."}
+    )
+    class_weights: str | None = field(
+        default=None,
+        metadata={"help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part."},
+    )
+
+    def __post_init__(self) -> None:
+        self.config = _json_object("--config", self.config)
+        if self.class_weights not in (None, "balanced"):
+            raise ValueError(
+                f"--class_weights is {self.class_weights!r}; expected 'balanced'. "
+                "For numbers of your own: --config '{\"class_weights\": [1, 2, 1]}'."
+            )
+
+
+@dataclass
+class DataArguments:
+    """What the model is trained and evaluated on."""
+
+    dataset: str | None = field(default=None, metadata={"help": "Folder that scripts/prepare_*.py wrote."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
+    )
+    rotation_degrees: float = field(
+        default=Augmentation.rotation_degrees, metadata={"help": "Largest angle of the random rotation; 0 for none."}
+    )
+    horizontal_flip: float = field(
+        default=Augmentation.horizontal_flip, metadata={"help": "Probability of a left-right flip."}
+    )
+    vertical_flip: float = field(
+        default=Augmentation.vertical_flip, metadata={"help": "Probability of an upside-down flip."}
+    )
+    auc_classes: list[str] = field(
+        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
+    )
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.dataset is None:
+            raise ValueError("--dataset is missing; give the folder that scripts/prepare_*.py wrote.")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What may happen to a training picture."""
+        return Augmentation(self.rotation_degrees, self.horizontal_flip, self.vertical_flip)
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Read flags, behind an optional recipe: one flat JSON object of the same names. Flags win.
+
+    Raises:
+        ValueError: the recipe holds a name that is no flag, or a value is of no use.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    parser.set_defaults(**TRAINING_DEFAULTS)
+    arguments, recipe = list(arguments), {}
+    if arguments and arguments[0].endswith(".json"):
+        recipe = _read_recipe(Path(arguments.pop(0)), known=set(vars(parser.parse_args([]))))
+    parser.set_defaults(**recipe)
+    model, data, training = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    model.config = {**_json_object("config", recipe.get("config")), **model.config}
+    return model, data, training
+
+
+def _read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
+    recipe = _json_object(str(path), path.read_text(encoding="utf-8"))
+    if unknown := sorted(set(recipe) - known):
+        raise ValueError(f"{path} holds {unknown}, which are no arguments of train.py; see train.py --help.")
+    return recipe
+
+
+def _json_object(name: str, value: dict | str | None) -> dict[str, Any]:
+    """A dict from JSON text or a dict; an empty one from None."""
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name} is {parsed!r}; expected a JSON object.")
+    return parsed

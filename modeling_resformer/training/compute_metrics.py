@@ -1,0 +1,184 @@
+"""Evaluation: each batch becomes a few numbers a row, and the numbers of all rows become losses and scores.
+
+`row_statistics` runs on every process, the Trainer gathers what it returns, and `EvaluationMetrics` adds it up: neither
+batch size nor number of processes changes a result, and logits never outlive their batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..configuration_resformer import ResFormerConfig
+from ..metrics.counts import Counts, mask_counts
+from ..metrics.scores import Bootstrap, Score, classification_scores, segmentation_scores
+from ..modeling_resformer import (
+    ResFormerMultiTaskOutput,
+    classification_loss_sum_and_count,
+    dice_loss_from_statistics,
+    dice_statistics,
+    pixel_losses,
+)
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """What evaluation keeps of N rows, S mask classes and K image-level classes. Arrays, rows first.
+
+    Attributes:
+        row_index: (N,) position in the split, ascending, each once.
+        case_index: (N,) the collator's number of the case.
+        mask_counts: (N, 4, S) TP, FP, FN, TN in pixels of the stored mask; all 0 for a row without mask.
+        dice_statistics: (N, 3, S) float64 intersection, predicted and target of the soft Dice at the model's input size.
+        pixel_losses: (N, 3) float64 sums of cross-entropy and focal loss over the labelled pixels, and their number.
+        classification_logits: (N, K).
+        class_labels: (N, K) 1 present, 0 absent, -100 unknown.
+    """
+
+    row_index: np.ndarray
+    case_index: np.ndarray
+    mask_counts: np.ndarray
+    dice_statistics: np.ndarray
+    pixel_losses: np.ndarray
+    classification_logits: np.ndarray
+    class_labels: np.ndarray
+
+    @classmethod
+    def join(cls, batches: Sequence[Mapping[str, np.ndarray]]) -> "RowStatistics":
+        """All batches as one, in the order of the split; rows that came twice to fill a last batch are dropped."""
+        joined = {field.name: np.concatenate([batch[field.name] for batch in batches]) for field in fields(cls)}
+        _, first = np.unique(joined["row_index"], return_index=True)
+        return cls(**{name: array[first] for name, array in joined.items()})
+
+    @property
+    def counts(self) -> Counts:
+        """The mask counts, each (N, S)."""
+        return Counts(*np.moveaxis(self.mask_counts, 1, 0))
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, K) sigmoid of the logits."""
+        return torch.from_numpy(self.classification_logits).double().sigmoid().numpy()
+
+
+@torch.no_grad()
+def row_statistics(
+    outputs: ResFormerMultiTaskOutput,
+    batch: Mapping[str, Any],
+    image_processor: BaseImageProcessor,
+    ignore_index: int = 255,
+) -> dict[str, torch.Tensor]:
+    """The fields of `RowStatistics` for one batch, on the device of the logits.
+
+    Args:
+        outputs: `segmentation_logits` (B, S, h, w) and `classification_logits` (B, K).
+        batch: what the collator made of evaluation rows.
+        image_processor: its post-processing brings logits to the stored masks' sizes, as in inference.
+        ignore_index: value of pixels that nobody annotated.
+    """
+    logits, labels = outputs.segmentation_logits.float(), batch["mask_labels"]
+    counts = _counts_at_stored_size(outputs, batch["stored_masks"], image_processor, ignore_index)
+    return {
+        "row_index": batch["row_index"],
+        "case_index": batch["case_index"],
+        "mask_counts": counts.to(logits.device),
+        "dice_statistics": torch.stack(dice_statistics(logits, labels, ignore_index), dim=1).double(),
+        "pixel_losses": _pixel_loss_sums(logits, labels, ignore_index),
+        "classification_logits": outputs.classification_logits.float(),
+        "class_labels": batch["class_labels"],
+    }
+
+
+class EvaluationMetrics:
+    """The Trainer's `compute_metrics` under `batch_eval_metrics=True`; afterwards `rows` holds what it saw.
+
+    Args:
+        config: names, thresholds and loss settings of the model.
+        auc_classes: see `classification_scores`.
+    """
+
+    def __init__(self, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> None:
+        self.config = config
+        self.auc_classes = tuple(auc_classes)
+        self.rows: RowStatistics | None = None
+        self._batches: list[dict[str, np.ndarray]] = []
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        """Take one batch of gathered row statistics in; with the last one return losses and scores over all classes.
+
+        Scores of single classes stay out of the training log, as do undefined ones; `scores()` has them all.
+        """
+        self._batches.append({name: tensor.cpu().numpy() for name, tensor in prediction.predictions.items()})
+        if not compute_result:
+            return {}
+        self.rows, self._batches = RowStatistics.join(self._batches), []
+        class_names = (*self.config.mask_class_names, *self.config.image_class_names)
+        suffixes = tuple(f"_{name}" for name in class_names)
+        overall = {name: score for name, score in self.scores().items() if not name.endswith(suffixes)}
+        return self.losses() | {name: score.value for name, score in overall.items() if score.n}
+
+    def losses(self) -> dict[str, float]:
+        """`loss`, `segmentation_loss` and `classification_loss` of the whole split.
+
+        The Dice formula is applied once to sums over all rows, cross-entropies are means over all labelled pixels or
+        entries: what one batch of the whole split would give.
+        """
+        config, rows = self.config, self.rows
+        dice_sums = torch.from_numpy(rows.dice_statistics.sum(axis=0))
+        cross_entropy, focal, pixels = rows.pixel_losses.sum(axis=0)
+        segmentation = float(dice_loss_from_statistics(*dice_sums, config.dice_smooth, config.dice_include_background))
+        weighted = config.cross_entropy_weight * cross_entropy + config.focal_weight * focal
+        segmentation += float(weighted / max(pixels, 1))
+        logits, labels = torch.from_numpy(rows.classification_logits), torch.from_numpy(rows.class_labels)
+        total, entries = classification_loss_sum_and_count(logits, labels, config.class_weights)
+        classification = float(total / entries.clamp(min=1))
+        return {
+            "loss": config.segmentation_loss_weight * segmentation
+            + config.classification_loss_weight * classification,
+            "segmentation_loss": segmentation,
+            "classification_loss": classification,
+        }
+
+    def scores(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
+        """Every score of `metrics/scores.py` by name, with intervals if asked for."""
+        config, rows = self.config, self.rows
+        thresholds = config.classification_thresholds
+        return segmentation_scores(
+            rows.counts, rows.case_index, config.mask_class_names, bootstrap=bootstrap
+        ) | classification_scores(
+            rows.probabilities,
+            rows.class_labels,
+            rows.case_index,
+            config.image_class_names,
+            thresholds=0.5 if thresholds is None else thresholds,
+            auc_classes=self.auc_classes,
+            bootstrap=bootstrap,
+        )
+
+
+def _counts_at_stored_size(
+    outputs: ResFormerMultiTaskOutput,
+    stored_masks: Sequence[torch.Tensor],
+    image_processor: BaseImageProcessor,
+    ignore_index: int,
+) -> torch.Tensor:
+    """(B, 4, S) pixel counts; one picture at a time, since stored sizes differ and may be large."""
+    num_classes = outputs.segmentation_logits.shape[1]
+    sizes = [tuple(mask.shape) for mask in stored_masks]
+    predicted = image_processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+    counts = [
+        np.stack(mask_counts(p[None], t[None], num_classes, ignore_index), axis=1)
+        for p, t in zip(predicted, stored_masks, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(counts))
+
+
+def _pixel_loss_sums(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """(B, 3) float64 sums of cross-entropy and focal loss, and the number of labelled pixels, of every picture."""
+    pixels = (labels != ignore_index).sum(dim=(1, 2)).double()
+    means = [torch.stack(pixel_losses(logits[i : i + 1], labels[i : i + 1], ignore_index)) for i in range(len(labels))]
+    return torch.cat([torch.stack(means).double() * pixels[:, None], pixels[:, None]], dim=1)

@@ -1,0 +1,85 @@
+"""`transformers.Trainer` where it needs help: cases carried past the model, both losses logged, exact evaluation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer
+
+from .compute_metrics import row_statistics
+from .rows import EpochSampler
+
+
+# What the collator adds for evaluation and for messages; forward() takes everything else.
+ROW_KEYS = ("case_index", "row_index", "stored_masks")
+LOSS_NAMES = ("segmentation_loss", "classification_loss")
+
+
+class ResFormerTrainer(Trainer):
+    """A Trainer for models that fill the forward contract of `ResFormerForMultiTask`.
+
+    `train_dataset` is a `TrainingRows`, `eval_dataset` an `EvaluationRows`, `data_collator` a `MultiTaskCollator`,
+    `processing_class` the image processor and `compute_metrics` an `EvaluationMetrics`.
+
+    Raises:
+        ValueError: an argument that would lose columns or keep all logits in memory.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, needed in (("remove_unused_columns", False), ("batch_eval_metrics", True)):
+            if getattr(self.args, name) is not needed:
+                raise ValueError(f"ResFormerTrainer needs TrainingArguments({name}={needed}); it is {not needed}.")
+        self._loss_sums = torch.zeros(len(LOSS_NAMES), device=self.args.device)
+        self._loss_steps = 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The model's own loss; both parts are kept for the log."""
+        loss, outputs = super().compute_loss(model, _forward_arguments(inputs), True, num_items_in_batch)
+        self._loss_sums += torch.stack([outputs[name].detach().float() for name in LOSS_NAMES])
+        self._loss_steps += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with both losses beside their weighted sum in the lines about training."""
+        if "loss" in logs and self._loss_steps:
+            means = self.accelerator.reduce(self._loss_sums / self._loss_steps, reduction="mean")
+            logs |= dict(zip(LOSS_NAMES, means.tolist(), strict=True))
+            self._loss_sums.zero_()
+            self._loss_steps = 0
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, dict[str, torch.Tensor], torch.Tensor]:
+        """Row statistics in the place of logits, row indices in the place of labels.
+
+        No loss is returned: the Trainer would average it over batches, `EvaluationMetrics` computes it exactly.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(pixel_values=inputs["pixel_values"])
+        config = self.accelerator.unwrap_model(model).config
+        statistics = row_statistics(outputs, inputs, self.processing_class, config.semantic_loss_ignore_index)
+        return None, statistics, inputs["row_index"]
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(len(dataset), seed)
+
+
+def _forward_arguments(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name not in ROW_KEYS}
