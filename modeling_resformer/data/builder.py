@@ -60,6 +60,7 @@ class PictureCase:
     slice_index: int = 0
     spacing: tuple[float, float] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    num_rows: ClassVar[int] = 1
 
     @property
     def stratum(self) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     """Base of the builders. A case is the unit of splitting: a volume, a patient or a picture.
 
     Subclasses give `SOURCE`, `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
-    `case.case_id`, `case.split` (None where the source names none) and `case.stratum` are read here.
+    `case.case_id`, `case.split` (None where the source names none) and `case.num_rows` are read here.
 
     Raises:
         BadInputError: see `problems.py`; also straight from `download_and_prepare`, with any `num_proc`.
@@ -124,17 +125,13 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     def rows(self, case: Any) -> Iterator[Row]:
         raise NotImplementedError
 
+    def stratum(self, case: Any) -> tuple[str, ...]:
+        """Returns what a drawn split must hold its share of."""
+        return case.stratum
+
     def assign_splits(self) -> dict[str, str]:
         """Returns case id -> split. A manifest overrides; else the source's own splits, parts carved off training."""
-        splits: dict[str, str] = {}
-        strata = defaultdict(set)
-        for case in self.cases:
-            split = case.split or "train"
-            if splits.setdefault(case.case_id, split) != split:
-                raise BadInputError(
-                    f"{self.root}: case {case.case_id} is in the splits {splits[case.case_id]} and {split}; keep one"
-                )
-            strata[case.case_id].update(case.stratum)
+        splits = self._source_splits()
         if self.config.splits is not None:
             path = Path(self.config.splits)
             self.split_rule = f"manifest {path.name}"
@@ -143,8 +140,24 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         drawn = ", ".join(f"{share:g} of the training cases to {name}" for name, share in fractions.items() if share)
         if drawn:
             self.split_rule += f"; then {drawn}, by case, stratified by label, seed {self.config.seed}"
-        ordered = {case_id: tuple(sorted(stratum)) for case_id, stratum in strata.items()}
-        return carve(splits, ordered, fractions, self.config.seed)
+        return carve(splits, self._strata(splits) if drawn else {}, fractions, self.config.seed)
+
+    def _source_splits(self) -> dict[str, str]:
+        splits: dict[str, str] = {}
+        for case in self.cases:
+            split = case.split or "train"
+            if splits.setdefault(case.case_id, split) != split:
+                raise BadInputError(
+                    f"{self.root}: case {case.case_id} is in the splits {splits[case.case_id]} and {split}; keep one"
+                )
+        return splits
+
+    def _strata(self, splits: dict[str, str]) -> dict[str, tuple[str, ...]]:
+        found = defaultdict(set)
+        for case in self.cases:
+            if splits[case.case_id] == "train":
+                found[case.case_id].update(self.stratum(case))
+        return {case_id: tuple(sorted(stratum)) for case_id, stratum in found.items()}
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -157,11 +170,12 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         for case in self.cases:
             if case.case_id in splits:
                 by_split[splits[case.case_id]].append(case)
-        return [
-            datasets.SplitGenerator(name=name, gen_kwargs={"cases": by_split[name]})
-            for name in SPLIT_NAMES
-            if by_split[name]
-        ]
+        return [self._split_generator(name, by_split[name]) for name in SPLIT_NAMES if by_split[name]]
+
+    def _split_generator(self, name: str, cases: list[Any]) -> datasets.SplitGenerator:
+        generator = datasets.SplitGenerator(name=name, gen_kwargs={"cases": cases})
+        generator.split_info.num_examples = sum(case.num_rows for case in cases)  # gives the progress bar its end
+        return generator
 
     def _generate_examples(self, cases: list[Any]) -> Iterator[tuple[str, Row]]:
         for case in cases:
@@ -201,6 +215,13 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
             "mask_classes": None if mask is None else present_classes(mask),
             **case.metadata,
         }
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yields every file below `root` in a stable order, without hidden ones and macOS archive residue."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def present_classes(mask: Any) -> list[int]:

@@ -4,7 +4,6 @@ Codella et al., "Skin lesion analysis toward melanoma detection: a challenge at 
 images are CC0 1.0. The official folders of parts 1 and 3 are read as they are unpacked; only formats are taken from there.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from .builder import CaseBuilder, PictureCase, Row
+from .builder import CaseBuilder, PictureCase, Row, walk_files
 from .tables import binary_label, by_spelling, read_table
 
 
@@ -68,8 +67,8 @@ class Isic2017(CaseBuilder):
         cases = []
         for part, split in PARTS.items():
             cases += self._cases_of_part(part, split, files)
-        by_spelling(((case.case_id, None) for case in cases), str(self.root))  # no image in two parts
-        return cases
+        once = by_spelling(((case.case_id, case) for case in cases), str(self.root), self.problems)
+        return [case for _, case in once.values()]
 
     def rows(self, case: PictureCase) -> Iterator[Row]:
         yield self.picture_row(case, MASK_VALUES)
@@ -116,7 +115,7 @@ class Isic2017(CaseBuilder):
             and path.suffix.lower() in PICTURE_SUFFIXES
             and not path.stem.lower().endswith("_superpixels")
         )
-        return by_spelling(found, f"{self.root}: {folder}")
+        return by_spelling(found, f"{self.root}: {folder}", self.problems)
 
     def _index_masks(self, part: str, files: list[Path]) -> Indexed:
         folder = f"ISIC-2017_{part}_Part1_GroundTruth"
@@ -125,7 +124,7 @@ class Isic2017(CaseBuilder):
             for path in files
             if path.parent.name == folder and (match := MASK_NAME.fullmatch(path.name))
         )
-        return by_spelling(found, f"{self.root}: {folder}")
+        return by_spelling(found, f"{self.root}: {folder}", self.problems)
 
     def _index_diagnoses(self, part: str, files: list[Path]) -> Indexed:
         found = []
@@ -140,7 +139,7 @@ class Isic2017(CaseBuilder):
                     self.problems.report(f"{path}: {name} is both melanoma and keratosis, expected at most one", name)
                     continue
                 found.append((name, ("melanoma" if melanoma else "seborrheic_keratosis" if keratosis else "nevus",)))
-        return by_spelling(found, f"{self.root}: ISIC-2017_{part}_Part3_GroundTruth.csv")
+        return by_spelling(found, f"{self.root}: ISIC-2017_{part}_Part3_GroundTruth.csv", self.problems)
 
     def _index_patients(self, part: str, files: list[Path]) -> Indexed:
         found = []
@@ -149,14 +148,7 @@ class Isic2017(CaseBuilder):
                 age = row["age_approximate"]
                 sex = row["sex"] if row["sex"] in ("male", "female") else None
                 found.append((row["image_id"], (int(float(age)) if age.replace(".", "", 1).isdigit() else None, sex)))
-        return by_spelling(found, f"{self.root}: ISIC-2017_{part}_Data_metadata.csv")
-
-
-def walk_files(root: Path) -> Iterator[Path]:
-    """Yields every file below `root` in a stable order, without hidden ones and macOS archive residue."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        return by_spelling(found, f"{self.root}: ISIC-2017_{part}_Data_metadata.csv", self.problems)
 
 
 def tables_named(name: str, files: list[Path]) -> list[Path]:

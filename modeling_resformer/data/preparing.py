@@ -15,6 +15,7 @@ from typing import Any
 from datasets import DatasetDict
 from datasets.utils.logging import set_verbosity_error
 
+from .archives import unpack
 from .builder import CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
 from .prepared import METADATA_NAME
@@ -81,13 +82,34 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
     if not preparation.source.exists():
         raise BadInputError(f"{preparation.source}: no such file or folder; give the raw folder or zip as the source")
     with finished_folder(preparation.output, preparation.overwrite) as folder, work_folder(folder) as work:
-        builder = make_builder(preparation.builder_arguments(preparation.source, work))
-        dataset = build(builder, preparation.num_proc)
-        report = make_report(dataset, read_skipped(work / "skipped.jsonl"), preparation.num_proc)
+        data_dir = unpack(preparation.source, make_folder(work / "raw"))
+        with named_after_source(data_dir, preparation.source):
+            builder = make_builder(preparation.builder_arguments(data_dir, work))
+            dataset = build(builder, preparation.num_proc)
+        skipped = [
+            {**record, "problem": record["problem"].replace(str(data_dir), str(preparation.source))}
+            for record in read_skipped(work / "skipped.jsonl")
+        ]
+        report = make_report(dataset, skipped, preparation.num_proc)
         metadata = describe(builder, preparation, report)
         dataset.save_to_disk(str(folder), num_proc=None)
         write_extras(folder, dataset, builder, metadata, report)
     return report
+
+
+@contextmanager
+def named_after_source(data_dir: Path, source: Path) -> Iterator[None]:
+    """Makes errors name what the user gave, not the folder it was unpacked to."""
+    try:
+        yield
+    except BadInputError as error:
+        raise BadInputError(str(error).replace(str(data_dir), str(source))) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Makes a folder and returns it."""
+    path.mkdir()
+    return path
 
 
 def build(builder: CaseBuilder, num_proc: int | None) -> DatasetDict:

@@ -48,17 +48,18 @@ def carve(
         seed: of the draw.
     """
     result = dict(splits)
-    training = {case_id: strata[case_id] for case_id, split in splits.items() if split == "train"}
-    left = dict(training)
+    left = {
+        case_id: strata[case_id] for case_id, split in splits.items() if split == "train" and any(fractions.values())
+    }
+    total = len(left)
     for split, fraction in fractions.items():
         if not fraction:
             continue
         if split in splits.values():
             raise BadInputError(f"the source has a {split} split already; leave out the {split} fraction")
-        share = fraction * len(training) / max(len(left), 1)
-        if share >= 1:
+        if sum(fractions.values()) >= 1:
             raise BadInputError(f"the split fractions {dict(fractions)} leave no training cases; use smaller ones")
-        for case_id in stratified_choice(left, share, seed):
+        for case_id in stratified_choice(left, fraction * total / max(len(left), 1), seed):
             result[case_id] = split
             del left[case_id]
     return result
@@ -78,7 +79,7 @@ def read_manifest(path: Path) -> dict[str, str]:
             raise BadInputError(
                 f"{path}: split {row['split']!r} of {row['case_id']}, expected {', '.join(SPLIT_NAMES)}"
             )
-    return dict(by_spelling(((str(row["case_id"]), row["split"]) for row in rows), str(path)).values())
+    return dict(by_spelling(((str(row["case_id"]), row["split"]) for row in rows), str(path), Problems()).values())
 
 
 def write_manifest(splits: Mapping[str, str], path: Path) -> None:

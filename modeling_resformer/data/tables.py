@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .problems import BadInputError
+from .problems import BadInputError, Problems
 
 
 Row = dict[str, Any]
@@ -75,18 +75,19 @@ def spelling_key(identifier: str) -> str:
     return unicodedata.normalize("NFC", identifier).strip().casefold()
 
 
-def by_spelling(identifiers: Iterable[tuple[str, Any]], what: str) -> dict[str, tuple[str, Any]]:
-    """Indexes (identifier, value) pairs by `spelling_key`.
+def by_spelling(identifiers: Iterable[tuple[str, Any]], what: str, problems: Problems) -> dict[str, tuple[str, Any]]:
+    """Indexes (identifier, value) pairs by `spelling_key`; an id that comes twice, or in two spellings, is a problem.
 
-    Raises:
-        BadInputError: an id that comes twice, or in two spellings.
+    Returns:
+        spelling key -> (identifier as first spelled, its first value).
     """
     index: dict[str, tuple[str, Any]] = {}
     for identifier, value in identifiers:
         key = spelling_key(identifier)
-        if key in index:
-            first = index[key][0]
-            wrong = f"{identifier} comes twice" if first == identifier else f"{first} and {identifier} are one id"
-            raise BadInputError(f"{what}: {wrong}; keep one")
-        index[key] = (identifier, value)
+        if key not in index:
+            index[key] = (identifier, value)
+            continue
+        first = index[key][0]
+        wrong = f"{identifier} comes twice" if first == identifier else f"{first} and {identifier} are one id"
+        problems.report(f"{what}: {wrong}; keep one", identifier)
     return index

@@ -1,0 +1,90 @@
+"""Zip archives of raw data, unpacked without trusting them."""
+
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tqdm.auto import tqdm
+
+from .problems import BadInputError
+
+
+BOMB_BYTES = 1 << 30  # smaller archives may be as compressible as they like
+BOMB_RATIO = 200  # a whole archive of scans or photographs stays far below
+NESTING = 2  # archives within archives
+
+
+def unpack(source: Path, target: Path) -> Path:
+    """Makes a raw source readable as a folder.
+
+    A folder is returned as it is, unless it holds nothing but archives and loose files (as downloaded): then, and when
+    `source` itself is a zip, the archives are unpacked below `target`, archives inside archives too.
+
+    Args:
+        source: folder or zip archive.
+        target: empty folder to unpack into.
+
+    Returns:
+        The folder to read.
+
+    Raises:
+        BadInputError: damaged or encrypted archive, a member that would land outside `target`, a zip bomb, no room.
+    """
+    if source.is_dir():
+        loose = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+        archives = [path for path in loose if path.suffix.lower() == ".zip"]
+        if not archives or any(path.is_dir() for path in loose):
+            return source
+        for path in loose:
+            if path not in archives:
+                shutil.copy2(path, target / path.name)
+    elif zipfile.is_zipfile(source):
+        archives = [source]
+    else:
+        raise BadInputError(f"{source}: neither a folder nor a zip archive (or a damaged one); unpack it yourself")
+    for archive in archives:
+        unpack_zip(archive, target / archive.stem)
+    return target
+
+
+def unpack_zip(archive: Path, target: Path, depth: int = 1) -> None:
+    """Unpacks one archive into `target`, which must not exist yet, and the archives inside it."""
+    if target.exists():
+        raise BadInputError(f"{archive}: {target.name} is there already; rename one of the two")
+    target.mkdir(parents=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            check_members(archive, members, target)
+            for member in tqdm(members, desc=f"Unpacking {archive.name}", unit="file"):
+                opened.extract(member, target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        raise BadInputError(f"{archive}: cannot be unpacked ({error}); download it again") from error
+    for inner in sorted(target.rglob("*.zip")):
+        if depth >= NESTING:
+            raise BadInputError(f"{archive}: archives nested deeper than {NESTING} ({inner.name}); unpack it yourself")
+        unpack_zip(inner, inner.with_suffix(""), depth + 1)
+        inner.unlink()
+
+
+def check_members(archive: Path, members: list[zipfile.ZipInfo], target: Path) -> None:
+    """Refuses an archive before anything of it is written."""
+    for member in members:
+        posix, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
+        if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+            raise BadInputError(f"{archive}: member {member.filename!r} would land outside; do not trust this archive")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise BadInputError(f"{archive}: member {member.filename!r} is a link; pack the file itself")
+        if member.flag_bits & 1:
+            raise BadInputError(f"{archive}: is encrypted; unpack it yourself and give the folder")
+    claimed = sum(member.file_size for member in members)
+    packed = max(archive.stat().st_size, 1)
+    if claimed > BOMB_BYTES and claimed > BOMB_RATIO * packed:
+        raise BadInputError(f"{archive}: {packed} bytes claim to unpack to {claimed}: a zip bomb; do not unpack it")
+    free = shutil.disk_usage(target).free
+    if claimed > free:
+        raise BadInputError(
+            f"{archive}: needs {claimed} bytes unpacked, {free} are free at {target.parent}; make room"
+        )

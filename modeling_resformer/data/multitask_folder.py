@@ -1,0 +1,300 @@
+"""One's own pictures: `images/`, `masks/` and a table with image-level labels become rows."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .builder import CaseBuilder, PictureCase, PreparationConfig, Row, walk_files
+from .columns import dataset_features
+from .problems import BadInputError
+from .splits import SPLIT_NAMES
+from .tables import binary_label, by_spelling, read_table, spelling_key
+
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+MASK_ENDINGS = ("_mask", "_segmentation")
+TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson")
+NAME_SEPARATORS = (";", "|")
+NO_CLASS = "none"
+KNOWN_COLUMNS = ("file_name", "case_id", "split", "slice_index", "class_labels", "row_spacing", "column_spacing")
+
+
+@dataclass(eq=False)
+class MultiTaskFolderConfig(PreparationConfig):
+    """As `PreparationConfig`, with what only the owner of the data knows.
+
+    Args:
+        mask_values: pixel value -> class name; the first name is the background. Several values may share a name.
+        label_names: image-level classes in order; None takes the names found in the column `class_labels`.
+        table: the table's file, where the folder holds several.
+    """
+
+    mask_values: Mapping[int, str] | None = None
+    label_names: Sequence[str] | None = None
+    table: str | None = None
+
+
+class MultiTaskFolder(CaseBuilder):
+    """One row per picture below `images/`.
+
+    - `masks/` holds grey or palette masks named as the pictures (`a/b.jpg` -> `a/b.png`, `a/b_mask.png` or
+      `a/b_segmentation.png`). A picture may lack a mask.
+    - One `.csv` or `.jsonl` table with the column `file_name` (relative to `images/`, suffix optional) gives labels:
+      either `class_labels` (names joined by `;`, `none` for no class, empty for unlabelled; a list or null in JSON), or,
+      with `label_names`, one column per class with 0, 1 or nothing (unknown). A picture may lack a row.
+    - Optional columns: `case_id` (patient: its pictures stay in one split), `split`, `slice_index`, `row_spacing` and
+      `column_spacing` (mm per pixel). Any other column is kept as text.
+
+    Example:
+
+    ```py
+    >>> builder = MultiTaskFolder(data_dir="scans", mask_values={0: "background", 255: "lesion"}, test_fraction=0.2)
+    >>> builder.download_and_prepare()
+    ```
+
+    Raises:
+        BadInputError: an unlisted mask value, a mask or table row without picture, two masks or rows for one picture, a
+            file in `images/` that is no picture, an unknown label, a missing column, an empty folder.
+    """
+
+    SOURCE = "folder"
+    BUILDER_CONFIG_CLASS = MultiTaskFolderConfig
+
+    @property
+    def mask_classes(self) -> list[str]:
+        if self.config.mask_values is None:
+            if (self.root / "masks").is_dir():
+                raise BadInputError(
+                    f"{self.root / 'masks'}: what do the values mean? Say it with --mask-values 0=background,255=lesion"
+                )
+            return ["background"]
+        return list(dict.fromkeys(self.config.mask_values.values()))
+
+    @property
+    def class_labels(self) -> list[str]:
+        if self.config.label_names is not None:
+            return list(self.config.label_names)
+        found = {name for row in self._table for name in self._named_labels(row) or ()}
+        return sorted(found)
+
+    @property
+    def metadata_features(self) -> dict[str, Any]:
+        names = ["file_name", *self._extra_columns]
+        return {name: datasets.Value("string") for name in names}
+
+    @property
+    def _mask_indices(self) -> dict[int, int]:
+        return {value: self.mask_classes.index(name) for value, name in (self.config.mask_values or {}).items()}
+
+    @cached_property
+    def _table_path(self) -> Path | None:
+        if self.config.table is not None:
+            return Path(self.config.table)
+        manifest = None if self.config.splits is None else Path(self.config.splits).resolve()
+        tables = [
+            path
+            for path in sorted(self.root.iterdir())
+            if path.suffix.lower() in TABLE_SUFFIXES and path.resolve() != manifest
+        ]
+        if len(tables) > 1:
+            names = ", ".join(path.name for path in tables)
+            raise BadInputError(f"{self.root}: holds several tables ({names}); say which one with --table")
+        return tables[0] if tables else None
+
+    @cached_property
+    def _table(self) -> list[Row]:
+        if self._table_path is None:
+            return []
+        rows = read_table(self._table_path, required=("file_name",))
+        if self.config.label_names is not None and rows and "class_labels" not in rows[0]:
+            missing = [name for name in self.config.label_names if name not in rows[0]]
+            if missing:
+                raise BadInputError(
+                    f"{self._table_path}: column {', '.join(missing)} is missing; found {', '.join(rows[0])}"
+                )
+        return rows
+
+    @cached_property
+    def _extra_columns(self) -> list[str]:
+        found = dict.fromkeys(name for row in self._table for name in row)
+        extra = [name for name in found if name not in (*KNOWN_COLUMNS, *(self.config.label_names or ()))]
+        taken = [name for name in extra if name in dataset_features(["background"], [])]
+        if taken:
+            raise BadInputError(f"{self._table_path}: column {taken[0]} has the name of a settled column; rename it")
+        return extra
+
+    def find_cases(self) -> list[PictureCase]:
+        pictures = self._pictures()
+        masks, rows = self._masks(pictures), self._rows_of(pictures)
+        slices: Counter[str] = Counter()
+        cases = []
+        for key, (name, path) in pictures.items():
+            try:
+                case = self._case(name, path, masks.get(key), rows.get(key, {}), slices)
+            except BadInputError as error:
+                self.problems.report(str(error), name)
+                continue
+            cases.append(case)
+        return cases
+
+    def rows(self, case: PictureCase) -> Iterator[Row]:
+        yield self.picture_row(case, self._mask_indices)
+
+    def _case(self, name: str, path: Path, mask: Path | None, row: Row, slices: Counter[str]) -> PictureCase:
+        labels, unknown = self._labels(row)
+        split = row.get("split") or None
+        if split is not None and split not in SPLIT_NAMES:
+            raise BadInputError(f"{self._table_path}: split {split!r} of {name}, expected {', '.join(SPLIT_NAMES)}")
+        case_id = str(row.get("case_id") or name)
+        slice_index = _whole_number(
+            row.get("slice_index"), slices[case_id], f"{self._table_path}: slice_index of {name}"
+        )
+        slices[case_id] += 1
+        extra = {column: None if row.get(column) is None else str(row[column]) for column in self._extra_columns}
+        return PictureCase(
+            case_id=case_id,
+            picture=path,
+            mask=mask,
+            labels=labels,
+            unknown=unknown,
+            split=split,
+            slice_index=slice_index,
+            spacing=self._spacing(row, name),
+            metadata={"file_name": str(path.relative_to(self.root)), **extra},
+        )
+
+    def _pictures(self) -> dict[str, tuple[str, Path]]:
+        folder = self.root / "images"
+        if not folder.is_dir():
+            raise BadInputError(f"{self.root}: holds no folder images; put the pictures into {folder}")
+        found = []
+        for path in walk_files(folder):
+            if path.suffix.lower() in PICTURE_SUFFIXES:
+                found.append((str(path.relative_to(folder).with_suffix("")), path))
+            else:
+                self.problems.report(f"{path}: not a picture ({', '.join(PICTURE_SUFFIXES)}); move it away", path.stem)
+        return by_spelling(found, str(folder), self.problems)
+
+    def _masks(self, pictures: Mapping[str, Any]) -> dict[str, Path]:
+        folder = self.root / "masks"
+        masks: dict[str, Path] = {}
+        for path in walk_files(folder) if folder.is_dir() else ():
+            stem = spelling_key(str(path.relative_to(folder).with_suffix("")))
+            endings = ("", *MASK_ENDINGS)
+            key = next(
+                (k for end in endings if stem.endswith(end) and (k := stem.removesuffix(end)) in pictures), None
+            )
+            if path.suffix.lower() not in MASK_SUFFIXES:
+                self.problems.report(f"{path}: not a mask ({', '.join(MASK_SUFFIXES)}); convert or move it", path.stem)
+            elif key is None:
+                self.problems.report(f"{path}: mask without a picture of its name in images; add or remove", path.stem)
+            elif key in masks:
+                self.problems.report(
+                    f"{path}: a second mask of one picture, beside {masks[key].name}; keep one", path.stem
+                )
+            else:
+                masks[key] = path
+        return masks
+
+    def _rows_of(self, pictures: Mapping[str, tuple[str, Path]]) -> dict[str, Row]:
+        keys = {spelling_key(str(path.relative_to(self.root / "images"))): key for key, (_, path) in pictures.items()}
+        found = defaultdict(list)
+        for row in self._table:
+            name = spelling_key(str(row["file_name"]).replace("\\", "/")).removeprefix("images/")
+            key = keys.get(name, name if name in pictures else None)
+            if key is None:
+                self.problems.report(
+                    f"{self._table_path}: {row['file_name']} has no picture in images", row["file_name"]
+                )
+            else:
+                found[key].append(row)
+        for key, rows in found.items():
+            if len(rows) > 1:
+                self.problems.report(
+                    f"{self._table_path}: {pictures[key][0]} comes twice; keep one row", pictures[key][0]
+                )
+        return {key: rows[0] for key, rows in found.items()}
+
+    def _labels(self, row: Row) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+        """Returns (present, unknown) classes; present is None for an unlabelled picture."""
+        if "class_labels" in row or self.config.label_names is None:
+            named = self._named_labels(row)
+            strange = sorted(set(named or ()) - set(self.class_labels))
+            if strange:
+                raise BadInputError(
+                    f"{self._table_path}: label {strange[0]!r} of {row['file_name']}, expected "
+                    f"{', '.join(self.class_labels)}"
+                )
+            return named, ()
+        names = self.config.label_names
+        unknown = tuple(name for name in names if row.get(name) in (None, ""))
+        if len(unknown) == len(names):
+            return None, ()
+        present = tuple(
+            name
+            for name in names
+            if name not in unknown
+            and binary_label(row[name], self._table_path or self.root, f"{name} of {row['file_name']}")
+        )
+        return present, unknown
+
+    def _named_labels(self, row: Row) -> tuple[str, ...] | None:
+        value = row.get("class_labels")
+        if isinstance(value, list):
+            return tuple(dict.fromkeys(str(name) for name in value))
+        text = "" if value is None else str(value).strip()
+        if text.startswith("["):
+            try:
+                return tuple(dict.fromkeys(str(name) for name in json.loads(text)))
+            except json.JSONDecodeError:
+                raise BadInputError(
+                    f"{self._table_path}: class_labels {text!r} of {row['file_name']} is no JSON list; join names by ;"
+                ) from None
+        if not text:
+            return None
+        for separator in NAME_SEPARATORS[1:]:
+            text = text.replace(separator, NAME_SEPARATORS[0])
+        names = [name.strip() for name in text.split(NAME_SEPARATORS[0])]
+        return tuple(dict.fromkeys(name for name in names if name and name != NO_CLASS))
+
+    def _spacing(self, row: Row, name: str) -> tuple[float, float] | None:
+        values = [row.get(column) for column in ("row_spacing", "column_spacing")]
+        if all(value in (None, "") for value in values):
+            return None
+        try:
+            spacing = float(values[0]), float(values[1])
+        except (TypeError, ValueError):
+            spacing = 0.0, 0.0
+        if not all(0 < mm < float("inf") for mm in spacing):
+            raise BadInputError(f"{self._table_path}: spacing {values} of {name}, expected two positive numbers of mm")
+        return spacing
+
+
+def parse_mask_values(text: str) -> dict[int, str]:
+    """Reads `0=background,255=lesion`; the first class is the background.
+
+    Raises:
+        BadInputError: another form, or a value that comes twice.
+    """
+    values: dict[int, str] = {}
+    for pair in text.split(","):
+        value, equals, name = (part.strip() for part in pair.partition("="))
+        if not equals or not value.isdigit() or not name or int(value) in values:
+            raise BadInputError(f"--mask-values {text}: {pair!r} is wrong; write e.g. 0=background,255=lesion")
+        values[int(value)] = name
+    return values
+
+
+def _whole_number(value: Any, default: int, what: str) -> int:
+    if value in (None, ""):
+        return default
+    if not str(value).isdigit():
+        raise BadInputError(f"{what} is {value!r}, expected 0, 1, 2, ...")
+    return int(value)

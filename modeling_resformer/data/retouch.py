@@ -1,0 +1,263 @@
+"""RETOUCH: OCT volumes of three vendors, one row per B-scan.
+
+Bogunovic et al., "RETOUCH: the retinal OCT fluid detection and segmentation benchmark and challenge", IEEE TMI 2019. The
+data are gated: users bring their own copy. Formats are taken from the challenge's description, no code.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .builder import CaseBuilder, PreparationConfig, Row, present_classes, scaled_spacing, walk_files
+from .encoding import encode_png, resize_mask, resize_picture
+from .problems import BadInputError
+from .readers import Volume, VolumeHeader, read_header, read_volume
+from .tables import by_spelling
+
+
+VENDORS = ("Cirrus", "Spectralis", "Topcon")
+FLUIDS = ("IRF", "SRF", "PED")
+VENDOR_NAME = re.compile("|".join(VENDORS), re.IGNORECASE)
+CHALLENGE_TEST = re.compile(r"test", re.IGNORECASE)
+
+# Our split. The paper gives sizes (Table 1) and no ids, so the training volumes of each vendor were put in a drawn order,
+# once, and the order is written out here. Its first 4 volumes with the vendor's full number of slices are the test part,
+# the next ones validation, all others training. Topcon's two volumes of 64 slices thus always train.
+FULL_SLICES = {"Cirrus": 128, "Spectralis": 49, "Topcon": 128}
+TEST_VOLUMES = 4
+PUBLISHED_ORDER = {
+    "Cirrus": (18, 5, 9, 10, 8, 21, 23, 19, 16, 2, 7, 3, 13, 4, 12, 6, 20, 22, 17, 15, 1, 11, 24, 14),
+    "Spectralis": (31, 43, 36, 45, 32, 30, 39, 29, 28, 44, 47, 42, 26, 38, 35, 48, 40, 46, 25, 27, 33, 41, 37, 34),
+    "Topcon": (62, 49, 68, 66, 64, 52, 61, 63, 60, 55, 59, 50, 54, 65, 58, 51, 69, 57, 56, 70, 53, 67),
+}
+
+
+@dataclass(eq=False)
+class RetouchConfig(PreparationConfig):
+    """As `PreparationConfig`, for one vendor or `all`.
+
+    Args:
+        validation_volumes: volumes per vendor that the published split takes from training for validation; with 0 the
+            training part has the size of the paper's Table 1.
+    """
+
+    validation_volumes: int = 2
+
+
+@dataclass(frozen=True)
+class VolumeCase:
+    """One volume: `reference` is None for the challenge's own test volumes."""
+
+    case_id: str
+    vendor: str
+    oct: Path
+    reference: Path | None
+    num_rows: int
+    split: str | None = None
+
+
+class Retouch(CaseBuilder):
+    """One row per B-scan, with fluid masks (IRF, SRF, PED) and which fluids occur as multi-label diagnosis.
+
+    Reads `.../TRAINnnn/{oct,reference}.{mhd,raw}` at any depth below `data_dir`; a folder on the way must name the
+    vendor. Configurations: `cirrus`, `spectralis`, `topcon`, `all`. 16-bit volumes (Spectralis) stay 16-bit PNGs.
+    Volumes are split whole: by the published list, by a manifest (`splits`), or, with `validation_fraction` or
+    `test_fraction`, by a seeded draw stratified by vendor and fluids. Volumes without reference whose folder says
+    "test" form the split `unlabelled`.
+
+    Example:
+
+    ```py
+    >>> builder = Retouch(config_name="spectralis", data_dir="RETOUCH")
+    >>> builder.download_and_prepare(num_proc=2)
+    >>> row = builder.as_dataset(split="train")[0]
+    >>> row["image"].mode, row["spacing"]
+    ('I;16', [0.0039, 0.0115])
+    ```
+
+    Raises:
+        BadInputError: a volume that is truncated, has other dimensions than its reference, other samples than 8 or 16
+            unsigned bits, codes outside 0..3, no reference (unless `allow_missing`), or an unknown vendor.
+    """
+
+    SOURCE = "retouch"
+    BUILDER_CONFIG_CLASS = RetouchConfig
+    BUILDER_CONFIGS: ClassVar[list[RetouchConfig]] = [
+        RetouchConfig(name=name, version=CaseBuilder.VERSION)
+        for name in ("all", *(vendor.lower() for vendor in VENDORS))
+    ]
+    DEFAULT_CONFIG_NAME = "all"
+
+    @property
+    def mask_classes(self) -> list[str]:
+        return ["background", *FLUIDS]
+
+    @property
+    def class_labels(self) -> list[str]:
+        return list(FLUIDS)
+
+    @property
+    def metadata_features(self) -> dict[str, Any]:
+        return {
+            "vendor": datasets.Value("string"),
+            "slice_spacing": datasets.Value("float64"),
+            "file_name": datasets.Value("string"),
+        }
+
+    def find_cases(self) -> list[VolumeCase]:
+        files = [path for path in walk_files(self.root) if path.suffix.lower() in (".mhd", ".mha")]
+        by_folder: dict[Path, dict[str, Path]] = {}
+        for path in files:
+            by_folder.setdefault(path.parent, {})[path.stem.lower()] = path
+        found = [case for folder, parts in by_folder.items() if (case := self._case(folder, parts)) is not None]
+        once = by_spelling(((case.case_id, case) for case in found), str(self.root), self.problems)
+        return sorted((case for _, case in once.values()), key=lambda case: (case.vendor, case.case_id))
+
+    def _case(self, folder: Path, parts: dict[str, Path]) -> VolumeCase | None:
+        try:
+            if "oct" not in parts:
+                raise BadInputError(f"{folder}: holds {', '.join(sorted(parts))} but no oct.mhd; add it")
+            vendor = self._vendor(folder)
+            if self.config.name not in ("all", vendor.lower()):
+                return None
+            reference = parts.get("reference")
+            is_challenge_test = reference is None and any(map(CHALLENGE_TEST.search, self._parts(folder)))
+            if reference is None and not is_challenge_test and not self.config.allow_missing:
+                raise BadInputError(
+                    f"{folder}: training volume without reference.mhd; add it, or keep such volumes with --allow-missing"
+                )
+            slices = read_header(parts["oct"]).shape[0]
+        except BadInputError as error:
+            self.problems.report(str(error), folder.name)
+            return None
+        split = "unlabelled" if is_challenge_test else None
+        return VolumeCase(folder.name, vendor, parts["oct"], reference, slices, split)
+
+    def _parts(self, folder: Path) -> tuple[str, ...]:
+        return self.root.name, *folder.relative_to(self.root).parts
+
+    def _vendor(self, folder: Path) -> str:
+        for part in reversed(self._parts(folder)):
+            if match := VENDOR_NAME.search(part):
+                return match[0].capitalize()
+        raise BadInputError(f"{folder}: vendor unknown; a folder above must name {', '.join(VENDORS)}")
+
+    def assign_splits(self) -> dict[str, str]:
+        config = self.config
+        if config.splits is not None or config.validation_fraction or config.test_fraction:
+            return super().assign_splits()
+        self.split_rule = f"published list of volumes: {TEST_VOLUMES} test and {config.validation_volumes} validation volumes a vendor"
+        splits = {case.case_id: case.split or "train" for case in self.cases}
+        for vendor in VENDORS:
+            short = {
+                case.case_id.upper()
+                for case in self.cases
+                if case.vendor == vendor and case.num_rows < FULL_SLICES[vendor]
+            }
+            published = published_split(vendor, short, config.validation_volumes)
+            for case in self.cases:
+                if case.vendor == vendor and case.split is None:
+                    splits[case.case_id] = published.get(case.case_id.upper(), "train")
+        return splits
+
+    def stratum(self, case: VolumeCase) -> tuple[str, ...]:
+        """Vendor and the fluids of the whole volume."""
+        return case.vendor, *self._fluids.get(case.case_id, ())
+
+    @cached_property
+    def _fluids(self) -> dict[str, tuple[str, ...]]:
+        fluids = {}
+        for case in tqdm(self.cases, desc="Reading references", unit="volume"):
+            if case.reference is not None:
+                try:
+                    codes = np.unique(read_reference(case.reference, read_header(case.oct)))
+                except BadInputError:
+                    continue  # the same error comes back, and is reported, when the rows are made
+                fluids[case.case_id] = tuple(FLUIDS[code - 1] for code in codes if code)
+        return fluids
+
+    def rows(self, case: VolumeCase) -> Iterator[Row]:
+        volume = read_oct(case.oct)
+        masks = None if case.reference is None else read_reference(case.reference, volume.header)
+        for index in range(case.num_rows):
+            yield self._row(case, volume, index, None if masks is None else masks[index])
+
+    def _row(self, case: VolumeCase, volume: Volume, index: int, mask: np.ndarray | None) -> Row:
+        size = tuple(self.config.image_size) if self.config.image_size is not None else None
+        picture = Image.fromarray(np.ascontiguousarray(volume.voxels[index]))
+        slice_spacing, *spacing = volume.header.spacing
+        original_size = volume.header.shape[1:]
+        if size is not None:
+            picture = resize_picture(picture, size)
+            mask = None if mask is None else resize_mask(mask, size)
+        present = None if mask is None else present_classes(mask)
+        stem = f"{case.case_id}_{index:03d}"
+        return {
+            "image": {"bytes": encode_png(picture), "path": f"{stem}.png"},
+            "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{stem}_mask.png"},
+            "class_labels": None if present is None else [code - 1 for code in present],
+            "class_labels_unknown": [],
+            "case_id": case.case_id,
+            "slice_index": index,
+            "source": self.SOURCE,
+            "spacing": scaled_spacing(tuple(spacing), original_size, size),
+            "original_size": list(original_size),
+            "mask_classes": present,
+            "vendor": case.vendor,
+            "slice_spacing": slice_spacing,
+            "file_name": str(case.oct.relative_to(self.root)),
+        }
+
+
+def published_split(vendor: str, short_volumes: set[str], validation_volumes: int = 2) -> dict[str, str]:
+    """Returns the published split of one vendor's training volumes: id (`TRAINnnn`) -> split.
+
+    Args:
+        vendor: one of `VENDORS`.
+        short_volumes: ids of the volumes with fewer slices than usual; they stay in training.
+        validation_volumes: how many volumes to take from training for validation.
+    """
+    order = [f"TRAIN{number:03d}" for number in PUBLISHED_ORDER[vendor]]
+    full = [case_id for case_id in order if case_id not in short_volumes]
+    splits = dict.fromkeys(order, "train")
+    splits |= dict.fromkeys(full[:TEST_VOLUMES], "test")
+    splits |= dict.fromkeys(full[TEST_VOLUMES : TEST_VOLUMES + validation_volumes], "validation")
+    return splits
+
+
+def read_oct(path: Path) -> Volume:
+    """Reads an OCT volume; its samples must be 8 or 16 unsigned bits."""
+    volume = read_volume(path)
+    if volume.voxels.dtype not in (np.uint8, np.uint16):
+        raise BadInputError(f"{path}: {volume.header.element_type} samples, expected MET_UCHAR or MET_USHORT")
+    return volume
+
+
+def read_reference(path: Path, oct_header: VolumeHeader) -> np.ndarray:
+    """Reads a reference as class indices (slices, rows, columns) uint8: 0 none, 1 IRF, 2 SRF, 3 PED.
+
+    Raises:
+        BadInputError: another size or direction than its OCT volume, or codes outside 0..3.
+    """
+    volume = read_volume(path)
+    if volume.header.shape != oct_header.shape:
+        sizes = (" x ".join(str(n) for n in header.shape[::-1]) for header in (volume.header, oct_header))
+        raise BadInputError("{}: reference is {} voxels, its oct {}; export it again".format(path, *sizes))
+    if not np.allclose(volume.header.direction, oct_header.direction, atol=1e-3):
+        raise BadInputError(f"{path}: TransformMatrix differs from that of {oct_header.path.name}; export it again")
+    codes = np.unique(volume.voxels)
+    wrong = [code for code in codes.tolist() if code not in (0, 1, 2, 3)]
+    if wrong:
+        shown = ", ".join(str(code) for code in wrong[:5])
+        raise BadInputError(
+            f"{path}: label codes {shown}, expected 0 none, 1 IRF, 2 SRF, 3 PED; correct the reference"
+        )
+    return volume.voxels.astype(np.uint8)

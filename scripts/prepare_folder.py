@@ -1,0 +1,42 @@
+"""One's own folder (`images/`, `masks/`, a table of labels) to an Arrow dataset with a report.
+
+The table's column class_labels names the classes; a fifth of the patients is held out, a tenth validates:
+
+    python scripts/prepare_folder.py --source scans --output outputs/scans \
+        --mask-values 0=background,255=lesion --test-fraction 0.2 --validation-fraction 0.1
+
+One table column per class with 0, 1 or nothing, given splits, pictures stored at 224 x 224:
+
+    python scripts/prepare_folder.py --source scans --output outputs/scans --mask-values 0=background,1=cyst,2=tumour \
+        --label-names benign,malignant --splits splits.csv --image-size 224
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from modeling_resformer.data.multitask_folder import MultiTaskFolder, parse_mask_values
+from modeling_resformer.data.preparing import preparation_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
+    parser = preparation_parser(__doc__)
+    parser.add_argument("--mask-values", help="pixel values and their classes, e.g. 0=background,255=lesion")
+    parser.add_argument("--label-names", help="image-level classes in order, e.g. melanoma,nevus")
+    parser.add_argument("--table", help="the table of labels, where the folder holds several")
+    options = parser.parse_args(argv)
+
+    def make_builder(arguments: dict[str, Any]) -> MultiTaskFolder:
+        return MultiTaskFolder(
+            mask_values=None if options.mask_values is None else parse_mask_values(options.mask_values),
+            label_names=None if options.label_names is None else options.label_names.split(","),
+            table=options.table,
+            **arguments,
+        )
+
+    return run(make_builder, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

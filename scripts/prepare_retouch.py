@@ -1,0 +1,42 @@
+"""RETOUCH volumes (your own copy) to an Arrow dataset of B-scans with a report.
+
+All three vendors, split by the published list (4 test and 2 validation volumes a vendor), two processes:
+
+    python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch --num-proc 2
+
+One vendor, with the training part of the paper's Table 1 (no validation part), stored at 512 x 512:
+
+    python scripts/prepare_retouch.py --source RETOUCH --output outputs/cirrus --vendor cirrus \
+        --validation-volumes 0 --image-size 512
+
+A draw of one's own, by volume, stratified by vendor and fluids:
+
+    python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch_7 \
+        --test-fraction 0.2 --validation-fraction 0.1 --seed 7
+"""
+
+import sys
+from collections.abc import Sequence
+
+from modeling_resformer.data.preparing import preparation_parser, run
+from modeling_resformer.data.retouch import VENDORS, Retouch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
+    parser = preparation_parser(__doc__)
+    parser.add_argument("--vendor", choices=["all", *(vendor.lower() for vendor in VENDORS)], default="all")
+    parser.add_argument(
+        "--validation-volumes", type=int, default=2, help="volumes a vendor that the published split validates on"
+    )
+    options = parser.parse_args(argv)
+    return run(
+        lambda arguments: Retouch(
+            config_name=options.vendor, validation_volumes=options.validation_volumes, **arguments
+        ),
+        options,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
