@@ -130,6 +130,11 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         return ["stem", *(f"stage{level}" for level in range(1, len(self.hidden_sizes) + 1))]
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Number of encoder levels."""
+        return len(self.hidden_sizes)
+
+    @property
     def decoder_sizes(self) -> list[int]:
         """Channels of the decoder levels, deepest first."""
         return list(self.decoder_hidden_sizes or reversed(self.hidden_sizes[:-1]))

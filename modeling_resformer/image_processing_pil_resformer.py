@@ -408,19 +408,30 @@ class ResFormerImageProcessing:
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None
-    ) -> list[torch.Tensor]:
+        self,
+        outputs: Any,
+        target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[torch.Tensor] | list[BatchFeature]:
         """Turns mask logits into class indices.
 
         Args:
             outputs: Output of the segmentation or of the multi-task model.
             target_sizes: (height, width) for each picture; the logits' own size if not given.
+            return_segmentation_scores: Whether to return the resized logits as well.
 
         Returns:
-            One (height, width) int64 map per picture.
+            One (height, width) int64 map per picture; with scores, an object with `segmentation` and
+            `segmentation_scores` (S, height, width).
         """
         logits = outputs["segmentation_logits"] if "segmentation_logits" in outputs else outputs["logits"]
-        return [scores.argmax(dim=0) for scores in resized_logits(logits, target_sizes)]
+        resized = resized_logits(logits, target_sizes)
+        if not return_segmentation_scores:
+            return [scores.argmax(dim=0) for scores in resized]
+        return [
+            BatchFeature(data={"segmentation": scores.argmax(dim=0), "segmentation_scores": scores})
+            for scores in resized
+        ]
 
     def post_process_multitask(
         self,

@@ -11,7 +11,7 @@ from transformers import TorchvisionBackend
 from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import PILImageResampling, SizeDict
 
-from .image_processing_pil_resformer import ResFormerImageProcessing
+from .image_processing_pil_resformer import ResFormerImageProcessing, ResFormerImageProcessorKwargs
 
 
 CODE_FILE = Path(__file__)
@@ -19,6 +19,8 @@ CODE_FILE = Path(__file__)
 
 class ResFormerImageProcessor(ResFormerImageProcessing, TorchvisionBackend):
     """ResFormer's image processor; see `ResFormerImageProcessing` for its settings."""
+
+    valid_kwargs = ResFormerImageProcessorKwargs
 
     def _preprocess(
         self,

@@ -208,11 +208,15 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention by the signature of transformers' attention functions; (B, heads, N, d) -> (B, N, heads, d)."""
+    """Plain attention by the signature of transformers' attention functions.
+
+    (B, windows * heads, N, d) each -> (B, N, windows * heads, d) and the probabilities (B, windows, heads, N, N).
+    """
     scores = torch.matmul(query, key.transpose(-2, -1)) * scaling + attention_mask
     probabilities = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout, training=module.training)
-    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+    probabilities = probabilities.unflatten(1, (-1, module.num_heads))
+    return torch.matmul(probabilities.flatten(1, 2), value).transpose(1, 2).contiguous(), probabilities
 
 
 class ResFormerRelativePositionBias(nn.Module):
@@ -263,9 +267,6 @@ class ResFormerWindowAttention(nn.Module):
         query, key, value = self.split_heads(self.qkv(windows))
         context, probabilities = self.attend(query, key, value, rows, columns, output_attentions)
         context = context.view(batch_size, self.window_size**2, -1, self.num_heads * self.head_dim).transpose(1, 2)
-        if probabilities is not None:
-            tokens = self.window_size**2
-            probabilities = probabilities.view(batch_size, -1, self.num_heads, tokens, tokens)
         return self.merge(self.output(context), rows, columns), probabilities
 
     def partition(self, hidden_states: torch.Tensor, rows: WindowAxis, columns: WindowAxis) -> torch.Tensor:

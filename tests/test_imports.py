@@ -1,0 +1,84 @@
+"""What the package costs and needs: the core alone, at the price of transformers itself; a wheel stands without checkout."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from test_remote_code import packages_without, run_as_stranger
+
+
+ROOT = Path(__file__).parents[1]
+HEAVY = (
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "imagehash",
+    "matplotlib",
+    "monai",
+    "pandas",
+    "scipy",
+    "SimpleITK",
+    "simpleitk",
+    "sklearn",
+    "scikit_learn",
+    "tensorboard",
+)
+
+LOADED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from transformers import PreTrainedModel
+before = set(sys.modules)
+import modeling_resformer
+print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
+"""
+
+FORWARD = """
+import torch
+from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
+config = ResFormerConfig(hidden_sizes=[8, 16], cnn_depths=[1, 1], transformer_depths=[2, 2], num_attention_heads=[1, 2])
+output = ResFormerForMultiTask(config).eval()(torch.zeros(1, 3, 40, 50))
+assert output.segmentation_logits.shape == (1, 2, 40, 50)
+"""
+
+
+def test_importing_costs_no_more_than_transformers_itself():
+    command = [sys.executable, "-c", LOADED, str(ROOT)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    allowed = {"modeling_resformer", "transformers"}
+    assert set(json.loads(output.splitlines()[-1])) <= allowed
+
+
+def test_a_wheel_runs_where_only_the_core_is_installed(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packages = packages_without(tmp_path / "packages", "torchvision", *HEAVY)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(packages)
+    assert not [name for name in names if name.startswith(("tests", "scripts", "examples"))]
+    run_as_stranger(FORWARD, packages)
+
+
+@pytest.mark.parametrize("name", ["configuration", "modeling", "image_processing", "image_processing_pil"])
+def test_hub_files_follow_the_loaders_rules(name):
+    """Flat siblings by `from .file import name`, nothing absolute from this package, core packages only."""
+    source = (ROOT / "modeling_resformer" / f"{name}_resformer.py").read_text()
+    roots = set()
+    for line in source.splitlines():
+        words = line.split()
+        if words[:1] == ["from"] and len(words) > 2 and words[2] == "import":
+            module = words[1]
+            assert not module.startswith("..") and module != ".", line
+            if module.startswith("."):
+                assert (ROOT / "modeling_resformer" / f"{module[1:]}.py").exists(), line
+            else:
+                roots.add(module.split(".")[0])
+        elif words[:1] == ["import"]:
+            roots.add(words[1].split(".")[0])
+    third_party = roots - set(sys.stdlib_module_names)
+    assert third_party <= {"torch", "transformers", "huggingface_hub", "numpy", "PIL"}

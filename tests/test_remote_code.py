@@ -1,0 +1,187 @@
+"""A saved folder in a process that cannot import the package: `trust_remote_code`, with and without torchvision."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image
+from transformers import pipeline
+
+from modeling_resformer import (
+    ResFormerForImageClassification,
+    ResFormerForMultiTask,
+    ResFormerForSemanticSegmentation,
+    ResFormerImageProcessor,
+    ResFormerImageProcessorPil,
+)
+
+
+CODE_FILES = {
+    "configuration_resformer.py",
+    "modeling_resformer.py",
+    "image_processing_resformer.py",
+    "image_processing_pil_resformer.py",
+}
+
+STRANGER = """
+import importlib.util, json, sys
+import numpy as np, torch
+assert importlib.util.find_spec("modeling_resformer") is None
+assert (importlib.util.find_spec("torchvision") is None) == (sys.argv[2] == "without")
+import transformers
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+folder, trust = sys.argv[1], {"trust_remote_code": True}
+reference = torch.load(folder + "/../reference.pt", weights_only=True)
+processor = AutoImageProcessor.from_pretrained(folder, **trust)
+picture = np.load(folder + "/../picture.npy")
+pixel_values = processor(picture, return_tensors="pt")["pixel_values"]
+torch.testing.assert_close(pixel_values, reference["pixel_values"], atol=0.02, rtol=0)
+pixel_values = reference["pixel_values"]
+seen = {"processor": type(processor).__name__, "config": type(transformers.AutoConfig.from_pretrained(folder, **trust)).__name__}
+for auto, field in [
+    ("AutoModel", None),
+    ("AutoModelForSemanticSegmentation", "segmentation_logits"),
+    ("AutoModelForImageSegmentation", "segmentation_logits"),
+    ("AutoModelForImageClassification", "classification_logits"),
+]:
+    model = getattr(transformers, auto).from_pretrained(folder, **trust)
+    seen[auto] = type(model).__name__
+    with torch.no_grad():
+        output = model(pixel_values)
+    for name in [field] if field else ["segmentation_logits", "classification_logits"]:
+        torch.testing.assert_close(output.logits if field else output[name], reference[name])
+    if auto == "AutoModel":
+        result = processor.post_process_multitask(output, model.config, target_sizes=[picture.shape[:2]])[0]
+        assert result["segmentation"].shape == picture.shape[:2]
+        model.save_pretrained(folder + "/../again")
+processor.save_pretrained(folder + "/../again")
+again = transformers.AutoModel.from_pretrained(folder + "/../again", **trust)
+with torch.no_grad():
+    torch.testing.assert_close(again(pixel_values).segmentation_logits, reference["segmentation_logits"])
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder as for the Hub, what it answers to a picture, and the picture."""
+    torch.manual_seed(0)
+    model = ResFormerForMultiTask(tiny_config(classification_labels=["a", "b", "c"])).eval()
+    processor = ResFormerImageProcessor(size={"height": 48, "width": 64})
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    picture = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    np.save(tmp_path / "picture.npy", picture)
+    inputs = processor(picture, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**inputs)
+    reference = {name: output[name] for name in ("segmentation_logits", "classification_logits")}
+    torch.save({**reference, **inputs}, tmp_path / "reference.pt")
+    return tmp_path / "checkpoint"
+
+
+def packages_without(folder: Path, *hidden: str) -> Path:
+    """A folder of links to this environment's packages, less this project and those `hidden`."""
+    folder.mkdir()
+    for source in Path(torch.__file__).parents[1].iterdir():
+        if not source.name.lower().startswith(("__editable__", "modeling_resformer", *hidden)):
+            (folder / source.name).symlink_to(source)
+    return folder
+
+
+def run_as_stranger(script: str, packages: Path, *arguments: str) -> str:
+    """Runs a script in a fresh process that sees `packages` only."""
+    environment = {**os.environ, "PYTHONPATH": str(packages), "HF_HOME": str(packages.parent / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-S", "-c", script, *arguments]
+    result = subprocess.run(command, env=environment, cwd=packages.parent, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("torchvision", ["with", "without"])
+def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
+    if torchvision == "with":
+        pytest.importorskip("torchvision")
+    assert {path.name for path in checkpoint.glob("*.py")} == CODE_FILES
+    packages = packages_without(tmp_path / "packages", *(["torchvision"] if torchvision == "without" else []))
+    output = run_as_stranger(STRANGER, packages, str(checkpoint), torchvision)
+    assert json.loads(output.splitlines()[-1]) == {
+        "processor": "ResFormerImageProcessorPil" if torchvision == "without" else "ResFormerImageProcessor",
+        "config": "ResFormerConfig",
+        "AutoModel": "ResFormerForMultiTask",
+        "AutoModelForSemanticSegmentation": "ResFormerForSemanticSegmentation",
+        "AutoModelForImageSegmentation": "ResFormerForSemanticSegmentation",
+        "AutoModelForImageClassification": "ResFormerForImageClassification",
+    }
+    assert {path.name for path in (tmp_path / "again").glob("*.py")} == CODE_FILES, "a re-save must be whole too"
+
+
+WITHOUT_TORCHVISION = """
+import sys, warnings
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import modeling_resformer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+assert modeling_resformer.ResFormerImageProcessor is modeling_resformer.ResFormerImageProcessorPil
+processor = AutoImageProcessor.from_pretrained(sys.argv[2])
+assert type(processor) is modeling_resformer.ResFormerImageProcessorPil
+assert processor(np.zeros((9, 8, 3), np.uint8), return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 64)
+processor.save_pretrained(sys.argv[3])
+"""
+
+
+def test_without_torchvision_the_processor_is_the_pil_one(checkpoint, tmp_path):
+    packages = packages_without(tmp_path / "packages", "torchvision")
+    root = str(Path(__file__).parents[1])
+    run_as_stranger(WITHOUT_TORCHVISION, packages, root, str(checkpoint), str(tmp_path / "saved"))
+    saved = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert saved == {"preprocessor_config.json", "image_processing_resformer.py", "image_processing_pil_resformer.py"}
+
+
+@pytest.mark.parametrize("processor_class", [ResFormerImageProcessor, ResFormerImageProcessorPil])
+def test_saved_processor_names_both_back_ends(processor_class, tmp_path):
+    processor_class(size={"height": 9, "width": 8}).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["image_processor_type"] == "ResFormerImageProcessor"
+    assert saved["auto_map"]["AutoImageProcessor"] == {
+        "torchvision": "image_processing_resformer.ResFormerImageProcessor",
+        "pil": "image_processing_pil_resformer.ResFormerImageProcessorPil",
+    }
+
+
+@pytest.mark.parametrize(
+    "model_class", [ResFormerForMultiTask, ResFormerForSemanticSegmentation, ResFormerForImageClassification]
+)
+def test_every_save_maps_all_auto_classes(model_class, tmp_path):
+    model_class(tiny_config()).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_resformer.ResFormerConfig",
+        "AutoModel": "modeling_resformer.ResFormerForMultiTask",
+        "AutoModelForSemanticSegmentation": "modeling_resformer.ResFormerForSemanticSegmentation",
+        "AutoModelForImageSegmentation": "modeling_resformer.ResFormerForSemanticSegmentation",
+        "AutoModelForImageClassification": "modeling_resformer.ResFormerForImageClassification",
+        "AutoBackbone": "modeling_resformer.ResFormerBackbone",
+    }
+
+
+def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
+    picture = Image.fromarray(np.load(checkpoint.parent / "picture.npy"))
+    reference = torch.load(checkpoint.parent / "reference.pt", weights_only=True)
+    segments = pipeline("image-segmentation", model=str(checkpoint))(picture)
+    labels = ["background", "IRF", "SRF", "PED"]
+    resized = torch.nn.functional.interpolate(reference["segmentation_logits"], (60, 70), mode="bilinear")[0].argmax(0)
+    assert {segment["label"] for segment in segments} == {labels[index] for index in resized.unique().tolist()}
+    for segment in segments:
+        expected = (resized == labels.index(segment["label"])).numpy() * 255
+        assert np.mean(np.asarray(segment["mask"]) == expected) > 0.999
+
+    scores = pipeline("image-classification", model=str(checkpoint))(picture)
+    expected = dict(zip("abc", reference["classification_logits"][0].sigmoid().tolist(), strict=True))
+    assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-4)
