@@ -13,15 +13,19 @@ One table column per class with 0, 1 or nothing, given splits, pictures stored a
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from modeling_resformer.data.multitask_folder import MultiTaskFolder, parse_mask_values
 from modeling_resformer.data.preparing import preparation_parser, run
 
 
+CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_folder.md"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
-    parser = preparation_parser(__doc__)
+    parser = preparation_parser(__doc__, CARD)
     parser.add_argument("--mask-values", help="pixel values and their classes, e.g. 0=background,255=lesion")
     parser.add_argument("--label-names", help="image-level classes in order, e.g. melanoma,nevus")
     parser.add_argument("--table", help="the table of labels, where the folder holds several")

@@ -16,14 +16,18 @@ Only the training part at hand: hold out a tenth of it, seeded and stratified by
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from modeling_resformer.data.isic2017 import Isic2017
 from modeling_resformer.data.preparing import preparation_parser, run
 
 
+CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_isic2017.md"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
-    parser = preparation_parser(__doc__)
+    parser = preparation_parser(__doc__, CARD)
     return run(lambda arguments: Isic2017(**arguments), parser.parse_args(argv))
 
 

@@ -17,18 +17,28 @@ A draw of one's own, by volume, stratified by vendor and fluids:
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from modeling_resformer.data.preparing import preparation_parser, run
 from modeling_resformer.data.retouch import VENDORS, Retouch
 
 
+CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_retouch.md"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
-    parser = preparation_parser(__doc__)
+    parser = preparation_parser(__doc__, CARD)
     parser.add_argument("--vendor", choices=["all", *(vendor.lower() for vendor in VENDORS)], default="all")
     parser.add_argument(
         "--validation-volumes", type=int, default=2, help="volumes a vendor that the published split validates on"
     )
+    parser.add_argument(
+        "--agreement-allows-sharing",
+        action="store_true",
+        help="I state that my agreement with the organisers allows a private, gated copy on the Hub",
+    )
+    parser.set_defaults(gated=True)
     options = parser.parse_args(argv)
     return run(
         lambda arguments: Retouch(

@@ -29,17 +29,16 @@ def contact_sheet(
 
 
 def representative_rows(dataset: Dataset, count: int) -> list[int]:
-    """Picks rows evenly from each group of equal (class_labels, mask_classes), in turn."""
+    """Picks `count` rows: one after the other from each group of equal (class_labels, mask_classes), spread evenly."""
     groups: dict[str, list[int]] = {}
     for index, facts in enumerate(dataset.select_columns(["class_labels", "mask_classes"])):
         groups.setdefault(repr(facts), []).append(index)
-    share = -(-count // max(len(groups), 1))
-    picked = [
-        group[i * len(group) // min(share, len(group))]
-        for group in groups.values()
-        for i in range(min(share, len(group)))
-    ]
-    return sorted(picked)[:count] if len(picked) <= count else sorted(picked[:: -(-len(picked) // count)])
+    quota = dict.fromkeys(groups, 0)
+    while sum(quota.values()) < min(count, len(dataset)):
+        for name, group in groups.items():
+            if quota[name] < len(group) and sum(quota.values()) < count:
+                quota[name] += 1
+    return sorted(group[i * len(group) // quota[name]] for name, group in groups.items() for i in range(quota[name]))
 
 
 def draw_tile(row: dict, prefix: str, class_labels: Sequence[str]) -> Image.Image:
@@ -98,9 +97,10 @@ def legend(mask_classes: Sequence[str]) -> Image.Image:
 
 def arrange(tiles: Sequence[Image.Image], header: Image.Image) -> Image.Image:
     """Lays tiles of equal size out in rows of `COLUMNS` below a header."""
+    height = tiles[0].height if tiles else 0
     lines = -(-len(tiles) // COLUMNS)
-    sheet = Image.new("RGB", (TILE * COLUMNS, header.height + lines * (TILE + CAPTION)), "white")
+    sheet = Image.new("RGB", (TILE * COLUMNS, header.height + lines * height), "white")
     sheet.paste(header, (0, 0))
     for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % COLUMNS * TILE, header.height + i // COLUMNS * (TILE + CAPTION)))
+        sheet.paste(tile, (i % COLUMNS * TILE, header.height + i // COLUMNS * height))
     return sheet

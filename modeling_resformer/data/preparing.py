@@ -20,6 +20,7 @@ from .builder import CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
 from .prepared import METADATA_NAME
 from .problems import BadInputError, read_skipped
+from .publishing import push, write_card, write_parquet
 from .report import Report, format_report, make_report
 from .splits import write_manifest
 
@@ -33,6 +34,9 @@ class Preparation:
         output: folder to write; it appears when complete, or not at all.
         splits, validation_fraction, test_fraction, seed, image_size, allow_missing, on_error: see `PreparationConfig`.
         parquet: also write `output/parquet`, ready for the Hub.
+        card: template of the dataset card in it.
+        push_to_hub: dataset repository to push it to; private unless `public`.
+        gated: the source may only be shared under an agreement, so that a push needs `agreement_allows_sharing`.
         num_proc: processes.
         overwrite: replace an existing output.
     """
@@ -47,8 +51,27 @@ class Preparation:
     allow_missing: bool = False
     on_error: str = "raise"
     parquet: bool = False
+    card: Path | None = None
+    push_to_hub: str | None = None
+    public: bool = False
+    gated: bool = False
+    agreement_allows_sharing: bool = False
     num_proc: int | None = None
     overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuses what cannot end well before any work is done."""
+        if not self.source.exists():
+            raise BadInputError(f"{self.source}: no such file or folder; give the raw folder or zip as the source")
+        if self.push_to_hub is None or not self.gated:
+            return
+        if not self.agreement_allows_sharing:
+            raise BadInputError(
+                f"--push-to-hub {self.push_to_hub}: these data are gated and may not be redistributed; if your agreement "
+                "with the organisers allows a private, gated copy, say so with --agreement-allows-sharing"
+            )
+        if self.public:
+            raise BadInputError(f"--push-to-hub {self.push_to_hub}: gated data are never pushed --public")
 
     def builder_arguments(self, data_dir: Path, work: Path) -> dict[str, Any]:
         """Keyword arguments for a builder that writes below `work` only."""
@@ -79,8 +102,7 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
     Raises:
         BadInputError: bad input, or an output that exists and may not be overwritten. Nothing is left half-written.
     """
-    if not preparation.source.exists():
-        raise BadInputError(f"{preparation.source}: no such file or folder; give the raw folder or zip as the source")
+    preparation.check()
     with finished_folder(preparation.output, preparation.overwrite) as folder, work_folder(folder) as work:
         data_dir = unpack(preparation.source, make_folder(work / "raw"))
         with named_after_source(data_dir, preparation.source):
@@ -94,6 +116,16 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
         metadata = describe(builder, preparation, report)
         dataset.save_to_disk(str(folder), num_proc=None)
         write_extras(folder, dataset, builder, metadata, report)
+        if preparation.parquet or preparation.push_to_hub:
+            write_parquet(dataset, folder / "parquet")
+            write_hub_files(folder, preparation.card, metadata, report)
+    if preparation.push_to_hub:
+        push(
+            preparation.output / "parquet",
+            preparation.push_to_hub,
+            private=not preparation.public,
+            gated=preparation.gated,
+        )
     return report
 
 
@@ -159,6 +191,14 @@ def write_extras(
     contact_sheet(dataset, builder.mask_classes, builder.class_labels).save(folder / "contact_sheet.png")
 
 
+def write_hub_files(folder: Path, card: Path | None, metadata: dict[str, Any], report: Report) -> None:
+    """Writes what goes to the Hub beside the Parquet files: the card, the metadata and the manifest."""
+    if card is not None:
+        write_card(folder / "parquet", card, metadata, report)
+    for name in (METADATA_NAME, "splits.csv"):
+        shutil.copy2(folder / name, folder / "parquet" / name)
+
+
 @contextmanager
 def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """Yields a folder beside `output` that takes its place when the block ends well, and is removed otherwise.
@@ -211,8 +251,8 @@ def work_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def preparation_parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options that every `scripts/prepare_*.py` has."""
+def preparation_parser(description: str, card: Path) -> argparse.ArgumentParser:
+    """Returns a parser with the options that every `scripts/prepare_*.py` has; `card` is the dataset card's template."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source", type=Path, required=True, help="raw folder or zip archive")
@@ -231,8 +271,13 @@ def preparation_parser(description: str) -> argparse.ArgumentParser:
     add("--allow-missing", action="store_true", help="keep images without mask or labels")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad case")
     add("--parquet", action="store_true", help="also write OUTPUT/parquet, ready for the Hub")
+    add(
+        "--push-to-hub", metavar="ORG/NAME", help="push the Parquet files and card as this dataset, private by default"
+    )
+    add("--public", action="store_true", help="make the pushed dataset public")
     add("--num-proc", type=int, default=1, help="processes")
     add("--overwrite", action="store_true", help="replace an earlier result once the new one is complete")
+    parser.set_defaults(card=card, gated=False, agreement_allows_sharing=False)
     return parser
 
 

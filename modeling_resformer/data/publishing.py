@@ -1,0 +1,123 @@
+"""A prepared dataset as Parquet files with a dataset card, and its way to the Hub."""
+
+import io
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Image
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image as PILImage
+
+from .contact_sheet import displayable
+from .encoding import SIXTEEN_BIT_MODES, encode_png
+from .problems import BadInputError
+from .report import format_report
+
+
+SHARD_BYTES = 200 << 20
+ROW_GROUP = 100  # rows the viewer fetches at once
+
+
+def write_parquet(dataset: DatasetDict, folder: Path) -> None:
+    """Writes `folder/data/SPLIT-nnnnn-of-nnnnn.parquet`, with a `preview` column where pictures have 16 bits."""
+    (folder / "data").mkdir(parents=True)
+    with_preview = any(is_sixteen_bit(split) for split in dataset.values())
+    for name, split in dataset.items():
+        shards = max(1, -(-(split.data.nbytes) // SHARD_BYTES))
+        shards = min(shards, len(split))
+        for index in range(shards):
+            shard = split.shard(shards, index, contiguous=True)
+            shard = add_preview(shard) if with_preview else shard
+            shard.to_parquet(
+                str(folder / "data" / f"{name}-{index:05d}-of-{shards:05d}.parquet"), batch_size=ROW_GROUP
+            )
+
+
+def is_sixteen_bit(split: Dataset) -> bool:
+    """Whether any picture has more than 8 bits; reads picture headers only."""
+    undecoded = split.with_format(None).select_columns(["image"]).cast_column("image", Image(decode=False))
+    return any(PILImage.open(io.BytesIO(row["image"]["bytes"])).mode in SIXTEEN_BIT_MODES for row in undecoded)
+
+
+def add_preview(split: Dataset) -> Dataset:
+    """Adds an 8-bit copy stretched to its own range: for the eye only, never for training."""
+    features = split.features.copy()
+    features["preview"] = Image()
+    return split.map(preview, features=features, keep_in_memory=True, desc="Drawing previews")
+
+
+def preview(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the preview of one row, null where the picture can be shown as it is."""
+    picture = row["image"]
+    if picture.mode not in SIXTEEN_BIT_MODES:
+        return {"preview": None}
+    return {"preview": {"bytes": encode_png(displayable(picture).convert("L")), "path": None}}
+
+
+def write_card(folder: Path, template: Path, metadata: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    """Fills a template of `hub_cards/` in and writes it as `folder/README.md`.
+
+    Raises:
+        BadInputError: the template is missing or asks for something unknown.
+    """
+    if not template.is_file():
+        raise BadInputError(f"{template}: no such dataset card template; run the script from a checkout")
+    values = {
+        "configs": configs_yaml(metadata["num_rows"]),
+        "size_category": size_category(sum(metadata["num_rows"].values())),
+        "mask_classes": ", ".join(f"{index} {name}" for index, name in enumerate(metadata["mask_classes"])),
+        "class_labels": ", ".join(metadata["class_labels"]) or "none",
+        "split_rule": metadata["split_rule"],
+        "mask_resolution": describe_resolution(metadata["mask_resolution"]),
+        "fingerprint": metadata["source_fingerprint"],
+        "report": format_report(dict(report), "Contents").split("\n", 2)[2].strip(),
+    }
+    try:
+        card = string.Template(template.read_text(encoding="utf-8")).substitute(values)
+    except (KeyError, ValueError) as error:
+        raise BadInputError(f"{template}: placeholder {error} is unknown; use {', '.join(values)}") from error
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def configs_yaml(splits: Mapping[str, int]) -> str:
+    """Returns the `configs` entry of the card's header, which tells the viewer the files of each split."""
+    lines = ["configs:", "- config_name: default", "  data_files:"]
+    for name in splits:
+        lines += [f"  - split: {name}", f"    path: data/{name}-*"]
+    return "\n".join(lines)
+
+
+def size_category(rows: int) -> str:
+    """Returns the Hub's name for a number of rows."""
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for bound, name in bounds if rows < bound), "n>1M")
+
+
+def describe_resolution(resolution: Any) -> str:
+    """Returns the stored size of pictures and masks in words."""
+    return "as in the source" if resolution == "native" else f"{resolution[0]} x {resolution[1]} (height x width)"
+
+
+def push(folder: Path, repo_id: str, private: bool = True, gated: bool = False) -> str:
+    """Uploads a folder of Parquet files and card as one commit; returns the address of the dataset.
+
+    A gated dataset is made private and gated **before** anything is uploaded.
+
+    Raises:
+        BadInputError: the Hub refuses or cannot be reached; the message says how to go on.
+    """
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, repo_type="dataset", private=private or gated, exist_ok=True)
+        if gated:
+            api.update_repo_settings(repo_id, repo_type="dataset", private=True, gated="manual")
+        api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset", commit_message="Add the dataset")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInputError(
+            f"{folder}: is complete but was not pushed to {repo_id} ({reason}); log in with `hf auth login` and push again"
+        ) from error
+    return str(url)

@@ -1,0 +1,80 @@
+"""Does a prepared dataset, or a pair of them, share cases or pictures between its parts?
+
+The splits of one dataset; the list and a picture of the pairs go to outputs/leakage:
+
+    python scripts/check_leakage.py outputs/isic2017 --output outputs/leakage
+
+A training set against somebody else's test set, as a gate that exits with status 3 when anything leaks:
+
+    python scripts/check_leakage.py outputs/mine outputs/theirs --output outputs/leakage --fail
+"""
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.utils.logging import set_verbosity_error
+
+from modeling_resformer.data.leakage import (
+    MAX_DISTANCE,
+    Match,
+    find_matches,
+    match_sheet,
+    prepared_parts,
+    write_matches,
+)
+from modeling_resformer.data.prepared import load_prepared
+from modeling_resformer.data.problems import BadInputError
+
+
+LEAKED = 3
+SHOWN = 20
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", type=Path, nargs="+", help="prepared folders")
+    parser.add_argument("--output", type=Path, required=True, help="folder for leakage.csv and leakage.png")
+    parser.add_argument(
+        "--max-distance", type=int, default=MAX_DISTANCE, help="bits of 256 that near-duplicates differ in"
+    )
+    parser.add_argument("--num-proc", type=int, default=1, help="processes")
+    parser.add_argument("--fail", action="store_true", help=f"exit with status {LEAKED} when parts share anything")
+    return parser.parse_args(argv)
+
+
+def describe(matches: Sequence[Match]) -> str:
+    """Returns the counts and the first pairs, as lines."""
+    counts = Counter(("leak" if match.is_leak else "within one part", match.kind) for match in matches)
+    lines = [f"{where}: {count} x {kind}" for (where, kind), count in counts.items()] or ["nothing is shared"]
+    for match in matches[:SHOWN]:
+        pair = (f"{place.part} {place.case_id} [{place.slice_index}]" for place in (match.first, match.second))
+        lines.append(f"  {match.kind} ({match.distance} bits): {' = '.join(pair)}")
+    if len(matches) > SHOWN:
+        lines.append(f"  ... and {len(matches) - SHOWN} more in leakage.csv")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0, 1 after an error line, or 3 when something leaks and --fail is given."""
+    arguments = parse_arguments(argv)
+    set_verbosity_error()
+    logging.getLogger("PIL").setLevel(logging.ERROR)
+    try:
+        parts = prepared_parts({str(path): load_prepared(path).dataset for path in arguments.datasets})
+    except BadInputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    matches = find_matches(parts, arguments.max_distance, arguments.num_proc)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_matches(matches, arguments.output / "leakage.csv")
+    match_sheet(matches, parts).save(arguments.output / "leakage.png")
+    sys.stdout.write(describe(matches))
+    return LEAKED if arguments.fail and any(match.is_leak for match in matches) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
