@@ -12,7 +12,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 from PIL import Image, ImageDraw
 
-from .contact_sheet import CAPTION, TILE, arrange, displayable
+from ..drawing import arrange, displayable
+from .contact_sheet import CAPTION, COLUMNS, TILE
 
 
 HASH_SIDE = 16  # 256 bits; the usual 64 bits confuse lesions of one shape
@@ -154,7 +155,7 @@ def match_sheet(matches: Sequence[Match], parts: Mapping[str, Dataset], limit: i
     """Draws up to `limit` matches, the two pictures of each one above the other."""
     tiles = [_pair_tile(match, parts) for match in matches[:limit]]
     header = Image.new("RGB", (TILE, 4), "white")
-    return arrange(tiles, header)
+    return arrange(tiles, header, COLUMNS)
 
 
 def _pair_tile(match: Match, parts: Mapping[str, Dataset]) -> Image.Image:

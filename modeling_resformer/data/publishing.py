@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image as PILImage
 
-from .contact_sheet import displayable
+from ..drawing import displayable
 from .encoding import SIXTEEN_BIT_MODES, encode_png
 from .problems import BadInputError
 from .report import format_report

@@ -1,0 +1,68 @@
+"""Masks drawn on pictures for people to look at: contours, legends, sheets. Needs Pillow and NumPy only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+LEGEND_HEIGHT = 24  # pixels
+
+
+def class_colour(index: int) -> tuple[int, int, int]:
+    """Returns the colour of a foreground class (index from 1)."""
+    return COLOURS[(index - 1) % len(COLOURS)]
+
+
+def displayable(picture: Image.Image) -> Image.Image:
+    """Returns an 8-bit RGB copy; deeper pictures are stretched from their minimum to their maximum for display only."""
+    values = np.asarray(picture)
+    if values.dtype == np.uint8 or values.dtype == bool:
+        return picture.convert("RGB")
+    low, high = float(values.min()), float(values.max())
+    stretched = (values - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(stretched.astype(np.uint8)).convert("RGB")
+
+
+def draw_contours(picture: Image.Image, mask: np.ndarray, width: int = 1) -> Image.Image:
+    """Draws the inner border of each foreground class of a mask (H, W), `width` pixels thick, on an RGB picture."""
+    pixels = np.array(picture)
+    for index in np.unique(mask[mask > 0]):
+        inside = Image.fromarray(np.where(mask == index, 255, 0).astype(np.uint8))
+        eroded = np.asarray(inside.filter(ImageFilter.MinFilter(2 * width + 1)))
+        pixels[(np.asarray(inside) > 0) & (eroded == 0)] = class_colour(int(index))
+    return Image.fromarray(pixels)
+
+
+def legend(mask_classes: Sequence[str], width: int) -> Image.Image:
+    """Draws a strip with the colours of the foreground classes."""
+    strip = Image.new("RGB", (width, LEGEND_HEIGHT), "white")
+    draw, x = ImageDraw.Draw(strip), 6
+    for index, name in enumerate(mask_classes[1:], start=1):
+        draw.rectangle((x, 6, x + 12, 18), fill=class_colour(index))
+        draw.text((x + 18, 6), name, fill="black")
+        x += 40 + int(draw.textlength(name))
+    return strip
+
+
+def captioned(picture: Image.Image, caption: str, side: int, caption_height: int) -> Image.Image:
+    """Fits an RGB picture into a white square of `side` pixels, with a caption below it."""
+    scale = side / max(picture.size)
+    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    tile = Image.new("RGB", (side, side + caption_height), "white")
+    tile.paste(picture.resize(size, Image.Resampling.BILINEAR), ((side - size[0]) // 2, (side - size[1]) // 2))
+    ImageDraw.Draw(tile).text((2, side + 2), caption, fill="black")
+    return tile
+
+
+def arrange(tiles: Sequence[Image.Image], header: Image.Image, columns: int) -> Image.Image:
+    """Lays tiles of equal size out in rows of `columns` below a header."""
+    width, height = tiles[0].size if tiles else (0, 0)
+    lines = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (max(width * columns, header.width), header.height + lines * height), "white")
+    sheet.paste(header, (0, 0))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * width, header.height + i // columns * height))
+    return sheet

@@ -1,0 +1,1 @@
+"""From pictures on disk to masks, overlays and a table of scores on disk."""
