@@ -28,7 +28,9 @@ def run(title: str, *command: str | Path) -> None:
     Raises:
         subprocess.CalledProcessError: it failed; it has said why.
     """
-    shown = " ".join(str(Path(part).relative_to(ROOT) if Path(part).is_relative_to(ROOT) else part) for part in command)
+    shown = " ".join(
+        str(Path(part).relative_to(ROOT) if Path(part).is_relative_to(ROOT) else part) for part in command
+    )
     logger.info("\n== %s\n   python %s", title, shown)
     start = time.monotonic()
     subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
@@ -41,7 +43,8 @@ def test_photographs(count: int) -> list[Path]:
         test = {row["case_id"] for row in csv.DictReader(file) if row["split"] == "test"}
     with open(SAMPLE / "ISIC-2017_Training_Part3_GroundTruth.csv", newline="") as file:
         diagnoses = {
-            row["image_id"]: (float(row["melanoma"]), float(row["seborrheic_keratosis"])) for row in csv.DictReader(file)
+            row["image_id"]: (float(row["melanoma"]), float(row["seborrheic_keratosis"]))
+            for row in csv.DictReader(file)
         }
     first_of_each = {diagnoses[case_id]: case_id for case_id in sorted(test, reverse=True)}
     chosen = sorted(first_of_each.values())[:count]

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForImageSegmentation,
     AutoModelForSemanticSegmentation,
 )
+
 # By its own module, since without torchvision transformers 5.17 hides it at the top.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available, logging

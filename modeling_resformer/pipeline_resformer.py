@@ -46,9 +46,7 @@ class ResFormerPipeline(Pipeline):
             "target_size": inputs["target_size"],
         }
 
-    def postprocess(
-        self, outputs: dict[str, Any], threshold: float | Sequence[float] | None = None
-    ) -> dict[str, Any]:
+    def postprocess(self, outputs: dict[str, Any], threshold: float | Sequence[float] | None = None) -> dict[str, Any]:
         sizes = outputs["target_size"]
         sizes = sizes if isinstance(sizes, list) else [sizes]
         return self.image_processor.post_process_multitask(outputs, self.model.config, sizes, threshold)[0]

@@ -63,7 +63,9 @@ def test_both_back_ends_agree_on_real_photographs(size):
     settings = {"size": {"height": size[0], "width": size[1]}}
     for path in PHOTOGRAPHS[:8]:
         with Image.open(path) as picture:
-            one, other = (pixels(cls(**settings), picture) for cls in (ResFormerImageProcessor, ResFormerImageProcessorPil))
+            one, other = (
+                pixels(cls(**settings), picture) for cls in (ResFormerImageProcessor, ResFormerImageProcessorPil)
+            )
         # Tolerance: one grey level in 255 per pixel from rounding after resizing, a hundredth of one in the mean.
         assert np.abs(one - other).max() < 1.01 / 255 / STD.min()
         assert np.abs(one - other).mean() < 0.01 / 255 / STD.min()

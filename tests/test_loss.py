@@ -89,9 +89,7 @@ def test_classification_loss_hand_worked():
     config = tiny_config(class_weights=[1.0, 2.0, 4.0])
     logits = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]])
     labels = torch.tensor([[1.0, 0.0, -100.0], [float("nan"), 1.0, 0.0]])
-    expected = (
-        math.log(2) + 2 * math.log(1 + math.exp(1)) + 2 * math.log(1 + math.exp(-0.5)) + 4 * math.log(2)
-    ) / 4
+    expected = (math.log(2) + 2 * math.log(1 + math.exp(1)) + 2 * math.log(1 + math.exp(-0.5)) + 4 * math.log(2)) / 4
     assert classification_loss(logits, labels, config).item() == pytest.approx(expected, rel=1e-6)
 
 

@@ -40,7 +40,12 @@ VARIANTS = [
     {"qkv_bias": False},
     {"window_size": 7},
     {"decoder_hidden_sizes": [12, 10, 6]},
-    {"hidden_sizes": [8, 16, 24], "cnn_depths": [1, 1, 1], "transformer_depths": [2, 2, 2], "num_attention_heads": [1, 2, 2]},
+    {
+        "hidden_sizes": [8, 16, 24],
+        "cnn_depths": [1, 1, 1],
+        "transformer_depths": [2, 2, 2],
+        "num_attention_heads": [1, 2, 2],
+    },
 ]
 
 
@@ -348,7 +353,10 @@ def test_compile_gives_the_same_answers(config):
         pixel_values = torch.randn(2, 3, *size)
         with torch.no_grad():
             torch.testing.assert_close(
-                compiled(pixel_values).segmentation_logits, model(pixel_values).segmentation_logits, rtol=1e-3, atol=1e-3
+                compiled(pixel_values).segmentation_logits,
+                model(pixel_values).segmentation_logits,
+                rtol=1e-3,
+                atol=1e-3,
             )
 
 

@@ -98,7 +98,12 @@ def packages_without(folder: Path, *hidden: str) -> Path:
 
 def run_as_stranger(script: str, packages: Path, *arguments: str) -> str:
     """Runs a script in a fresh process that sees `packages` only."""
-    environment = {**os.environ, "PYTHONPATH": str(packages), "HF_HOME": str(packages.parent / "hub"), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(packages),
+        "HF_HOME": str(packages.parent / "hub"),
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [sys.executable, "-S", "-c", script, *arguments]
     result = subprocess.run(command, env=environment, cwd=packages.parent, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
