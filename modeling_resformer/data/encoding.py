@@ -183,7 +183,9 @@ def _single_channel(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).replace("<_io.BytesIO object at", "<")[:160]
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture format"  # the original names a memory address
+    return " ".join(str(error).split())[:160]
 
 
 def _shorten(values: list[float]) -> str:

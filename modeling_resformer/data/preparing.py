@@ -149,13 +149,12 @@ def build(builder: CaseBuilder, num_proc: int | None) -> DatasetDict:
     set_verbosity_error()  # its advice is about download caches; progress bars stay
     workers = num_proc if num_proc is not None and num_proc > 1 else None
     builder.download_and_prepare(num_proc=workers)
-    dataset = builder.as_dataset()
-    empty = [name for name, split in dataset.items() if len(split) == 0]
+    empty = [name for name, split in builder.info.splits.items() if split.num_examples == 0]
     if empty:
         raise BadInputError(
             f"{builder.root}: no readable case is left for the split {', '.join(empty)}; see the problems"
         )
-    return dataset
+    return builder.as_dataset()
 
 
 def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> dict[str, Any]:

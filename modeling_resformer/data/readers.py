@@ -58,7 +58,6 @@ class Volume:
 
     voxels: np.ndarray
     header: VolumeHeader
-    image: SimpleITK.Image  # owns the memory that `voxels` shows
 
 
 def read_header(path: Path) -> VolumeHeader:
@@ -107,12 +106,12 @@ def read_volume(path: Path) -> Volume:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise BadInputError(f"{path}: SimpleITK cannot read it ({reason}); copy the volume again") from error
-    voxels = SimpleITK.GetArrayViewFromImage(image)
+    voxels = SimpleITK.GetArrayFromImage(image)  # a copy: a view dies with its image
     if voxels.shape != header.shape:
         raise BadInputError(f"{path}: read as {voxels.shape}, the header says {header.shape}; copy the volume again")
     if voxels.dtype.kind == "f" and np.isnan(voxels).any():
         raise BadInputError(f"{path}: holds NaN ({header.element_type}); expected whole numbers, export it again")
-    return Volume(voxels, header, image)
+    return Volume(voxels, header)
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:

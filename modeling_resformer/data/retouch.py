@@ -26,7 +26,7 @@ from .tables import by_spelling
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
 FLUIDS = ("IRF", "SRF", "PED")
 VENDOR_NAME = re.compile("|".join(VENDORS), re.IGNORECASE)
-CHALLENGE_TEST = re.compile(r"test", re.IGNORECASE)
+CHALLENGE_TEST = re.compile(r"^test|testset", re.IGNORECASE)
 
 # Our split. The paper gives sizes (Table 1) and no ids, so the training volumes of each vendor were put in a drawn order,
 # once, and the order is written out here. Its first 4 volumes with the vendor's full number of slices are the test part,
@@ -70,8 +70,8 @@ class Retouch(CaseBuilder):
     Reads `.../TRAINnnn/{oct,reference}.{mhd,raw}` at any depth below `data_dir`; a folder on the way must name the
     vendor. Configurations: `cirrus`, `spectralis`, `topcon`, `all`. 16-bit volumes (Spectralis) stay 16-bit PNGs.
     Volumes are split whole: by the published list, by a manifest (`splits`), or, with `validation_fraction` or
-    `test_fraction`, by a seeded draw stratified by vendor and fluids. Volumes without reference whose folder says
-    "test" form the split `unlabelled`.
+    `test_fraction`, by a seeded draw stratified by vendor and fluids. Volumes without reference in a `TestSet` folder
+    or named `TEST...` form the split `unlabelled`.
 
     Example:
 
@@ -178,10 +178,10 @@ class Retouch(CaseBuilder):
         for case in tqdm(self.cases, desc="Reading references", unit="volume"):
             if case.reference is not None:
                 try:
-                    codes = np.unique(read_reference(case.reference, read_header(case.oct)))
+                    codes = codes_in(read_reference(case.reference, read_header(case.oct)))
                 except BadInputError:
                     continue  # the same error comes back, and is reported, when the rows are made
-                fluids[case.case_id] = tuple(FLUIDS[code - 1] for code in codes if code)
+                fluids[case.case_id] = tuple(FLUIDS[int(code) - 1] for code in sorted(codes) if code)
         return fluids
 
     def rows(self, case: VolumeCase) -> Iterator[Row]:
@@ -253,11 +253,15 @@ def read_reference(path: Path, oct_header: VolumeHeader) -> np.ndarray:
         raise BadInputError("{}: reference is {} voxels, its oct {}; export it again".format(path, *sizes))
     if not np.allclose(volume.header.direction, oct_header.direction, atol=1e-3):
         raise BadInputError(f"{path}: TransformMatrix differs from that of {oct_header.path.name}; export it again")
-    codes = np.unique(volume.voxels)
-    wrong = [code for code in codes.tolist() if code not in (0, 1, 2, 3)]
+    wrong = sorted(codes_in(volume.voxels) - {0, 1, 2, 3})
     if wrong:
         shown = ", ".join(str(code) for code in wrong[:5])
         raise BadInputError(
             f"{path}: label codes {shown}, expected 0 none, 1 IRF, 2 SRF, 3 PED; correct the reference"
         )
-    return volume.voxels.astype(np.uint8)
+    return volume.voxels.astype(np.uint8, copy=False)
+
+
+def codes_in(voxels: np.ndarray) -> set[int | float]:
+    """Returns the values that occur; slice by slice, since a sort of the whole volume would copy it."""
+    return {code for picture in voxels for code in np.unique(picture).tolist()}
