@@ -6,10 +6,10 @@ A full run; any field of transformers' TrainingArguments is a flag too:
         --class_weights balanced --per_device_train_batch_size 8 --learning_rate 3e-3 --weight_decay 1e-4 \
         --num_train_epochs 100 --seed 0
 
-The same on every GPU of a machine, or on two CPU processes:
+The same on every GPU of a machine, and on two CPU processes:
 
     accelerate launch scripts/train.py --dataset data/isic2017 --output_dir runs/isic2017 ...
-    accelerate launch --cpu --num_processes 2 scripts/train.py ...
+    torchrun --nproc_per_node 2 scripts/train.py --use_cpu --ddp_backend gloo --dataset ...
 
 A recipe is one JSON file of the same names; flags win. On a laptop, two minutes:
 

@@ -116,7 +116,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         if not n:
             continue
         others = [_figure(scores[name]["value"]) if name in scores else "" for scores in baselines.values()]
-        lines.append([name, str(n), _figure(value), f"{_figure(low)} to {_figure(high)}", *others])
+        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+        lines.append([name, str(n), _figure(value), interval, *others])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 

@@ -1,0 +1,225 @@
+"""Training and evaluation: what batch size, workers and processes must not change, and what a run must learn."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from conftest import tiny_config
+from prepared_data import CLASS_LABELS, prepared_dataset
+from transformers import TrainingArguments
+
+from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessorPil
+from modeling_resformer.data.collation import MultiTaskCollator
+from modeling_resformer.data.transforms import Augmentation
+from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
+from modeling_resformer.training.rows import EpochSampler, EvaluationRows, TrainingRows
+from modeling_resformer.training.trainer import ResFormerTrainer
+
+
+NO_AUGMENTATION = Augmentation(0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return prepared_dataset()
+
+
+def make_trainer(dataset, folder, augmentation=NO_AUGMENTATION, model_settings=None, **arguments):
+    torch.manual_seed(0)
+    config = tiny_config(
+        id2label={0: "background", 1: "lesion"},
+        classification_labels=CLASS_LABELS,
+        class_weights=[0.5, 2.0],
+        **(model_settings or {}),
+    )
+    processor = ResFormerImageProcessorPil(size={"height": 32, "width": 32})
+    case_ids = sorted({case for rows in dataset.values() for case in rows["case_id"]})
+    return ResFormerTrainer(
+        model=ResFormerForMultiTask(config),
+        args=TrainingArguments(
+            output_dir=str(folder),
+            **{
+                "remove_unused_columns": False,
+                "batch_eval_metrics": True,
+                "use_cpu": True,
+                "report_to": "none",
+                "save_strategy": "no",
+                "disable_tqdm": True,
+                "per_device_train_batch_size": 4,
+                **arguments,
+            },
+        ),
+        train_dataset=TrainingRows(dataset["train"], augmentation, seed=0),
+        eval_dataset=EvaluationRows(dataset["validation"]),
+        data_collator=MultiTaskCollator(processor, len(CLASS_LABELS), case_ids),
+        processing_class=processor,
+        compute_metrics=EvaluationMetrics(config),
+    )
+
+
+def scores_of(metrics):
+    """Without the seconds, which differ from run to run."""
+    return {name: value for name, value in metrics.items() if not name.endswith(("runtime", "_per_second", "_time"))}
+
+
+def test_eval_loss_is_the_loss_of_one_batch_of_everything(dataset, tmp_path):
+    """Whatever the batch size; with every loss term, and with rows that lack masks or labels."""
+    settings = {"cross_entropy_weight": 0.5, "focal_weight": 0.3}
+    results = []
+    for batch_size in (1, 2, 3, 5):
+        trainer = make_trainer(dataset, tmp_path, model_settings=settings, per_device_eval_batch_size=batch_size)
+        results.append(scores_of(trainer.evaluate()))
+    batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(5)])
+    with torch.no_grad():
+        output = trainer.model.eval()(
+            **{name: batch[name] for name in ("pixel_values", "mask_labels", "class_labels")}
+        )
+    for result in results:
+        assert result == pytest.approx(results[0], abs=1e-6)
+        assert result["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+        assert result["eval_segmentation_loss"] == pytest.approx(output.segmentation_loss.item(), rel=1e-5)
+        assert result["eval_classification_loss"] == pytest.approx(output.classification_loss.item(), rel=1e-5)
+
+
+def test_scores_are_those_of_the_stored_masks(dataset, tmp_path):
+    trainer = make_trainer(dataset, tmp_path, per_device_eval_batch_size=2)
+    result = trainer.evaluate()
+    expected = []
+    for row in dataset["validation"]:
+        if row["mask"] is None:
+            continue
+        pixels = trainer.processing_class(images=[row["image"]], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            logits = trainer.model.eval()(pixels).segmentation_logits
+        true = np.asarray(row["mask"])
+        logits = torch.nn.functional.interpolate(logits, size=true.shape, mode="bilinear")
+        expected.append(sklearn.metrics.jaccard_score(true.ravel(), logits[0].argmax(0).numpy().ravel()))
+    assert result["eval_jaccard"] == pytest.approx(np.mean(expected))
+    cases = [trainer.data_collator.case_ids[case] for case in trainer.compute_metrics.rows.case_index]
+    assert cases == dataset["validation"]["case_id"]
+
+
+def test_rows_that_fill_up_a_last_batch_count_once():
+    def batch(rows):
+        rows = np.array(rows)
+        return {
+            "row_index": rows,
+            "case_index": rows * 10,
+            "mask_counts": np.ones((len(rows), 4, 2), int),
+            "dice_statistics": np.ones((len(rows), 3, 2)),
+            "pixel_losses": np.ones((len(rows), 3)),
+            "classification_logits": np.ones((len(rows), 2)),
+            "class_labels": np.ones((len(rows), 2)),
+        }
+
+    joined = RowStatistics.join([batch([2, 3]), batch([0, 1]), batch([4, 0])])
+    assert joined.row_index.tolist() == [0, 1, 2, 3, 4]
+    assert joined.case_index.tolist() == [0, 10, 20, 30, 40]
+    assert joined.counts.tp.sum(axis=0).tolist() == [5, 5]
+
+
+def test_both_losses_are_logged_and_add_up(dataset, tmp_path):
+    trainer = make_trainer(dataset, tmp_path, max_steps=4, logging_steps=2, gradient_accumulation_steps=2)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(lines) == 2
+    for line in lines:
+        weighted = line["segmentation_loss"] + 0.25 * line["classification_loss"]
+        assert line["loss"] == pytest.approx(weighted, rel=1e-4)
+
+
+def test_four_pictures_are_learned_by_heart(tmp_path):
+    dataset = prepared_dataset(train=4, validation=2, test=2)
+    dataset["validation"] = dataset["train"]
+    trainer = make_trainer(dataset, tmp_path, num_train_epochs=60, learning_rate=5e-3)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"] / 3
+    assert after["eval_jaccard"] > 0.9
+    assert after["eval_accuracy"] == 1
+
+
+def test_every_epoch_is_a_new_order_of_all_rows():
+    sampler, orders = EpochSampler(20, seed=3), []
+    for epoch in (0, 1, 2):
+        sampler.set_epoch(epoch)
+        epochs, rows = np.divmod(list(sampler), 20)
+        assert set(epochs) == {epoch}
+        assert sorted(rows) == list(range(20))
+        orders.append(rows.tolist())
+    assert orders[0] != orders[1] != orders[2]
+    again = EpochSampler(20, seed=3)
+    again.set_epoch(2)
+    assert np.mod(list(again), 20).tolist() == orders[2]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_do_not_change_what_an_epoch_looks_like(dataset, tmp_path, persistent):
+    """Worker processes outlive the epoch, or not: either way epoch 1 has its own order and its own augmentation."""
+    batches = []
+    for settings in ({}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent}):
+        loader = make_trainer(dataset, tmp_path, Augmentation(), **settings).get_train_dataloader()
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            batches.append([batch["pixel_values"] for batch in loader])
+    first, second, first_with_workers, second_with_workers = batches
+    torch.testing.assert_close(first, first_with_workers, rtol=0, atol=0)
+    torch.testing.assert_close(second, second_with_workers, rtol=0, atol=0)
+    assert not torch.equal(first[0], second[0])
+
+
+def test_training_draws_a_new_augmentation_every_epoch(dataset, tmp_path):
+    trainer = make_trainer(dataset, tmp_path, Augmentation(), num_train_epochs=3)
+    drawn = []
+
+    class Recorded(TrainingRows):
+        def __getitem__(self, position):
+            drawn.append(divmod(position, len(self)))
+            return super().__getitem__(position)
+
+    trainer.train_dataset.__class__ = Recorded
+    trainer.train()
+    assert sorted(drawn) == [(epoch, row) for epoch in range(3) for row in range(8)]
+
+
+@pytest.mark.parametrize("wrong", [{"remove_unused_columns": True}, {"batch_eval_metrics": False}])
+def test_arguments_that_would_lose_columns_or_fill_memory_are_refused(dataset, tmp_path, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make_trainer(dataset, tmp_path, **wrong)
+
+
+WORKER = """
+import json, os, sys
+sys.path[:0] = {paths!r}
+from prepared_data import prepared_dataset
+from test_trainer import make_trainer, scores_of
+trainer = make_trainer(prepared_dataset(), {folder!r}, per_device_eval_batch_size=2, ddp_backend="gloo")
+metrics = scores_of(trainer.evaluate())
+trainer.args.max_steps = 2
+trainer.train()
+if trainer.is_world_process_zero():
+    with open({output!r}, "w") as file:
+        json.dump([trainer.args.world_size, metrics], file)
+trainer.accelerator.end_training()
+"""
+
+
+def test_two_processes_evaluate_like_one_and_train(dataset, tmp_path):
+    """Five rows in batches of two on two processes: three rows are padding, none may count."""
+    script, output, tests = tmp_path / "worker.py", tmp_path / "metrics.json", Path(__file__).parent
+    paths = [str(tests), str(tests.parent)]
+    script.write_text(WORKER.format(paths=paths, folder=str(tmp_path / "run"), output=str(output)))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, str(script)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    world_size, metrics = json.loads(output.read_text())
+    assert world_size == 2
+    alone = scores_of(make_trainer(dataset, tmp_path, per_device_eval_batch_size=2).evaluate())
+    assert metrics == pytest.approx(alone, abs=1e-6)
