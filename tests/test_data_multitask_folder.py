@@ -246,7 +246,7 @@ def test_broken_json_lines(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "0", "0=a,0=b", "x=a", "0=", "0=a;1=b,"])
 def test_wrong_mask_values(text):
-    with pytest.raises(BadInputError, match="write e.g. 0=background,255=lesion"):
+    with pytest.raises(BadInputError, match=r"write e\.g\. 0=background,255=lesion"):
         parse_mask_values(text)
 
 

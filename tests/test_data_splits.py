@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 from raw_data import write_csv
 
-
 from modeling_resformer.data.problems import BadInputError, Problems
 from modeling_resformer.data.splits import apply_manifest, carve, read_manifest, stratified_choice, write_manifest
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image as PILImage
 
 from ..drawing import displayable
@@ -104,7 +103,7 @@ def describe_resolution(resolution: Any) -> str:
 def push(folder: Path, repo_id: str, private: bool = True, gated: bool = False) -> str:
     """Uploads a folder of Parquet files and card as one commit; returns the address of the dataset.
 
-    A gated dataset is made private and gated **before** anything is uploaded.
+    Privacy and gate are set **before** anything is uploaded, also on a repository that exists already.
 
     Raises:
         BadInputError: the Hub refuses or cannot be reached; the message says how to go on.
@@ -112,10 +111,10 @@ def push(folder: Path, repo_id: str, private: bool = True, gated: bool = False) 
     api = HfApi()
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=private or gated, exist_ok=True)
-        if gated:
-            api.update_repo_settings(repo_id, repo_type="dataset", private=True, gated="manual")
+        if private or gated:
+            api.update_repo_settings(repo_id, repo_type="dataset", private=True, gated="manual" if gated else None)
         api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset", commit_message="Add the dataset")
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the client's network errors are of other classes from version to version
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInputError(
             f"{folder}: is complete but was not pushed to {repo_id} ({reason}); log in with `hf auth login` and push again"
