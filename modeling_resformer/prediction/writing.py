@@ -72,7 +72,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 def sheet_tile(picture: Image.Image, row: dict[str, Any], name: str) -> Image.Image:
     """An overlay with its name and its highest score below it."""
     best = max(row["class_scores"], key=row["class_scores"].get)
-    return captioned(picture, f"{name}\n{best} {row['class_scores'][best]:.2f}", SHEET_TILE, SHEET_CAPTION)
+    return captioned(picture, f"{name}\n{best}: {row['class_scores'][best]:.2f}", SHEET_TILE, SHEET_CAPTION)
 
 
 def write_sheet(path: Path, tiles: Sequence[Image.Image], mask_classes: Sequence[str]) -> Path:

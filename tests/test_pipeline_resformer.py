@@ -1,0 +1,70 @@
+"""The pipeline: any kind of picture in, one documented answer each, at the picture's size and bit depth."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image
+
+from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessorPil
+from modeling_resformer.pipeline_resformer import ResFormerPipeline
+
+
+PHOTOGRAPH = next((Path(__file__).parents[1] / "examples/isic2017_sample/ISIC-2017_Training_Data").glob("*.jpg"))
+
+
+@pytest.fixture
+def pipe():
+    torch.manual_seed(0)
+    return ResFormerPipeline(
+        model=ResFormerForMultiTask(tiny_config()).eval(),
+        image_processor=ResFormerImageProcessorPil(size={"height": 48, "width": 48}),
+    )
+
+
+def same(one: dict, other: dict) -> None:
+    assert torch.equal(one["segmentation"], other["segmentation"])
+    assert one["class_scores"] == pytest.approx(other["class_scores"], abs=1e-5)
+
+
+def test_an_answer_has_the_documented_keys_and_the_pictures_size(pipe):
+    answer = pipe(Image.new("RGB", (70, 50), "red"))
+    assert set(answer) == {"segmentation", "class_scores", "predicted_labels", "mask_classes"}
+    assert answer["segmentation"].shape == (50, 70)
+    assert set(answer["class_scores"]) == {"IRF", "SRF", "PED"}
+
+
+def test_path_bytes_picture_and_array_are_one_picture(pipe):
+    with Image.open(PHOTOGRAPH) as picture:
+        answers = pipe([str(PHOTOGRAPH), PHOTOGRAPH.read_bytes(), picture, np.asarray(picture)], batch_size=4)
+    for answer in answers[1:]:
+        same(answer, answers[0])
+
+
+def test_batches_answer_as_single_pictures(pipe):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (height, 60, 3), dtype=np.uint8) for height in (40, 50, 60)]
+    for batched, picture in zip(pipe(pictures, batch_size=3), pictures, strict=True):
+        single = pipe(picture)
+        assert batched["segmentation"].shape == picture.shape[:2]
+        assert batched["class_scores"] == pytest.approx(single["class_scores"], abs=1e-4)
+
+
+def test_sixteen_bits_are_kept(pipe):
+    # 256 of 65536 values: black once clipped or cut to 8 bits.
+    faint = np.random.default_rng(0).integers(0, 256, (60, 60), dtype=np.uint16)
+    encoded = io.BytesIO()
+    Image.fromarray(faint).save(encoded, "PNG")
+    pixel_values = pipe.preprocess(encoded.getvalue())["pixel_values"]
+    expected = pipe.image_processor(faint, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixel_values, expected)
+    assert pixel_values[0, 0].std() > 0
+
+
+def test_threshold_decides(pipe):
+    picture = Image.new("RGB", (48, 48))
+    assert pipe(picture, threshold=0.0)["predicted_labels"] == ["IRF", "SRF", "PED"]
+    assert pipe(picture, threshold=1.0)["predicted_labels"] == []

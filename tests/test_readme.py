@@ -1,0 +1,60 @@
+"""The README's Python runs as it stands, and its commands name scripts and flags that exist."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_config
+
+from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder where `make demo` seems to have run."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    model = folder / "outputs" / "demo" / "model"
+    config = tiny_config(
+        id2label={0: "background", 1: "lesion"},
+        classification_labels=["melanoma", "seborrheic_keratosis", "nevus"],
+    )
+    ResFormerForMultiTask(config).save_pretrained(model)
+    ResFormerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(model)
+    return folder
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.split("\n")[0] for block in BLOCKS])
+def test_python_blocks_run(block, checkout, tmp_path, monkeypatch):
+    assert len(block.strip().splitlines()) <= 12
+    (tmp_path / "block.py").write_text(block)
+    monkeypatch.chdir(checkout)
+    runpy.run_path(str(tmp_path / "block.py"))
+
+
+def test_every_file_named_exists():
+    named = re.findall(r"(?:scripts|docs|examples|modeling_resformer)/[\w./-]+", README)
+    missing = [name for name in named if not (ROOT / name.rstrip(".")).exists()]
+    assert not missing
+
+
+COMMANDS = re.findall(
+    r"(scripts/\w+\.py[^\n]*(?:\\\n[^\n]*)*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.split()[0] for command in COMMANDS])
+def test_every_script_flag_shown_is_known(command, monkeypatch, capsys):
+    script, flags = command.split()[0], re.findall(r"--[\w-]+", command)
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    text = capsys.readouterr().out
+    assert flags and not [flag for flag in flags if flag not in text]
