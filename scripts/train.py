@@ -26,6 +26,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 
 from modeling_resformer.data.collation import MultiTaskCollator
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    if model_args.cpu_threads is not None:
+        torch.set_num_threads(model_args.cpu_threads)
     set_seed(training_args.seed)
     prepared = load_prepared(data_args.dataset)
     model = build_model(model_args, prepared)

@@ -132,6 +132,7 @@ def test_flags_win_over_the_recipe_and_config_fields_are_joined(tmp_path):
         ({}, [], "--dataset is missing"),
         ({}, ["--dataset", "d", "--config", "[1]"], "expected a JSON object"),
         ({}, ["--dataset", "d", "--class_weights", "equal"], "expected 'balanced'"),
+        ({}, ["--dataset", "d", "--cpu_threads", "0"], "expected 1 or more"),
     ],
 )
 def test_mistakes_are_named(tmp_path, recipe, flags, message):

@@ -27,7 +27,7 @@ TRAINING_DEFAULTS = {
 
 @dataclass
 class ModelArguments:
-    """Which model is trained. Label names and their numbers come from the dataset."""
+    """Which model is trained, and on how many threads. Label names and their numbers come from the dataset."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub id to start from; default random weights."}
@@ -39,9 +39,18 @@ class ModelArguments:
         default=None,
         metadata={"help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part."},
     )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads of torch on the CPU; default torch's own. With as many threads as cores a small model "
+            "crawls whenever another program is busy, because every thread waits for the one that was put off."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.config = _json_object("--config", self.config)
+        if self.cpu_threads is not None and self.cpu_threads < 1:
+            raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
         if self.class_weights not in (None, "balanced"):
             raise ValueError(
                 f"--class_weights is {self.class_weights!r}; expected 'balanced'. "

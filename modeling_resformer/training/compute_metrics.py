@@ -33,8 +33,8 @@ class RowStatistics:
         row_index: (N,) position in the split, ascending, each once.
         case_index: (N,) the collator's number of the case.
         mask_counts: (N, 4, S) TP, FP, FN, TN in pixels of the stored mask; all 0 for a row without mask.
-        dice_statistics: (N, 3, S) float64 intersection, predicted and target of the soft Dice at the model's input size.
-        pixel_losses: (N, 3) float64 sums of cross-entropy and focal loss over the labelled pixels, and their number.
+        dice_statistics: (N, 3, S) intersection, predicted and target of the soft Dice at the model's input size.
+        pixel_losses: (N, 3) sums of cross-entropy and focal loss over the labelled pixels, and their number.
         classification_logits: (N, K).
         class_labels: (N, K) 1 present, 0 absent, -100 unknown.
     """
@@ -86,7 +86,7 @@ def row_statistics(
         "row_index": batch["row_index"],
         "case_index": batch["case_index"],
         "mask_counts": counts.to(logits.device),
-        "dice_statistics": torch.stack(dice_statistics(logits, labels, ignore_index), dim=1).double(),
+        "dice_statistics": torch.stack(dice_statistics(logits, labels, ignore_index), dim=1),
         "pixel_losses": _pixel_loss_sums(logits, labels, ignore_index),
         "classification_logits": outputs.classification_logits.float(),
         "class_labels": batch["class_labels"],
@@ -128,8 +128,8 @@ class EvaluationMetrics:
         entries: what one batch of the whole split would give.
         """
         config, rows = self.config, self.rows
-        dice_sums = torch.from_numpy(rows.dice_statistics.sum(axis=0))
-        cross_entropy, focal, pixels = rows.pixel_losses.sum(axis=0)
+        dice_sums = torch.from_numpy(rows.dice_statistics.sum(axis=0, dtype=np.float64))
+        cross_entropy, focal, pixels = rows.pixel_losses.sum(axis=0, dtype=np.float64)
         segmentation = float(dice_loss_from_statistics(*dice_sums, config.dice_smooth, config.dice_include_background))
         weighted = config.cross_entropy_weight * cross_entropy + config.focal_weight * focal
         segmentation += float(weighted / max(pixels, 1))
@@ -178,7 +178,7 @@ def _counts_at_stored_size(
 
 
 def _pixel_loss_sums(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """(B, 3) float64 sums of cross-entropy and focal loss, and the number of labelled pixels, of every picture."""
-    pixels = (labels != ignore_index).sum(dim=(1, 2)).double()
+    """(B, 3) sums of cross-entropy and focal loss, and the number of labelled pixels, of every picture."""
+    pixels = (labels != ignore_index).sum(dim=(1, 2)).float()
     means = [torch.stack(pixel_losses(logits[i : i + 1], labels[i : i + 1], ignore_index)) for i in range(len(labels))]
-    return torch.cat([torch.stack(means).double() * pixels[:, None], pixels[:, None]], dim=1)
+    return torch.cat([torch.stack(means) * pixels[:, None], pixels[:, None]], dim=1)
