@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
@@ -25,23 +26,17 @@ from modeling_resformer.data.publishing import size_category, write_card
 
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
 
 
 @pytest.fixture
-def hub():
+def hub(monkeypatch):
     server = StandInHub().start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
     yield server
     server.shutdown()
-
-
-def run(name, *arguments, hub=None, home=None):
-    """Runs a script in its own process, as the Hub's address is read at import."""
-    environment = {**os.environ, **SETTINGS, "HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9"}
-    if home is not None:
-        environment["HF_HOME"] = str(home)
-    command = [sys.executable, name if name == "-c" else str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def main(name, *arguments):
@@ -55,27 +50,21 @@ def main(name, *arguments):
 def test_a_pushed_dataset_comes_back_by_name(tmp_path, hub):
     write_isic(tmp_path / "raw")
     hub.repositories["org/isic"] = {"private": False, "gated": False, "files": {}}  # public already: must not stay so
-    pushed = run(
-        "prepare_isic2017",
-        "--source",
-        tmp_path / "raw",
-        "--output",
-        tmp_path / "out",
-        "--push-to-hub",
-        "org/isic",
-        hub=hub,
-    )
-    assert pushed.returncode == 0, pushed.stderr
+    arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/isic")
+    assert main("prepare_isic2017", *arguments) == 0
     repository = hub.repositories["org/isic"]
     assert repository["private"] is True
-    assert {"README.md", "resformer.json", "splits.csv", "data/train-00000-of-00001.parquet"} <= set(
-        repository["files"]
-    )
+    expected = {"README.md", "resformer.json", "splits.csv", "data/train-00000-of-00001.parquet"}
+    assert expected <= set(repository["files"])
     code = (
         "from datasets import load_dataset; d = load_dataset('org/isic', split='train');"
         "print(d.features['mask_classes'].feature.names, list(d['class_labels']), d[0]['image'].size)"
     )
-    pulled = run("-c", code, hub=hub, home=tmp_path / "home")
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    settings["HF_HUB_DISABLE_XET"] = "1"
+    pulled = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+    )
     assert pulled.stdout.strip() == "['background', 'lesion'] [[0], [1], [2]] (40, 30)", pulled.stderr
 
 
@@ -97,13 +86,8 @@ def test_retouch_is_refused_without_a_statement_before_any_work(tmp_path, capsys
 
 def test_retouch_is_private_and_gated_before_the_first_file(tmp_path, hub):
     write_retouch_volume(tmp_path / "raw" / "Spectralis" / "TRAIN025", dtype="uint16")
-    pushed = run(
-        "prepare_retouch",
-        *("--source", tmp_path / "raw", "--output", tmp_path / "out"),
-        *("--push-to-hub", "org/retouch", "--agreement-allows-sharing"),
-        hub=hub,
-    )
-    assert pushed.returncode == 0, pushed.stderr
+    arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/retouch")
+    assert main("prepare_retouch", *arguments, "--agreement-allows-sharing") == 0
     repository = hub.repositories["org/retouch"]
     assert (repository["private"], repository["gated"]) == (True, "manual")
     paths = [path for _, path in hub.calls]
@@ -114,12 +98,13 @@ def test_retouch_is_private_and_gated_before_the_first_file(tmp_path, hub):
     assert "I hold a signed RETOUCH agreement and use the data within it" in card.data.to_dict()["extra_gated_fields"]
 
 
-def test_an_unreachable_hub_keeps_the_result_and_says_how_to_go_on(tmp_path):
+def test_an_unreachable_hub_keeps_the_result_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     write_isic(tmp_path / "raw")
     arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/isic")
-    failed = run("prepare_isic2017", *arguments)
-    assert failed.returncode == 1
-    assert "is complete but was not pushed to org/isic" in failed.stderr.splitlines()[-1]
+    assert main("prepare_isic2017", *arguments) == 1
+    assert "is complete but was not pushed to org/isic" in capsys.readouterr().err.splitlines()[-1]
     assert len(load_from_disk(tmp_path / "out")["train"]) == 3
 
 
@@ -163,6 +148,7 @@ def test_every_card_fills_in_and_its_header_is_valid(tmp_path, name):
             }
         },
         "groups": {},
+        "volumes": {},
         "skipped": [],
         "warnings": [],
     }
@@ -179,15 +165,9 @@ def test_every_card_fills_in_and_its_header_is_valid(tmp_path, name):
     assert "$" not in text
 
 
-def test_a_card_that_asks_for_something_unknown(tmp_path):
-    (tmp_path / "card.md").write_text("$nothing")
-    metadata = {"num_rows": {"train": 1}, "mask_classes": [], "class_labels": [], "split_rule": ""}
-    metadata |= {"mask_resolution": "native", "source_fingerprint": ""}
-    report = {"splits": {}, "groups": {}, "skipped": [], "warnings": []}
-    with pytest.raises((BadInputError, StopIteration)):
-        write_card(tmp_path, tmp_path / "card.md", metadata, report)
+def test_a_card_template_that_is_missing(tmp_path):
     with pytest.raises(BadInputError, match="no such dataset card template"):
-        write_card(tmp_path, tmp_path / "nowhere.md", metadata, report)
+        write_card(tmp_path, tmp_path / "nowhere.md", {}, {})
 
 
 def test_large_splits_are_cut_into_shards(tmp_path, monkeypatch):

@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +19,7 @@ pytest.importorskip("datasets")
 
 from datasets import load_from_disk
 
-from modeling_resformer.data import Retouch, load_prepared
+from modeling_resformer.data import Retouch, load_prepared, retouch
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.data.retouch import FULL_SLICES, PUBLISHED_ORDER, published_split
 
@@ -294,6 +298,40 @@ def test_a_bad_folder(tmp_path, make, message):
         build(tmp_path, tmp_path / "raw")
 
 
+@pytest.mark.slow
+def test_a_killed_run_leaves_the_old_result_or_none(tmp_path):
+    for number in range(1, 9):
+        write_retouch_volume(folder_of(tmp_path / "raw", "Cirrus", number), (16, 256, 256), seed=number)
+    output = tmp_path / "result" / "out"
+    script = Path(__file__).parents[1] / "scripts" / "prepare_retouch.py"
+    arguments = ("--source", tmp_path / "raw", "--output", output, "--overwrite")
+
+    def kill_half_way():
+        process = subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(output.parent.glob(".out.partial-*/.work/cache/*/*/*/*.arrow")):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        for left in output.parent.glob(".out.partial-*"):
+            shutil.rmtree(left)
+
+    kill_half_way()
+    assert not output.exists()
+    assert run(*arguments) == 0
+    before = (output / "report.json").stat().st_mtime_ns
+    kill_half_way()
+    assert (output / "report.json").stat().st_mtime_ns == before
+    assert sum(len(split) for split in load_prepared(output).dataset.values()) == 128
+    assert run(*arguments) == 0
+    assert (output / "report.json").stat().st_mtime_ns != before
+
+
+def test_streaming_reads_volumes(tmp_path):
+    voxels, reference = write_retouch_volume(folder_of(tmp_path / "raw", "Cirrus", 1))
+    streamed = Retouch(data_dir=tmp_path / "raw", cache_dir=tmp_path / "cache").as_streaming_dataset(split="train")
+    check_rows(list(streamed), voxels, reference, (0.0117, 0.00196, 0.047))
+
+
 def test_the_report_shows_odd_slice_counts_and_ranges(tmp_path):
     for number, slices in ((1, 6), (2, 6), (3, 3)):
         write_retouch_volume(folder_of(tmp_path / "raw", "Cirrus", number), (slices, 16, 12), seed=number)
@@ -302,4 +340,19 @@ def test_the_report_shows_odd_slice_counts_and_ranges(tmp_path):
     assert "volume TRAIN003 (Cirrus) has 3 slices; usual are 6" in report["warnings"]
     voxels = random_volume((6, 16, 12), seed=1)
     assert report["volumes"]["TRAIN001"]["range"] == [voxels.min(), voxels.max()]
+    assert "- TRAIN003: 3, " in (tmp_path / "out" / "report.md").read_text()
     assert report["groups"]["Cirrus"]["spacing"] == [[0.00196, 0.00196], [0.0117, 0.0117]]
+
+
+def test_the_report_counts_by_split_and_vendor(tmp_path, monkeypatch):
+    monkeypatch.setattr(retouch, "FULL_SLICES", {"Cirrus": 6, "Topcon": 6, "Spectralis": 6})
+    for vendor, number in (("Cirrus", 1), ("Cirrus", 18), ("Topcon", 50)):  # 18 is in the published test part
+        write_retouch_volume(folder_of(tmp_path / "raw", vendor, number), seed=number)
+    assert run("--source", tmp_path / "raw", "--output", tmp_path / "out") == 0
+    splits = json.loads((tmp_path / "out" / "report.json").read_text())["splits"]
+    assert {name: {v: g["rows"] for v, g in split["groups"].items()} for name, split in splits.items()} == {
+        "train": {"Cirrus": 6, "Topcon": 6},
+        "test": {"Cirrus": 6},
+    }
+    # the references hold IRF, SRF, PED, none, IRF in slices 1 to 5
+    assert splits["test"]["groups"]["Cirrus"]["class_counts"] == {"IRF": 2, "SRF": 1, "PED": 1}

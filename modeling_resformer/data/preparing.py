@@ -1,7 +1,9 @@
 """From raw files to a finished folder in one step: unpack, build, check, report, rename."""
 
 import argparse
+import glob
 import json
+import logging
 import os
 import shutil
 import sys
@@ -23,6 +25,11 @@ from .problems import BadInputError, read_skipped
 from .publishing import push, write_card, write_parquet
 from .report import Report, format_report, make_report
 from .splits import write_manifest
+
+
+logger = logging.getLogger(__name__)
+
+SHARD_SIZE = "32MB"  # `datasets` needs about four times that while it writes a shard: no more than one volume does
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
         ]
         report = make_report(dataset, skipped, preparation.num_proc)
         metadata = describe(builder, preparation, report)
-        dataset.save_to_disk(str(folder), num_proc=None)
+        dataset.save_to_disk(str(folder), max_shard_size=SHARD_SIZE)
         write_extras(folder, dataset, builder, metadata, report)
         if preparation.parquet or preparation.push_to_hub:
             write_parquet(dataset, folder / "parquet")
@@ -146,7 +153,6 @@ def make_folder(path: Path) -> Path:
 
 def build(builder: CaseBuilder, num_proc: int | None) -> DatasetDict:
     """Runs a builder into its own cache folder and returns all splits."""
-    set_verbosity_error()  # its advice is about download caches; progress bars stay
     workers = num_proc if num_proc is not None and num_proc > 1 else None
     builder.download_and_prepare(num_proc=workers)
     empty = [name for name, split in builder.info.splits.items() if split.num_examples == 0]
@@ -209,6 +215,8 @@ def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     if output.exists():
         check_replaceable(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
+    for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*-*")):
+        logger.warning("%s: left by a run that was killed (or one that still runs); delete it if none runs", left)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
         partial.chmod(0o755)
@@ -300,6 +308,7 @@ def parse_image_size(values: Sequence[int] | None) -> tuple[int, int] | None:
 
 def run(make_builder: MakeBuilder, arguments: argparse.Namespace) -> int:
     """Prepares as the command line says, writes the report to stdout, or one error line to stderr; returns the status."""
+    set_verbosity_error()  # what `datasets` logs is about its caches; progress bars stay
     try:
         preparation = preparation_from(arguments)
         report = prepare(make_builder, preparation)

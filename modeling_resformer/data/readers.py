@@ -106,12 +106,21 @@ def read_volume(path: Path) -> Volume:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise BadInputError(f"{path}: SimpleITK cannot read it ({reason}); copy the volume again") from error
-    voxels = SimpleITK.GetArrayFromImage(image)  # a copy: a view dies with its image
+    voxels = np.asarray(_Owner(image))
     if voxels.shape != header.shape:
         raise BadInputError(f"{path}: read as {voxels.shape}, the header says {header.shape}; copy the volume again")
     if voxels.dtype.kind == "f" and np.isnan(voxels).any():
         raise BadInputError(f"{path}: holds NaN ({header.element_type}); expected whole numbers, export it again")
     return Volume(voxels, header)
+
+
+class _Owner:
+    """Lends an image's memory to NumPy without a copy, and lives as long as any array that shows it."""
+
+    def __init__(self, image: SimpleITK.Image) -> None:
+        self.image = image
+        # Read-only: SimpleITK's own view would die with the image and show freed memory.
+        self.__array_interface__ = SimpleITK.GetArrayViewFromImage(image).__array_interface__
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:

@@ -106,14 +106,37 @@ def split_report(split: Dataset, facts: Sequence[dict[str, Any]]) -> Report:
         "share_of_pixels": {
             name: float(n) / max(int(pixels.sum()), 1) for name, n in zip(names, pixels.tolist(), strict=True)
         },
+        "groups": count_groups(facts, class_names(split.features, "class_labels")),
     }
+
+
+def count_groups(facts: Iterable[dict[str, Any]], labels: Sequence[str]) -> Report:
+    """Returns rows, cases and class counts per vendor, or per source where no vendor is known."""
+    groups = defaultdict(list)
+    for row in facts:
+        groups[group_of(row)].append(row)
+    return {
+        name: {
+            "rows": len(rows),
+            "cases": len({row["case_id"] for row in rows}),
+            "class_counts": {
+                label: sum(index in (row["class_labels"] or ()) for row in rows) for index, label in enumerate(labels)
+            },
+        }
+        for name, rows in sorted(groups.items())
+    }
+
+
+def group_of(row: dict[str, Any]) -> str:
+    """Returns the vendor of a row, or its source where no vendor is known."""
+    return row.get("vendor") or row["source"]
 
 
 def group_report(facts: Iterable[dict[str, Any]]) -> Report:
     """Returns sizes, sample types, ranges and spacing per vendor, or per source where no vendor is known."""
     groups = defaultdict(list)
     for row in facts:
-        groups[row.get("vendor") or row["source"]].append(row)
+        groups[group_of(row)].append(row)
     return {
         name: {
             "rows": len(rows),
@@ -195,6 +218,7 @@ def format_report(report: Report, title: str) -> str:
     """Returns the report as Markdown, for the screen and for `report.md`."""
     lines = [f"# {title}", ""]
     lines += _split_table(report["splits"])
+    lines += _group_table(report["splits"]) if len(report["groups"]) > 1 else []
     for name, group in report["groups"].items():
         spacing = group["spacing"]
         lines += [
@@ -208,10 +232,25 @@ def format_report(report: Report, title: str) -> str:
         ]
     if "balanced_class_weights" in report:
         lines += ["", f"Balanced class weights (training): {describe_weights(report['balanced_class_weights'])}"]
+    volumes = {case_id: volume for case_id, volume in report["volumes"].items() if volume["vendor"] is not None}
+    if volumes:
+        lines += ["", "Volumes (slices, range):"]
+        lines += [f"- {case_id}: {v['slices']}, {v['range'][0]}..{v['range'][1]}" for case_id, v in volumes.items()]
     lines += ["", f"Skipped cases: {len(report['skipped'])}"]
     lines += [f"- {record['problem']}" for record in report["skipped"]]
     lines += ["", f"Warnings: {len(report['warnings'])}", *(f"- {warning}" for warning in report["warnings"]), ""]
     return "\n".join(lines)
+
+
+def _group_table(splits: Report) -> list[str]:
+    labels = list(next(iter(splits.values()))["class_counts"])
+    header = ["split", "vendor", "rows", "cases", *labels]
+    lines = ["", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for name, split in splits.items():
+        for vendor, group in split["groups"].items():
+            cells = [name, vendor, group["rows"], group["cases"], *group["class_counts"].values()]
+            lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return lines
 
 
 def _split_table(splits: Report) -> list[str]:
