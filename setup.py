@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_resformer" / "__
 
 EXTRAS = {
     "vision": ["torchvision>=0.26"],
-    "data": ["datasets>=4.0", "SimpleITK>=2.3", "ImageHash>=4.3", "matplotlib>=3.8", "tqdm>=4.66"],
+    "data": ["datasets>=4.0", "SimpleITK>=2.3", "ImageHash>=4.3", "tqdm>=4.66"],
     "train": [
         "accelerate>=1.10",
         "datasets>=4.0",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,37 @@ def test_spacing_is_scaled_with_the_picture(tmp_path):
     assert build(tmp_path, image_size=(60, 10))["train"][0]["spacing"] == pytest.approx([0.05, 0.8])
 
 
+def test_a_zip_with_the_folder_wrapped_in_it(tmp_path):
+    write_folder(tmp_path / "raw", table=TABLE)
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for path in (tmp_path / "raw").rglob("*.*"):
+            archive.write(path, Path("my scans", path.relative_to(tmp_path / "raw")))
+    arguments = (
+        "--source",
+        tmp_path / "scans.zip",
+        "--output",
+        tmp_path / "out",
+        "--mask-values",
+        "0=background,255=x",
+    )
+    assert run(*arguments) == 0
+    assert load_prepared(tmp_path / "out").dataset["train"]["case_id"] == ["a", "b", "c"]
+
+
+def write_float_picture(root):
+    (root / "images" / "b.jpg").unlink()
+    Image.fromarray(np.full((30, 40), np.nan, dtype=np.float32)).save(root / "images" / "b.tif")
+
+
+def write_two_pages(root):
+    pages = [Image.new("L", (40, 30), value) for value in (0, 9)]
+    (root / "images" / "b.jpg").unlink()
+    pages[0].save(root / "images" / "b.tif", save_all=True, append_images=pages[1:])
+
+
 BAD = [
+    (write_float_picture, "b.tif: samples of mode 'F' are not 8 or 16 bits"),
+    (write_two_pages, "b.tif: holds 2 pictures, expected one"),
     (lambda r: write_mask(r / "masks" / "b.png", values=(0, 254)), "b.png: mask values 254 are unknown"),
     (lambda r: write_mask(r / "masks" / "b.png", size=(9, 9)), "b.png: mask is 9 x 9, its picture 40 x 30"),
     (lambda r: write_mask(r / "masks" / "z.png"), "z.png: mask without a picture"),

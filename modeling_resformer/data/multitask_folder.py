@@ -67,6 +67,17 @@ class MultiTaskFolder(CaseBuilder):
     SOURCE = "folder"
     BUILDER_CONFIG_CLASS = MultiTaskFolderConfig
 
+    @cached_property
+    def root(self) -> Path:
+        """The folder with `images/`; an archive often wraps it in folders of its own."""
+        folder = Path(self.config.data_dir)
+        while not (folder / "images").is_dir():
+            inside = [path for path in folder.iterdir() if path.is_dir()]
+            if len(inside) != 1:
+                return Path(self.config.data_dir)
+            folder = inside[0]
+        return folder
+
     @property
     def mask_classes(self) -> list[str]:
         if self.config.mask_values is None:
