@@ -9,34 +9,20 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_resformer" / "__init__.py").read_text()).group(1)
 
+# Every lower bound is the oldest version the tests were run with.
+DATASETS = "datasets>=4.8.5"
+TQDM = "tqdm>=4.67"
 EXTRAS = {
     "vision": ["torchvision>=0.26"],
-    "data": ["datasets>=4.0", "SimpleITK>=2.3", "ImageHash>=4.3", "tqdm>=4.66"],
-    "train": [
-        "accelerate>=1.10",
-        "datasets>=4.0",
-        "evaluate>=0.4.6",
-        "matplotlib>=3.8",
-        "scikit-learn>=1.4",
-        "tensorboard>=2.16",
-        "tqdm>=4.66",
-    ],
-    "hub": ["Jinja2>=3.1"],
-    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
-    "benchmark": ["matplotlib>=3.8"],
+    "data": [DATASETS, "SimpleITK>=2.4.1", "ImageHash>=4.3.2", TQDM],
+    "train": [DATASETS, "accelerate>=1.12", "evaluate>=0.4.6", TQDM],
+    "hub": ["Jinja2>=3.1.6"],
+    "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
+    "benchmark": ["matplotlib>=3.9.4"],
 }
 EXTRAS["dev"] = sorted(
-    {
-        *EXTRAS["vision"],
-        *EXTRAS["data"],
-        *EXTRAS["train"],
-        *EXTRAS["hub"],
-        "monai>=1.4",
-        "pytest>=8.0",
-        "pytest-timeout>=2.3",
-        "pytest-xdist>=3.6",
-        "ruff>=0.8",
-    }
+    {requirement for extra in ("vision", "data", "train", "hub", "benchmark") for requirement in EXTRAS[extra]}
+    | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}
 )
 
 setup(
@@ -51,10 +37,10 @@ setup(
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17,<6",
-        "safetensors>=0.4.3",
+        "safetensors>=0.8",
         "huggingface-hub>=1.5",
         "pillow>=11.0",
-        "numpy>=1.26",
+        "numpy>=2.0",
     ],
     extras_require=EXTRAS,
     classifiers=[
