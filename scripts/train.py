@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(model_args.cpu_threads)
     set_seed(training_args.seed)
     prepared = load_prepared(data_args.dataset)
+    check_splits(prepared, data_args.dataset)
     model = build_model(model_args, prepared)
     image_processor = build_image_processor(model_args, data_args.image_size)
     ignore_index = model.config.semantic_loss_ignore_index
@@ -70,6 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         report(metrics, prepared, Path(training_args.output_dir), Bootstrap(data_args.bootstrap_samples))
     trainer.accelerator.end_training()
+
+
+def check_splits(prepared: PreparedDataset, folder: str) -> None:
+    if missing := {"train", "validation", "test"} - set(prepared.dataset):
+        raise ValueError(
+            f"{folder} has no {' and no '.join(sorted(missing))} part. Selection needs a validation part and results a "
+            "test part: prepare it again with --validation-fraction and --test-fraction, or with --splits."
+        )
 
 
 def case_ids(prepared: PreparedDataset) -> list[str]:

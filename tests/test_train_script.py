@@ -142,6 +142,13 @@ def test_mistakes_are_named(tmp_path, recipe, flags, message):
         parse_arguments([str(path), *flags])
 
 
+def test_a_dataset_without_validation_part_is_refused_with_the_cure(run, tmp_path):
+    dataset = type(run[0])({"train": run[0]["train"]})
+    dataset.save_to_disk(str(tmp_path / "dataset"))
+    with pytest.raises(ValueError, match=r"no test and no validation part.*--validation-fraction"):
+        train.main(["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "out"), "--use_cpu"])
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_holds_no_path_of_its_own(recipe, tmp_path):
     model, _, training = parse_arguments([str(recipe), "--dataset", "d", "--output_dir", str(tmp_path / "out")])
