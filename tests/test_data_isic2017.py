@@ -331,6 +331,13 @@ def test_an_existing_result_is_replaced_only_on_request_and_only_when_the_new_on
     assert [path.name for path in (tmp_path / "result").iterdir()] == ["out"]
 
 
+def test_the_output_may_lie_inside_the_source(tmp_path):
+    write_isic(tmp_path / "raw")
+    for _ in range(2):
+        assert run("--source", tmp_path / "raw", "--output", tmp_path / "raw" / "prepared", "--overwrite") == 0
+    assert len(load_prepared(tmp_path / "raw" / "prepared").dataset["train"]) == 3
+
+
 def test_overwrite_leaves_foreign_folders_alone(tmp_path, capsys):
     write_isic(tmp_path / "raw")
     (tmp_path / "thesis").mkdir()

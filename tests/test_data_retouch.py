@@ -326,6 +326,15 @@ def test_a_killed_run_leaves_the_old_result_or_none(tmp_path):
     assert (output / "report.json").stat().st_mtime_ns != before
 
 
+def test_torch_sees_all_sixteen_bits(tmp_path):
+    torch = pytest.importorskip("torch")
+    voxels, _ = write_retouch_volume(folder_of(tmp_path / "raw", "Spectralis", 25), dtype="uint16")
+    rows = build(tmp_path, tmp_path / "raw")["train"].with_format("torch")
+    picture = rows[3]["image"]
+    assert picture.shape == (1, 32, 24)
+    np.testing.assert_array_equal(picture[0].to(torch.int32).numpy(), voxels[3])
+
+
 def test_streaming_reads_volumes(tmp_path):
     voxels, reference = write_retouch_volume(folder_of(tmp_path / "raw", "Cirrus", 1))
     streamed = Retouch(data_dir=tmp_path / "raw", cache_dir=tmp_path / "cache").as_streaming_dataset(split="train")

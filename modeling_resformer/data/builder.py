@@ -241,10 +241,10 @@ def scaled_spacing(
 
 
 def source_fingerprint(paths: Sequence[Path]) -> str:
-    """Hashes the names, sizes and modification times of files and of everything in folders."""
+    """Hashes the names, sizes and modification times of files and of everything but hidden files in folders."""
     digest = hashlib.sha256()
     for path in paths:
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = walk_files(path) if path.is_dir() else [path]
         for file in files:
             if not file.exists():
                 raise BadInputError(f"{file}: no such file")

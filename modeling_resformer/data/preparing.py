@@ -1,13 +1,9 @@
 """From raw files to a finished folder in one step: unpack, build, check, report, rename."""
 
 import argparse
-import glob
 import json
-import logging
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +16,13 @@ from datasets.utils.logging import set_verbosity_error
 from .archives import unpack
 from .builder import CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
+from .finished_folder import finished_folder, work_folder
 from .prepared import METADATA_NAME
 from .problems import BadInputError, read_skipped
 from .publishing import push, write_card, write_parquet
 from .report import Report, format_report, make_report
 from .splits import write_manifest
 
-
-logger = logging.getLogger(__name__)
 
 SHARD_SIZE = "32MB"  # `datasets` needs about four times that while it writes a shard: no more than one volume does
 
@@ -202,60 +197,6 @@ def write_hub_files(folder: Path, card: Path | None, metadata: dict[str, Any], r
         write_card(folder / "parquet", card, metadata, report)
     for name in (METADATA_NAME, "splits.csv"):
         shutil.copy2(folder / name, folder / "parquet" / name)
-
-
-@contextmanager
-def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields a folder beside `output` that takes its place when the block ends well, and is removed otherwise.
-
-    Raises:
-        BadInputError: `output` exists and `overwrite` is False, or it holds something that is no prepared dataset.
-    """
-    output = Path(os.path.abspath(output))
-    if output.exists():
-        check_replaceable(output, overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*-*")):
-        logger.warning("%s: left by a run that was killed (or one that still runs); delete it if none runs", left)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
-        partial.chmod(0o755)
-        yield partial
-        swap_in(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_replaceable(output: Path, overwrite: bool) -> None:
-    """Refuses to replace anything but an empty folder or, when asked to, an earlier result."""
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if not overwrite:
-        raise BadInputError(f"{output}: exists already; give another --output, or --overwrite to replace it")
-    if not (output / METADATA_NAME).is_file():
-        raise BadInputError(f"{output}: is no prepared dataset, so --overwrite leaves it alone; give another --output")
-
-
-def swap_in(partial: Path, output: Path) -> None:
-    """Renames `partial` to `output`; what was there goes away afterwards."""
-    old = None
-    if output.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
-        output.rename(old / output.name)
-    partial.rename(output)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def work_folder(folder: Path) -> Iterator[Path]:
-    """Yields a scratch folder inside `folder` that is gone afterwards."""
-    work = folder / ".work"
-    work.mkdir()
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def preparation_parser(description: str, card: Path) -> argparse.ArgumentParser:

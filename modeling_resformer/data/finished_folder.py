@@ -1,0 +1,70 @@
+"""A folder that appears when it is complete, or not at all."""
+
+import glob
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .prepared import METADATA_NAME
+from .problems import BadInputError
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields a folder beside `output` that takes its place when the block ends well, and is removed otherwise.
+
+    Raises:
+        BadInputError: `output` exists and `overwrite` is False, or it holds something that is no prepared dataset.
+    """
+    output = Path(os.path.abspath(output))
+    if output.exists():
+        check_replaceable(output, overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*-*")):
+        logger.warning("%s: left by a run that was killed (or one that still runs); delete it if none runs", left)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        swap_in(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(output: Path, overwrite: bool) -> None:
+    """Refuses to replace anything but an empty folder or, when asked to, an earlier result."""
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise BadInputError(f"{output}: exists already; give another --output, or --overwrite to replace it")
+    if not (output / METADATA_NAME).is_file():
+        raise BadInputError(f"{output}: is no prepared dataset, so --overwrite leaves it alone; give another --output")
+
+
+def swap_in(partial: Path, output: Path) -> None:
+    """Renames `partial` to `output`; what was there goes away afterwards."""
+    old = None
+    if output.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
+        output.rename(old / output.name)
+    partial.rename(output)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """Yields a scratch folder inside `folder` that is gone afterwards."""
+    work = folder / ".work"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
