@@ -180,13 +180,15 @@ def window_axis(size: int, window_size: int, shift_size: int, device: torch.devi
     length = count * window_size
     shift = shift_size * torch.sym_min(real - 1, 1)
     place = torch.arange(length, device=device)
-    position = (place + shift) % length
+    # Wrapped by `where`: ONNX has no remainder by a symbolic size.
+    position = torch.where(place + shift < length, place + shift, place + shift - length)
+    target = torch.arange(size, device=device) - shift
     wrapped = (place >= length - window_size).long() + (place >= length - shift).long()
     return WindowAxis(
         count=count,
         source=position.clamp(max=size - 1),
         group=torch.where(position < size, wrapped, 3),
-        target=(torch.arange(size, device=device) - shift) % length,
+        target=torch.where(target < 0, target + length, target),
     )
 
 

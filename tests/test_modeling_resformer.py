@@ -369,3 +369,22 @@ def test_compile_gives_the_same_answers():
 def test_inputs_that_do_not_fit_are_refused(config, pixel_values, said):
     with pytest.raises(ValueError, match=said):
         ResFormerForMultiTask(config)(pixel_values)
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_answers_at_sizes_it_has_not_seen(config, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = ResFormerForMultiTask(config).eval()
+    dynamic = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    with shape_config.patch(backed_size_oblivious=True):
+        program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=(dynamic,))
+        torch.onnx.export(program, dynamo=True).save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for shape in ((1, 3, 32, 32), (3, 3, 50, 67)):
+        pixel_values = torch.randn(*shape)
+        masks, classes = session.run(None, {session.get_inputs()[0].name: pixel_values.numpy()})
+        with torch.no_grad():
+            expected = model(pixel_values)
+        torch.testing.assert_close(torch.from_numpy(masks), expected.segmentation_logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(torch.from_numpy(classes), expected.classification_logits, rtol=1e-3, atol=1e-3)
