@@ -2,6 +2,7 @@
 
 import io
 import string
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .report import format_report
 
 
 SHARD_BYTES = 200 << 20
-ROW_GROUP = 100  # rows the viewer fetches at once
+ROW_GROUP_BYTES = 16 << 20  # what the viewer fetches, and the writer holds several times, at once
 
 
 def write_parquet(dataset: DatasetDict, folder: Path) -> None:
@@ -25,14 +26,14 @@ def write_parquet(dataset: DatasetDict, folder: Path) -> None:
     (folder / "data").mkdir(parents=True)
     with_preview = any(is_sixteen_bit(split) for split in dataset.values())
     for name, split in dataset.items():
-        shards = max(1, -(-(split.data.nbytes) // SHARD_BYTES))
-        shards = min(shards, len(split))
+        shards = min(-(-split.data.nbytes // SHARD_BYTES), len(split))
+        row_group = max(ROW_GROUP_BYTES * len(split) // split.data.nbytes, 1)
         for index in range(shards):
             shard = split.shard(shards, index, contiguous=True)
-            shard = add_preview(shard) if with_preview else shard
-            shard.to_parquet(
-                str(folder / "data" / f"{name}-{index:05d}-of-{shards:05d}.parquet"), batch_size=ROW_GROUP
-            )
+            path = folder / "data" / f"{name}-{index:05d}-of-{shards:05d}.parquet"
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                shard = add_preview(shard, Path(scratch)) if with_preview else shard
+                shard.to_parquet(str(path), batch_size=row_group)
 
 
 def is_sixteen_bit(split: Dataset) -> bool:
@@ -41,11 +42,12 @@ def is_sixteen_bit(split: Dataset) -> bool:
     return any(PILImage.open(io.BytesIO(row["image"]["bytes"])).mode in SIXTEEN_BIT_MODES for row in undecoded)
 
 
-def add_preview(split: Dataset) -> Dataset:
+def add_preview(split: Dataset, scratch: Path) -> Dataset:
     """Adds an 8-bit copy stretched to its own range: for the eye only, never for training."""
     features = split.features.copy()
     features["preview"] = Image()
-    return split.map(preview, features=features, keep_in_memory=True, desc="Drawing previews")
+    cache = str(scratch / "preview.arrow")
+    return split.map(preview, features=features, cache_file_name=cache, writer_batch_size=16, desc="Drawing previews")
 
 
 def preview(row: dict[str, Any]) -> dict[str, Any]:
