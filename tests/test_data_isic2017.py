@@ -4,6 +4,8 @@ import importlib.util
 import io
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,13 @@ def test_a_rotated_photograph_and_its_raw_mask_stay_together(tmp_path, orientati
     np.testing.assert_array_equal(np.asarray(row["mask"]) == 1, bright)
 
 
+def test_image_size_may_be_one_side(tmp_path):
+    write_isic(tmp_path / "raw")
+    assert build(tmp_path, tmp_path / "raw", image_size=24)["train"][0]["image"].size == (24, 24)
+    with pytest.raises(BadInputError, match="image_size is 0, expected"):
+        build(tmp_path, tmp_path / "raw", image_size=0)
+
+
 def test_fractions_split_the_training_part_by_diagnosis(tmp_path):
     write_isic(tmp_path / "raw", diagnoses=("10", "01", "00", "00") * 10)
     dataset = build(tmp_path, tmp_path / "raw", validation_fraction=0.2, test_fraction=0.1, seed=1)
@@ -219,7 +228,18 @@ def write_truth(root, rows, header=("image_id", "melanoma", "seborrheic_keratosi
 
 
 GOOD = [["ISIC_0000000", "1", "0"], ["ISIC_0000001", "0", "1"], ["ISIC_0000002", "0", "0"]]
+
+
+def claim_gigapixels(root):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        png += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    data(root, "ISIC_0000001.jpg").write_bytes(png)
+
+
 SKIPPABLE = [
+    (claim_gigapixels, "ISIC_0000001.jpg: no decoder takes it (Image size (3600000000 pixels) exceeds limit"),
     (lambda r: data(r, "ISIC_0000001.jpg").write_bytes(b"no picture"), "ISIC_0000001.jpg: no decoder takes it"),
     (
         lambda r: data(r, "ISIC_0000001.jpg").write_bytes(data(r, "ISIC_0000001.jpg").read_bytes()[:400]),

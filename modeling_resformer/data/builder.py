@@ -29,7 +29,7 @@ class PreparationConfig(datasets.BuilderConfig):
         splits: split manifest (`case_id,split`) that overrides any other rule.
         validation_fraction, test_fraction: share of the training cases that moves into a new split.
         seed: of that draw.
-        image_size: (height, width) to store the pictures at; None stores them as they are.
+        image_size: side, or (height, width), to store the pictures at; None stores them as they are.
         allow_missing: keep cases without a mask or image-level labels, with null in their place.
         on_error: "raise" stops at the first bad case, "skip" leaves it out and records it.
         problem_log: JSON-lines file for the skipped cases.
@@ -40,7 +40,7 @@ class PreparationConfig(datasets.BuilderConfig):
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
     seed: int = 0
-    image_size: Sequence[int] | None = None
+    image_size: int | Sequence[int] | None = None
     allow_missing: bool = False
     on_error: str = "raise"
     problem_log: str | None = None
@@ -94,6 +94,17 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     @property
     def root(self) -> Path:
         return Path(self.config.data_dir)
+
+    @cached_property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of the stored pictures, None as they are."""
+        size = self.config.image_size
+        if size is None:
+            return None
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 1:
+            raise BadInputError(f"image_size is {size}, expected a side or (height, width) in pixels")
+        return height, width
 
     @cached_property
     def problems(self) -> Problems:
@@ -196,7 +207,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
 
     def picture_row(self, case: PictureCase, mask_values: dict[int, int]) -> Row:
         """Returns the row of one picture file and its mask file, resized when `image_size` says so."""
-        size = tuple(self.config.image_size) if self.config.image_size is not None else None
+        size = self.image_size
         stored = store_picture(case.picture, size)
         mask = None
         if case.mask is not None:

@@ -191,7 +191,7 @@ class Retouch(CaseBuilder):
             yield self._row(case, volume, index, None if masks is None else masks[index])
 
     def _row(self, case: VolumeCase, volume: Volume, index: int, mask: np.ndarray | None) -> Row:
-        size = tuple(self.config.image_size) if self.config.image_size is not None else None
+        size = self.image_size
         picture = Image.fromarray(np.ascontiguousarray(volume.voxels[index]))
         slice_spacing, *spacing = volume.header.spacing
         original_size = volume.header.shape[1:]
