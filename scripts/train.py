@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepared = load_prepared(data_args.dataset)
     check_splits(prepared, data_args.dataset)
     model = build_model(model_args, prepared)
-    image_processor = build_image_processor(model_args, data_args.image_size)
+    image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
     ignore_index = model.config.semantic_loss_ignore_index
     training_rows = TrainingRows(prepared.dataset["train"], data_args.augmentation, training_args.seed, ignore_index)
     metrics = EvaluationMetrics(model.config, data_args.auc_classes)

@@ -29,7 +29,9 @@ def dataset():
     return prepared_dataset()
 
 
-def make_trainer(dataset, folder, augmentation=NO_AUGMENTATION, model_settings=None, **arguments):
+def make_trainer(
+    dataset, folder, augmentation=NO_AUGMENTATION, model_settings=None, model_class=ResFormerForMultiTask, **arguments
+):
     torch.manual_seed(0)
     config = tiny_config(
         id2label={0: "background", 1: "lesion"},
@@ -40,7 +42,7 @@ def make_trainer(dataset, folder, augmentation=NO_AUGMENTATION, model_settings=N
     processor = ResFormerImageProcessorPil(size={"height": 32, "width": 32})
     case_ids = sorted({case for rows in dataset.values() for case in rows["case_id"]})
     return ResFormerTrainer(
-        model=ResFormerForMultiTask(config),
+        model=model_class(config),
         args=TrainingArguments(
             output_dir=str(folder),
             **{

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.transforms import Augmentation
+from .tasks import TASKS
 
 
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
@@ -29,6 +30,9 @@ TRAINING_DEFAULTS = {
 class ModelArguments:
     """Which model is trained, and on how many threads. Label names and their numbers come from the dataset."""
 
+    task: str = field(
+        default="multi_task", metadata={"help": "What to learn: multi_task, segmentation or classification."}
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub id to start from; default random weights."}
     )
@@ -49,6 +53,8 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self.config = _json_object("--config", self.config)
+        if self.task not in TASKS:
+            raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
         if self.class_weights not in (None, "balanced"):

@@ -5,7 +5,7 @@ batch size nor number of processes changes a result, and logits never outlive th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,19 @@ from ..configuration_resformer import ResFormerConfig
 from ..metrics.counts import Counts, mask_counts
 from ..metrics.scores import Bootstrap, Score, classification_scores, segmentation_scores
 from ..modeling_resformer import (
-    ResFormerMultiTaskOutput,
     classification_loss_sum_and_count,
     dice_loss_from_statistics,
     dice_statistics,
     pixel_losses,
 )
+from .tasks import Task
 
 
 @dataclass(frozen=True)
 class RowStatistics:
     """What evaluation keeps of N rows, S mask classes and K image-level classes. Arrays, rows first.
+
+    The fields about masks are None for a model that only classifies, those about labels for one that only segments.
 
     Attributes:
         row_index: (N,) position in the split, ascending, each once.
@@ -41,18 +43,28 @@ class RowStatistics:
 
     row_index: np.ndarray
     case_index: np.ndarray
-    mask_counts: np.ndarray
-    dice_statistics: np.ndarray
-    pixel_losses: np.ndarray
-    classification_logits: np.ndarray
-    class_labels: np.ndarray
+    mask_counts: np.ndarray | None = None
+    dice_statistics: np.ndarray | None = None
+    pixel_losses: np.ndarray | None = None
+    classification_logits: np.ndarray | None = None
+    class_labels: np.ndarray | None = None
 
     @classmethod
     def join(cls, batches: Sequence[Mapping[str, np.ndarray]]) -> "RowStatistics":
         """All batches as one, in the order of the split; rows that came twice to fill a last batch are dropped."""
-        joined = {field.name: np.concatenate([batch[field.name] for batch in batches]) for field in fields(cls)}
+        joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         _, first = np.unique(joined["row_index"], return_index=True)
         return cls(**{name: array[first] for name, array in joined.items()})
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model segments."""
+        return self.mask_counts is not None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the model classifies."""
+        return self.classification_logits is not None
 
     @property
     def counts(self) -> Counts:
@@ -67,30 +79,32 @@ class RowStatistics:
 
 @torch.no_grad()
 def row_statistics(
-    outputs: ResFormerMultiTaskOutput,
+    outputs: Mapping[str, torch.Tensor],
     batch: Mapping[str, Any],
+    task: Task,
     image_processor: BaseImageProcessor,
     ignore_index: int = 255,
 ) -> dict[str, torch.Tensor]:
-    """The fields of `RowStatistics` for one batch, on the device of the logits.
+    """The fields of `RowStatistics` for one batch, on the device of the logits; those of the model's task only.
 
     Args:
-        outputs: `segmentation_logits` (B, S, h, w) and `classification_logits` (B, K).
+        outputs: of the model: mask logits (B, S, h, w) and class logits (B, K), as far as the task has them.
         batch: what the collator made of evaluation rows.
+        task: of the model.
         image_processor: its post-processing brings logits to the stored masks' sizes, as in inference.
         ignore_index: value of pixels that nobody annotated.
     """
-    logits, labels = outputs.segmentation_logits.float(), batch["mask_labels"]
-    counts = _counts_at_stored_size(outputs, batch["stored_masks"], image_processor, ignore_index)
-    return {
-        "row_index": batch["row_index"],
-        "case_index": batch["case_index"],
-        "mask_counts": counts.to(logits.device),
-        "dice_statistics": torch.stack(dice_statistics(logits, labels, ignore_index), dim=1),
-        "pixel_losses": _pixel_loss_sums(logits, labels, ignore_index),
-        "classification_logits": outputs.classification_logits.float(),
-        "class_labels": batch["class_labels"],
-    }
+    statistics = {"row_index": batch["row_index"], "case_index": batch["case_index"]}
+    if task.mask_logits is not None:
+        logits, labels = outputs[task.mask_logits].float(), batch["mask_labels"]
+        counts = _counts_at_stored_size(logits, batch["stored_masks"], image_processor, ignore_index)
+        statistics["mask_counts"] = counts.to(logits.device)
+        statistics["dice_statistics"] = torch.stack(dice_statistics(logits, labels, ignore_index), dim=1)
+        statistics["pixel_losses"] = _pixel_loss_sums(logits, labels, ignore_index)
+    if task.class_logits is not None:
+        statistics["classification_logits"] = outputs[task.class_logits].float()
+        statistics["class_labels"] = batch["class_labels"]
+    return statistics
 
 
 class EvaluationMetrics:
@@ -122,56 +136,68 @@ class EvaluationMetrics:
         return self.losses() | {name: score.value for name, score in overall.items() if score.n}
 
     def losses(self) -> dict[str, float]:
-        """`loss`, `segmentation_loss` and `classification_loss` of the whole split.
+        """`loss`, and the unweighted `segmentation_loss` and `classification_loss`, of the whole split.
 
         The Dice formula is applied once to sums over all rows, cross-entropies are means over all labelled pixels or
-        entries: what one batch of the whole split would give.
+        entries: what one batch of the whole split would give. With one task alone, `loss` is that task's.
         """
-        config, rows = self.config, self.rows
-        dice_sums = torch.from_numpy(rows.dice_statistics.sum(axis=0, dtype=np.float64))
-        cross_entropy, focal, pixels = rows.pixel_losses.sum(axis=0, dtype=np.float64)
-        segmentation = float(dice_loss_from_statistics(*dice_sums, config.dice_smooth, config.dice_include_background))
-        weighted = config.cross_entropy_weight * cross_entropy + config.focal_weight * focal
-        segmentation += float(weighted / max(pixels, 1))
-        logits, labels = torch.from_numpy(rows.classification_logits), torch.from_numpy(rows.class_labels)
-        total, entries = classification_loss_sum_and_count(logits, labels, config.class_weights)
-        classification = float(total / entries.clamp(min=1))
-        return {
-            "loss": config.segmentation_loss_weight * segmentation
-            + config.classification_loss_weight * classification,
-            "segmentation_loss": segmentation,
-            "classification_loss": classification,
-        }
+        config, parts = self.config, {}
+        if self.rows.has_masks:
+            parts["segmentation_loss"] = self._segmentation_loss()
+        if self.rows.has_labels:
+            parts["classification_loss"] = self._classification_loss()
+        if len(parts) == 1:
+            return {"loss": next(iter(parts.values())), **parts}
+        loss = config.segmentation_loss_weight * parts["segmentation_loss"]
+        return {"loss": loss + config.classification_loss_weight * parts["classification_loss"], **parts}
 
     def scores(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
-        """Every score of `metrics/scores.py` by name, with intervals if asked for."""
+        """The scores of `metrics/scores.py` that the model's task has, by name, with intervals if asked for."""
+        config, rows, scores = self.config, self.rows, {}
+        if rows.has_masks:
+            scores |= segmentation_scores(rows.counts, rows.case_index, config.mask_class_names, bootstrap=bootstrap)
+        if rows.has_labels:
+            scores |= classification_scores(
+                rows.probabilities,
+                rows.class_labels,
+                rows.case_index,
+                config.image_class_names,
+                thresholds=self.thresholds,
+                auc_classes=self.auc_classes,
+                bootstrap=bootstrap,
+            )
+        return scores
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The K decision thresholds: the config's, 0.5 where it has none."""
+        return list(self.config.classification_thresholds or [0.5] * len(self.config.image_class_names))
+
+    def _segmentation_loss(self) -> float:
         config, rows = self.config, self.rows
-        thresholds = config.classification_thresholds
-        return segmentation_scores(
-            rows.counts, rows.case_index, config.mask_class_names, bootstrap=bootstrap
-        ) | classification_scores(
-            rows.probabilities,
-            rows.class_labels,
-            rows.case_index,
-            config.image_class_names,
-            thresholds=0.5 if thresholds is None else thresholds,
-            auc_classes=self.auc_classes,
-            bootstrap=bootstrap,
-        )
+        dice_sums = torch.from_numpy(rows.dice_statistics.sum(axis=0, dtype=np.float64))
+        dice_loss = dice_loss_from_statistics(*dice_sums, config.dice_smooth, config.dice_include_background)
+        cross_entropy, focal, pixels = rows.pixel_losses.sum(axis=0, dtype=np.float64)
+        weighted = config.cross_entropy_weight * cross_entropy + config.focal_weight * focal
+        return float(dice_loss) + float(weighted / max(pixels, 1))
+
+    def _classification_loss(self) -> float:
+        logits, labels = torch.from_numpy(self.rows.classification_logits), torch.from_numpy(self.rows.class_labels)
+        total, entries = classification_loss_sum_and_count(logits, labels, self.config.class_weights)
+        return float(total / entries.clamp(min=1))
 
 
 def _counts_at_stored_size(
-    outputs: ResFormerMultiTaskOutput,
+    logits: torch.Tensor,
     stored_masks: Sequence[torch.Tensor],
     image_processor: BaseImageProcessor,
     ignore_index: int,
 ) -> torch.Tensor:
     """(B, 4, S) pixel counts; one picture at a time, since stored sizes differ and may be large."""
-    num_classes = outputs.segmentation_logits.shape[1]
     sizes = [tuple(mask.shape) for mask in stored_masks]
-    predicted = image_processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+    predicted = image_processor.post_process_semantic_segmentation({"logits": logits}, target_sizes=sizes)
     counts = [
-        np.stack(mask_counts(p[None], t[None], num_classes, ignore_index), axis=1)
+        np.stack(mask_counts(p[None], t[None], logits.shape[1], ignore_index), axis=1)
         for p, t in zip(predicted, stored_masks, strict=True)
     ]
     return torch.from_numpy(np.concatenate(counts))

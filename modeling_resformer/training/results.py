@@ -6,9 +6,11 @@
      "interval": {"level": 0.95, "samples": 1000, "resampled": "cases"},
      "losses": {"loss": ..., "segmentation_loss": ..., "classification_loss": ...},
      "model": {"dice": {"value": ..., "low": ..., "high": ..., "n": ...}, "dice_lesion": {...}, ..., "auc": {...}},
-     "baselines": {"everything_lesion": {"dice": {...}, ...}, "mean_training_mask": {...}, "otsu_threshold": {...}}}
+     "baselines": {"everything_lesion": {"dice": {...}, ...}, "mean_training_mask": {...}, "otsu_threshold": {...}},
+     "thresholds": {"melanoma": 0.5, ...}}
 
-The names are those of `metrics/scores.py`. A value that the data leave undefined is null.
+The names are those of `metrics/scores.py`. A value that the data leave undefined is null. A model of one task has that
+task's loss and scores only; the baselines are masks, learned from the training part, and need both.
 """
 
 import csv
@@ -50,27 +52,36 @@ def summarise(
 
     The baselines learn from the training part and predict the same rows at the same resolution.
     """
-    rows, names, ignore_index = (
-        metrics.rows,
-        metrics.config.mask_class_names,
-        metrics.config.semantic_loss_ignore_index,
-    )
-    masks = (row["mask"] for row in dataset["train"].select_columns("mask") if row["mask"] is not None)
-    training = summarise_training_masks(masks, len(names), ignore_index)
-    pairs = dataset[split].select(rows.row_index).select_columns(["image", "mask"])
-    baselines = {
-        name: segmentation_scores(counts, rows.case_index, names, bootstrap=bootstrap)
-        for name, counts in baseline_counts(pairs, training, ignore_index).items()
-    }
-    return {
+    rows, config = metrics.rows, metrics.config
+    results = {
         "split": split,
         "images": len(rows.row_index),
         "cases": len(set(rows.case_index.tolist())),
-        "mask_resolution": "as stored in the dataset",
+        "mask_resolution": "as stored in the dataset" if rows.has_masks else None,
         "interval": {"level": bootstrap.level, "samples": bootstrap.samples, "resampled": "cases"},
         "losses": metrics.losses(),
         "model": _as_dicts(metrics.scores(bootstrap)),
-        "baselines": {name: _as_dicts(scores) for name, scores in baselines.items()},
+        "baselines": _baselines(metrics, dataset, split, bootstrap),
+    }
+    if rows.has_labels:
+        results["thresholds"] = dict(zip(config.image_class_names, metrics.thresholds, strict=True))
+    return results
+
+
+def _baselines(
+    metrics: EvaluationMetrics, dataset: datasets.DatasetDict, split: str, bootstrap: Bootstrap
+) -> dict[str, dict[str, Any]]:
+    """Mask scores by baseline; none for a model without masks or a dataset without a training part."""
+    rows, names = metrics.rows, metrics.config.mask_class_names
+    if not rows.has_masks or "train" not in dataset:
+        return {}
+    ignore_index = metrics.config.semantic_loss_ignore_index
+    masks = (row["mask"] for row in dataset["train"].select_columns("mask") if row["mask"] is not None)
+    training = summarise_training_masks(masks, len(names), ignore_index)
+    pairs = dataset[split].select(rows.row_index).select_columns(["image", "mask"])
+    return {
+        name: _as_dicts(segmentation_scores(counts, rows.case_index, names, bootstrap=bootstrap))
+        for name, counts in baseline_counts(pairs, training, ignore_index).items()
     }
 
 
@@ -82,7 +93,8 @@ def write_results(results: Mapping[str, Any], path: Path) -> None:
 def write_per_case(metrics: EvaluationMetrics, rows: datasets.Dataset, path: Path) -> None:
     """Write a CSV line for every image, keyed by `case_id` and `slice_index`: counts, scores, probabilities, labels.
 
-    Whatever the tables report can be computed from these lines again. An empty field is unknown or undefined.
+    Whatever the tables report can be computed from these lines again. An empty field is unknown or undefined. A model
+    of one task has that task's columns only.
 
     Args:
         metrics: after the evaluation.
@@ -91,15 +103,13 @@ def write_per_case(metrics: EvaluationMetrics, rows: datasets.Dataset, path: Pat
     """
     seen, config = metrics.rows, metrics.config
     keys = rows.select(seen.row_index).select_columns(["case_id", "slice_index"])
-    labels = zip(seen.probabilities, seen.class_labels, strict=True)
-    lines = [
-        {
-            **key,
-            **_mask_fields(seen.counts.take([i]), config.mask_class_names),
-            **_label_fields(*label, config.image_class_names),
-        }
-        for i, (key, label) in enumerate(zip(keys, labels, strict=True))
-    ]
+    columns: list[Iterable[Mapping[str, Any]]] = [keys]
+    if seen.has_masks:
+        columns.append(_mask_fields(seen.counts.take([i]), config.mask_class_names) for i in range(len(keys)))
+    if seen.has_labels:
+        labels = zip(seen.probabilities, seen.class_labels, strict=True)
+        columns.append(_label_fields(*pair, config.image_class_names) for pair in labels)
+    lines = [{name: part[name] for part in parts for name in part} for parts in zip(*columns, strict=True)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(lines[0]))
     writer.writeheader()
@@ -112,9 +122,9 @@ def format_table(results: Mapping[str, Any]) -> str:
     model, baselines = results["model"], results["baselines"]
     lines = [["score", "n", "model", f"{results['interval']['level']:.0%} interval", *baselines]]
     for name in TABLE_SCORES:
-        value, low, high, n = (model[name][key] for key in ("value", "low", "high", "n"))
-        if not n:
+        if name not in model or not model[name]["n"]:
             continue
+        value, low, high, n = (model[name][key] for key in ("value", "low", "high", "n"))
         others = [_figure(scores[name]["value"]) if name in scores else "" for scores in baselines.values()]
         interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
         lines.append([name, str(n), _figure(value), interval, *others])

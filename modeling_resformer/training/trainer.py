@@ -1,6 +1,5 @@
 """`transformers.Trainer` where it needs help: cases carried past the model, both losses logged, exact evaluation."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,15 +9,11 @@ from transformers import Trainer
 
 from .compute_metrics import row_statistics
 from .rows import EpochSampler
-
-
-# What the collator adds for evaluation and for messages; forward() takes everything else.
-ROW_KEYS = ("case_index", "row_index", "stored_masks")
-LOSS_NAMES = ("segmentation_loss", "classification_loss")
+from .tasks import task_named
 
 
 class ResFormerTrainer(Trainer):
-    """A Trainer for models that fill the forward contract of `ResFormerForMultiTask`.
+    """A Trainer for the three classes of `tasks.py`.
 
     `train_dataset` is a `TrainingRows`, `eval_dataset` an `EvaluationRows`, `data_collator` a `MultiTaskCollator`,
     `processing_class` the image processor and `compute_metrics` an `EvaluationMetrics`.
@@ -32,7 +27,8 @@ class ResFormerTrainer(Trainer):
         for name, needed in (("remove_unused_columns", False), ("batch_eval_metrics", True)):
             if getattr(self.args, name) is not needed:
                 raise ValueError(f"ResFormerTrainer needs TrainingArguments({name}={needed}); it is {not needed}.")
-        self._loss_sums = torch.zeros(len(LOSS_NAMES), device=self.args.device)
+        self.task = task_named(type(self.model).__name__)
+        self._loss_sums = torch.zeros(len(self.task.losses), device=self.args.device)
         self._loss_steps = 0
 
     def compute_loss(
@@ -42,17 +38,18 @@ class ResFormerTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The model's own loss; both parts are kept for the log."""
-        loss, outputs = super().compute_loss(model, _forward_arguments(inputs), True, num_items_in_batch)
-        self._loss_sums += torch.stack([outputs[name].detach().float() for name in LOSS_NAMES])
+        """The model's own loss; its parts are kept for the log."""
+        arguments = self.task.forward_arguments(inputs)
+        loss, outputs = super().compute_loss(model, arguments, True, num_items_in_batch)
+        self._loss_sums += self.task.loss_parts(outputs)
         self._loss_steps += 1
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with both losses beside their weighted sum in the lines about training."""
+        """Log, with each task's loss beside their weighted sum in the lines about training."""
         if "loss" in logs and self._loss_steps:
             means = self.accelerator.reduce(self._loss_sums / self._loss_steps, reduction="mean")
-            logs |= dict(zip(LOSS_NAMES, means.tolist(), strict=True))
+            logs |= dict(zip(self.task.losses, means.tolist(), strict=True))
             self._loss_sums.zero_()
             self._loss_steps = 0
         super().log(logs, start_time)
@@ -72,14 +69,11 @@ class ResFormerTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"])
         config = self.accelerator.unwrap_model(model).config
-        statistics = row_statistics(outputs, inputs, self.processing_class, config.semantic_loss_ignore_index)
+        ignore_index = config.semantic_loss_ignore_index
+        statistics = row_statistics(outputs, inputs, self.task, self.processing_class, ignore_index)
         return None, statistics, inputs["row_index"]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return EpochSampler(len(dataset), seed)
-
-
-def _forward_arguments(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in inputs.items() if name not in ROW_KEYS}
