@@ -4,11 +4,10 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
+VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
 TESTS ?= tests
-SOURCES := modeling_resformer scripts tests benchmarks setup.py
 
 .PHONY: help demo test test-slow quality style clean
 

@@ -6,8 +6,8 @@ import matplotlib
 
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import FancyBboxPatch  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyBboxPatch
 
 
 ENCODER, SKIP, DECODER, HEAD = "#cfe3f5", "#fbe3c0", "#d5ecd4", "#f3d1d1"
@@ -16,13 +16,17 @@ DECODED = ["256 · 1/8", "128 · 1/4", "64 · 1/2"]
 
 
 def box(axes: plt.Axes, x: float, y: float, text: str, colour: str, width: float = 2.5, height: float = 0.86) -> None:
-    patch = FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.04", fc=colour, ec="#555")
+    patch = FancyBboxPatch(
+        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.04", fc=colour, ec="#555"
+    )
     axes.add_patch(patch)
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5)
 
 
 def arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#444", "lw": 1.1, "shrinkA": 0, "shrinkB": 0})
+    axes.annotate(
+        "", end, start, arrowprops={"arrowstyle": "-|>", "color": "#444", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+    )
     if text:
         middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
         axes.text(middle[0] + 0.1, middle[1], text, fontsize=7.5, va="center", color="#333")

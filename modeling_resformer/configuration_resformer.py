@@ -2,11 +2,13 @@
 """ResFormer configuration: every number of the architecture and of the loss, with its default.
 
 The network is that of "Multi-scale Feature Enhancement in Multi-task Learning for Medical Image Analysis"
-(arXiv 2412.00351). Where the paper gives a value it is the default; defaults it is silent about are said to be ours.
+(arXiv 2412.00351). Where the paper gives a value it is the default; where it is silent the default is ours and marked so.
 """
 
 import copy
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -20,6 +22,29 @@ logger = logging.get_logger(__name__)
 BLOCK_TYPES = ("sequential", "parallel")
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
 _PER_IMAGE_CLASS = ("class_weights", "classification_thresholds")
+
+
+@dataclass(frozen=True)
+class LabelOverride:
+    """Labels that `from_pretrained` was asked for, while it is open which head they mean.
+
+    Attributes:
+        stored: The mask classes of the checkpoint.
+        wanted: New names by index, or a new number of classes.
+        given: Settings per image-level class that were given along, and so belong to the new classes.
+    """
+
+    stored: dict[int, str]
+    wanted: dict[int, str] | int
+    given: list[str]
+
+    def applied_to(self, id2label: dict[int, str]) -> dict[int, str]:
+        """The labels of a head; a number that is the old one keeps the old names."""
+        if isinstance(self.wanted, dict):
+            return self.wanted
+        if self.wanted == len(id2label):
+            return id2label
+        return {index: f"LABEL_{index}" for index in range(self.wanted)}
 
 
 @strict
@@ -41,20 +66,20 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         num_attention_heads (`list[int]`, defaults to `(2, 4, 8, 16)`): Attention heads per level.
         block_type (`str`, defaults to `"sequential"`): `"sequential"` is Swin(ResNet(x)), `"parallel"` is
             ResNet(x) + Swin(x) (paper, section 3.1).
-        window_size (`int`, defaults to 7): Side of an attention window; 8 suits 512 x 512 inputs.
+        window_size (`int`, defaults to 7): Side of an attention window (ours, Swin's); 8 suits 512 x 512 inputs.
         mlp_ratio (`float`, defaults to 4.0): Width of the feed-forward network over that of the level.
-        qkv_bias (`bool`, defaults to `True`): Bias on query, key and value.
+        qkv_bias (`bool`, defaults to `True`): Bias on query, key and value (ours, Swin's).
         hidden_act (`str`, defaults to `"gelu"`): Activation of the feed-forward network.
-        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of layer normalisation.
-        hidden_dropout_prob (`float`, defaults to 0.0): Dropout after attention and feed-forward networks.
-        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention probabilities.
-        drop_path_rate (`float`, defaults to 0.1): Stochastic depth of the last Swin layer, rising linearly from 0.
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of layer normalisation (ours).
+        hidden_dropout_prob (`float`, defaults to 0.0): Dropout after attention and feed-forward networks (ours).
+        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention probabilities (ours).
+        drop_path_rate (`float`, defaults to 0.1): Stochastic depth of the last Swin layer, rising linearly from 0 (ours).
         use_dfe (`bool`, defaults to `True`): Dilated feature enhancement on the skips; `False` gives plain U-Net
             skips (paper, Table 9).
         dilation_rates (`list[int]`, defaults to `(6, 12, 18)`): One enhancement branch per rate.
         decoder_hidden_sizes (`list[int]`, *optional*): Channels of the decoder levels, deepest first; by default the
             reversed `hidden_sizes[:-1]`.
-        classifier_hidden_size (`int`, defaults to 32): Width between the two linear layers of the classification head.
+        classifier_hidden_size (`int`, defaults to 32): Width between the two linear layers of the classification head (ours).
         classification_labels (`list[str]`, *optional*): Image-level class names in order; by default the foreground
             mask classes, `id2label[1:]` (the paper's n and n + 1).
         classification_thresholds (`list[float]`, *optional*): Decision threshold on the sigmoid per image-level class;
@@ -63,11 +88,11 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         classification_loss_weight (`float`, defaults to 0.25): Lambda 1 of the paper.
         segmentation_loss_weight (`float`, defaults to 1.0): Lambda 2 of the paper.
         semantic_loss_ignore_index (`int`, defaults to 255): Mask value left out of the segmentation loss.
-        dice_smooth (`float`, defaults to 1e-5): Added to numerator and denominator of the Dice coefficient.
-        dice_include_background (`bool`, defaults to `True`): Whether class 0 counts in the Dice loss.
+        dice_smooth (`float`, defaults to 1e-5): Added to numerator and denominator of the Dice coefficient (ours).
+        dice_include_background (`bool`, defaults to `True`): Whether class 0 counts in the Dice loss (ours).
         cross_entropy_weight (`float`, defaults to 0.0): Weight of a cross-entropy term added to the Dice loss.
         focal_weight (`float`, defaults to 0.0): Weight of a focal term (gamma 2) added to the Dice loss.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables (ours).
         out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`.
 
     Raises:
@@ -89,7 +114,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     mlp_ratio: float | int = 4.0
     qkv_bias: bool = True
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.1
@@ -103,20 +128,21 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     classification_loss_weight: float | int = 0.25
     segmentation_loss_weight: float | int = 1.0
     semantic_loss_ignore_index: int = 255
-    dice_smooth: float = 1e-5
+    dice_smooth: float | int = 1e-5
     dice_include_background: bool = True
     cross_entropy_weight: float | int = 0.0
     focal_weight: float | int = 0.0
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Mask classes of a classification view (`as_classification`), else None.
+        # A config is in one of three states, of which only the first is ever saved:
+        # shared          id2label = mask classes                       both below are None
+        # classification  id2label = image-level classes                _mask_id2label = mask classes
+        # overridden      id2label = what from_pretrained was asked     _label_override = the rest, until a head claims it
         self._mask_id2label: dict[int, str] | None = None
-        # Mask classes as stored, and what `from_pretrained` was asked for instead, until a head claims it.
-        self._stored_id2label: dict[int, str] | None = None
-        self._label_override: dict[int, str] | int | None = None
+        self._label_override: LabelOverride | None = None
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )
@@ -157,47 +183,53 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ResFormerConfig":
         """Builds a config; label overrides are kept until it is known which head they mean."""
         num_labels, id2label, label2id = (kwargs.pop(key, None) for key in ("num_labels", "id2label", "label2id"))
+        classification_labels = kwargs.pop("classification_labels", None)
+        given = [field for field in _PER_IMAGE_CLASS if field in kwargs]
         loaded = super().from_dict(config_dict, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
+        if classification_labels is not None:
+            before = config.image_class_names
+            config.classification_labels = classification_labels
+            config._drop_stale_class_values(before, given)
         if id2label is None and label2id is not None:
             id2label = {index: name for name, index in label2id.items()}
         if id2label is not None:
-            config._override_labels({int(index): name for index, name in id2label.items()})
+            config._override_labels({int(index): name for index, name in id2label.items()}, given)
         elif num_labels is not None:
-            config._override_labels(num_labels)
-        config._drop_stale_class_values(given=kwargs)
+            config._override_labels(num_labels, given)
         return loaded
 
     def as_shared(self) -> "ResFormerConfig":
         """The config as every class saves it, mask classes in `id2label`; `self` where it already is that."""
-        if self._mask_id2label is None and self._stored_id2label is None:
+        if self._mask_id2label is None and self._label_override is None:
             return self
         config = copy.deepcopy(self)
         if self._mask_id2label is not None:
             config._set_labels(self._mask_id2label)
             config.classification_labels = self.image_class_names
             config.problem_type = None
-        config._mask_id2label = config._stored_id2label = config._label_override = None
+        config._mask_id2label = config._label_override = None
         return config
 
     def as_classification(self) -> "ResFormerConfig":
         """A copy whose `id2label` and `problem_type` are those of the classification head, for the stock pipeline."""
-        if self._mask_id2label is not None:
-            return copy.deepcopy(self)
         config = copy.deepcopy(self)
-        labels = _overridden(dict(enumerate(self.image_class_names)), self._label_override)
-        config._mask_id2label = self._stored_id2label or self.id2label
-        config._stored_id2label = config._label_override = None
+        if self._mask_id2label is not None:
+            return config
+        names, override = self.image_class_names, self._label_override
+        labels = dict(enumerate(names)) if override is None else override.applied_to(dict(enumerate(names)))
+        config._mask_id2label = self.id2label if override is None else override.stored
+        config._label_override = None
         config._set_labels(labels)
         config.classification_labels = _names(labels)
         config.problem_type = "multi_label_classification"
-        config._drop_stale_class_values(given={})
+        config._drop_stale_class_values(names, [] if override is None else override.given)
         return config
 
     def to_dict(self) -> dict[str, Any]:
         """Serialises the shared config, whichever head this one belongs to."""
         output = super().to_dict()
-        for key in ("_mask_id2label", "_stored_id2label", "_label_override"):
+        for key in ("_mask_id2label", "_label_override"):
             output.pop(key, None)
         output["id2label"] = dict(enumerate(self.mask_class_names))
         output["label2id"] = {name: index for index, name in output["id2label"].items()}
@@ -246,9 +278,14 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         for field, least in (("num_channels", 1), ("window_size", 2), ("classifier_hidden_size", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}={getattr(self, field)} must be {least} or more.")
+        sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
+        if len(sides) not in (1, 2) or min(sides) < 1:
+            raise ValueError(f"image_size={self.image_size} must be a side in pixels, or height and width.")
         for field in ("mlp_ratio", "layer_norm_eps", "dice_smooth", "initializer_range"):
             if not (getattr(self, field) > 0 and math.isfinite(getattr(self, field))):
                 raise ValueError(f"{field}={getattr(self, field)} must be a finite number above 0.")
+        if int(self.mlp_ratio * min(self.hidden_sizes)) < 1:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves a feed-forward network no width; use 1 or more.")
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1).")
@@ -287,35 +324,27 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.classification_thresholds is not None and not all(0 <= t <= 1 for t in self.classification_thresholds):
             raise ValueError(f"classification_thresholds={list(self.classification_thresholds)} must lie in [0, 1].")
 
-    def _override_labels(self, override: dict[int, str] | int) -> None:
+    def _override_labels(self, wanted: dict[int, str] | int, given: Sequence[str]) -> None:
         """Notes new labels for a head still unknown; the names of the other head stay what they were."""
         self.classification_labels = self.image_class_names
-        self._stored_id2label = self.id2label
-        self._label_override = override
-        self._set_labels(_overridden(self.id2label, override))
+        self._label_override = LabelOverride(self.id2label, wanted, list(given))
+        self._set_labels(self._label_override.applied_to(self.id2label))
 
     def _set_labels(self, id2label: dict[int, str]) -> None:
         self.id2label = dict(id2label)
         self.label2id = {name: index for index, name in id2label.items()}
 
-    def _drop_stale_class_values(self, given: dict[str, Any]) -> None:
+    def _drop_stale_class_values(self, before: Sequence[str], given: Sequence[str]) -> None:
         """Weights and thresholds of image-level classes that were replaced on loading mean nothing any more."""
         for field in _PER_IMAGE_CLASS:
             values = getattr(self, field)
-            if values is not None and field not in given and len(values) != len(self.image_class_names):
-                logger.warning(f"{field}={list(values)} belonged to other image-level classes and was reset to None.")
+            if values is not None and field not in given and list(before) != self.image_class_names:
+                logger.warning(f"{field}={list(values)} belonged to the classes {list(before)} and was reset to None.")
                 setattr(self, field, None)
 
 
 def _names(id2label: dict[int, str]) -> list[str]:
     return [id2label[index] for index in sorted(id2label)]
-
-
-def _overridden(id2label: dict[int, str], override: dict[int, str] | int | None) -> dict[int, str]:
-    """Labels of a head after an override: new names, or a new number that keeps the names where it is the old one."""
-    if override is None or override == len(id2label):
-        return id2label
-    return override if isinstance(override, dict) else {index: f"LABEL_{index}" for index in range(override)}
 
 
 __all__ = ["ResFormerConfig"]

@@ -5,15 +5,16 @@ Pictures become RGB float32, squashed to `size` (the paper's resize), divided by
 normalised; masks are resized to nearest and stay integers. The torchvision back end differs in resizing only.
 """
 
-import shutil
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub.utils import get_session
 from PIL import Image, ImageOps
 from transformers import BatchFeature, PilBackend
 from transformers.image_utils import (
@@ -23,11 +24,14 @@ from transformers.image_utils import (
     ImageInput,
     PILImageResampling,
     SizeDict,
-    load_image,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, logging
 
+
+if TYPE_CHECKING:
+    # Never runs; saving and loading by `trust_remote_code` follow it and take the other back end's file along.
+    from .image_processing_resformer import ResFormerImageProcessor  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -40,6 +44,8 @@ AUTO_MAP = {
 # Every picture is brought to this scale first, so that `rescale_factor` means the same at every bit depth.
 SCALE_MAXIMUM = 255
 EXIF_ORIENTATION = 0x0112
+STORED_ORIENTATION = "resformer_stored_orientation"
+DOWNLOAD_SECONDS = 30
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -59,25 +65,37 @@ class ResFormerImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 def open_picture(source: Any) -> Any:
-    """Opens a path, a URL or encoded bytes at its full bit depth; pictures and arrays pass through.
+    """Opens a path, a URL or encoded bytes, 16-bit grey at its full depth; pictures and arrays pass through.
 
     Raises:
-        ValueError: nothing can decode it; the message names the file.
+        ValueError: nothing can decode it, or it is a volume of several pages; the message names the file.
     """
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return load_image(source)
-    if not isinstance(source, str | Path | bytes | bytearray):
-        return source
-    is_path = isinstance(source, str | Path)
-    name = str(source) if is_path else f"{len(source)} bytes"
+        response = get_session().get(source, timeout=DOWNLOAD_SECONDS)
+        response.raise_for_status()
+        return decoded(BytesIO(response.content), source)
+    if isinstance(source, str | Path):
+        return decoded(Path(source), str(source))
+    if isinstance(source, bytes | bytearray):
+        return decoded(BytesIO(source), f"{len(source)} bytes")
+    return source
+
+
+def decoded(file: Path | BytesIO, name: str) -> Image.Image:
+    """Decodes one picture; TIFF's EXIF orientation, which Pillow applies by itself, is noted for the mask."""
     try:
-        with Image.open(source if is_path else BytesIO(source)) as image:
+        with Image.open(file) as image:
+            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
             image.load()
-            return image
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: not a picture that can be read ({error}).") from error
+    if pages > 1:
+        raise ValueError(f"{name}: holds {pages} pages, a volume; pass them one by one.")
+    image.info[STORED_ORIENTATION] = orientation
+    return image
 
 
 def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
@@ -88,14 +106,15 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
     """
     if not isinstance(image, Image.Image):
         return image, mask
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    orientation = image.info.get(STORED_ORIENTATION, image.getexif().get(EXIF_ORIENTATION, 1))
     upright_image = ImageOps.exif_transpose(image)
     if mask is None:
         return upright_image, None
     if isinstance(mask, Image.Image) and mask.getexif().get(EXIF_ORIENTATION, 1) != 1:
         return upright_image, ImageOps.exif_transpose(mask)
     mask = mask_to_array(mask)
-    if orientation != 1 and mask.shape == (image.height, image.width):
+    size = upright_image.height, upright_image.width
+    if orientation != 1 and mask.shape == (size[::-1] if orientation > 4 else size):
         mask = oriented(mask, orientation)
     return upright_image, mask
 
@@ -151,10 +170,12 @@ def pillow_to_array(image: Image.Image, convert_rgb: bool) -> np.ndarray:
         return (array.astype(np.uint16) if is_sixteen_bit else array)[..., None]
     if image.mode == "F":
         return np.asarray(image)[..., None]
+    if image.mode == "La":
+        image = image.convert("LA")
     if convert_rgb:
-        has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+        has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info
         image = image.convert("RGBA" if has_alpha else "RGB")
-    elif image.mode in ("1", "P"):
+    elif image.mode in ("1", "P", "LA", "PA"):
         image = image.convert("L")
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
@@ -180,7 +201,8 @@ def channels_first(array: np.ndarray, input_data_format: str | ChannelDimension 
             "channels. Pass the slices of a volume as a list."
         )
     if input_data_format is None:
-        first = array.shape[0] in layouts
+        # Where both ends could be channels, three at the front or else three or four at the end.
+        first = array.shape[0] in layouts and (array.shape[0] == 3 or array.shape[-1] not in (3, 4))
     else:
         first = ChannelDimension(input_data_format) == ChannelDimension.FIRST
     return array if first else np.moveaxis(array, -1, 0)
@@ -277,6 +299,8 @@ class ResFormerImageProcessing:
         intensity_range: (low, high) of the stored values where they do not fill the range of their type.
     """
 
+    # Saving copies the code of registered classes, in time for an upload.
+    _auto_class = "AutoImageProcessor"
     valid_kwargs = ResFormerImageProcessorKwargs
     model_input_names = ["pixel_values"]
     resample = PILImageResampling.BILINEAR
@@ -349,7 +373,8 @@ class ResFormerImageProcessing:
             raise ValueError("Got an empty list of pictures; expected one or more.")
         if segmentation_maps is None:
             return pictures, [None] * len(pictures)
-        masks = flat_list(segmentation_maps, single_ndim=2 if len(pictures) > 1 else 3)
+        has_channel = isinstance(segmentation_maps, np.ndarray | torch.Tensor) and segmentation_maps.ndim == 4
+        masks = flat_list(segmentation_maps, single_ndim=3 if has_channel or len(pictures) == 1 else 2)
         if len(masks) != len(pictures):
             raise ValueError(f"Got {len(masks)} masks for {len(pictures)} pictures; expected one for each.")
         return pictures, [open_picture(mask) for mask in masks]
@@ -395,17 +420,8 @@ class ResFormerImageProcessing:
         """Serialises the settings, naming both back ends for `trust_remote_code`."""
         output = super().to_dict()
         output["image_processor_type"] = "ResFormerImageProcessor"
-        output["auto_map"] = AUTO_MAP
+        output["auto_map"] = copy.deepcopy(AUTO_MAP)
         return output
-
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> list[str]:
-        """Saves the settings and, for `trust_remote_code`, the code of both back ends."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        for source in code_files():
-            if source.resolve() != (folder / source.name).resolve():
-                shutil.copyfile(source, folder / source.name)
-        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def post_process_semantic_segmentation(
         self,
@@ -516,19 +532,13 @@ def checked_thresholds(
     """One threshold per class, from the argument, else the config, else 0.5."""
     if threshold is None:
         threshold = 0.5 if defaults is None else defaults
-    values = [threshold] * len(names) if isinstance(threshold, int | float) else list(threshold)
+    values = np.asarray(threshold, dtype=np.float64)
+    values = [values.item()] * len(names) if values.ndim == 0 else values.tolist()
     if len(values) != len(names) or not all(0 <= value <= 1 for value in values):
         raise ValueError(
             f"threshold={threshold} must be a number in [0, 1], or one for each of the classes {list(names)}."
         )
     return values
-
-
-def code_files() -> list[Path]:
-    """Source files of both back ends; this import also makes the Hub's loader fetch the other one."""
-    from .image_processing_resformer import CODE_FILE
-
-    return [Path(__file__), CODE_FILE]
 
 
 class ResFormerImageProcessorPil(ResFormerImageProcessing, PilBackend):

@@ -2,7 +2,6 @@
 """Image processing for ResFormer with torchvision: pictures of one size are resized and normalised together."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,10 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from .image_processing_pil_resformer import ResFormerImageProcessing, ResFormerImageProcessorKwargs
 
 
-CODE_FILE = Path(__file__)
-
-
 class ResFormerImageProcessor(ResFormerImageProcessing, TorchvisionBackend):
     """ResFormer's image processor; see `ResFormerImageProcessing` for its settings."""
 
-    valid_kwargs = ResFormerImageProcessorKwargs
+    valid_kwargs = ResFormerImageProcessorKwargs  # named here too, where transformers looks for it
 
     def _preprocess(
         self,
@@ -37,7 +33,7 @@ class ResFormerImageProcessor(ResFormerImageProcessing, TorchvisionBackend):
         disable_grouping: bool | None = None,
         **_: Any,
     ) -> list[torch.Tensor]:
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in images]
+        tensors = [torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device) for array in images]
         groups, order = group_images_by_shape(tensors, disable_grouping=disable_grouping)
         for shape, batch in groups.items():
             if do_resize and tuple(batch.shape[-2:]) != (size.height, size.width):

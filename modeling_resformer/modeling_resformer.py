@@ -10,7 +10,6 @@ classification head.
 Shapes: B batch, C channels, H x W picture, S mask classes with background, K image-level classes.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,9 +39,10 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_resformer.ResFormerForImageClassification",
     "AutoBackbone": "modeling_resformer.ResFormerBackbone",
 }
-HUB_CODE_FILES = ("configuration_resformer.py", "modeling_resformer.py")
 UNLABELLED = -100
 FOCAL_GAMMA = 2.0
+# CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
+MOST_HEADS = 65_535
 
 
 @dataclass
@@ -310,8 +310,13 @@ class ResFormerWindowAttention(nn.Module):
         if not output_attentions:
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, probabilities = attention(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
-        return context, probabilities if output_attentions else None
+        if output_attentions or torch.compiler.is_compiling() or query.shape[1] <= MOST_HEADS:
+            context, probabilities = attention(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+            return context, probabilities if output_attentions else None
+        most = MOST_HEADS // self.num_heads * self.num_heads
+        parts = zip(*(x.split(most, dim=1) for x in (query, key, value, mask)), strict=True)
+        contexts = [attention(self, *part, dropout=dropout, scaling=self.scaling)[0] for part in parts]
+        return torch.cat(contexts, dim=2), None
 
 
 class ResFormerDropPath(nn.Module):
@@ -622,7 +627,7 @@ def dice_loss_from_statistics(
 ) -> torch.Tensor:
     """1 - mean over classes of (2I + s) / (P + T + s), from pooled (S,) sums; exactly 0 where all are empty."""
     dice = (2 * intersection + smooth) / (predicted + target + smooth)
-    return 1 - dice[0 if include_background else 1 :].mean()
+    return (1 - dice[0 if include_background else 1 :]).mean()
 
 
 def classification_loss_sum_and_count(
@@ -660,10 +665,10 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResFor
         config: Loss settings.
 
     Raises:
-        ValueError: The labels have another shape, are not integers, or hold a value that is no class.
+        ValueError: The labels have another shape, are not integers or, on a CPU, hold a value that is no class.
     """
     ignore_index = config.semantic_loss_ignore_index
-    labels = checked_mask_labels(logits, labels, ignore_index)
+    labels = checked_mask_labels(logits, labels.to(logits.device), ignore_index)
     statistics = [total.sum(0) for total in dice_statistics(logits, labels, ignore_index)]
     loss = dice_loss_from_statistics(*statistics, config.dice_smooth, config.dice_include_background)
     if config.cross_entropy_weight or config.focal_weight:
@@ -681,9 +686,9 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResF
         config: Loss settings.
 
     Raises:
-        ValueError: The labels have another shape.
+        ValueError: The labels have another shape or, on a CPU, values outside their range.
     """
-    labels = checked_class_labels(logits, labels)
+    labels = checked_class_labels(logits, labels.to(logits.device))
     total, count = classification_loss_sum_and_count(logits, labels, config.class_weights)
     return total / count.clamp(min=1)
 
@@ -696,28 +701,33 @@ def checked_mask_labels(logits: torch.Tensor, labels: torch.Tensor, ignore_index
             f"{(batch_size, height, width)}, the pixel_values' batch and size."
         )
     labels = labels.long()
-    # On an accelerator the look at the values would wait for it at every step.
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        known = labels[labels != ignore_index]
-        if known.numel() and (known.min() < 0 or known.max() >= num_classes):
-            raise ValueError(
-                f"Mask labels hold values from {known.min()} to {known.max()}; expected 0..{num_classes - 1} for the "
-                f"{num_classes} mask classes, or {ignore_index} to ignore a pixel."
-            )
+    check_values(f"Mask labels other than {ignore_index}", labels, labels != ignore_index, num_classes - 1)
     return labels
 
 
 def checked_class_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     num_classes = logits.shape[1]
-    if labels.dim() == 1 and len(labels) == len(logits) and not labels.is_floating_point():
+    if labels.dim() == 1 and len(labels) == len(logits) and not labels.is_floating_point() and num_classes > 1:
+        check_values("Class indices", labels, labels >= 0, num_classes - 1)
         multi_hot = F.one_hot(labels.clamp(min=0), num_classes).float()
         return multi_hot.masked_fill((labels < 0)[:, None], UNLABELLED)
     if labels.shape != logits.shape:
+        indices = f", or ({len(logits)},) class indices" if num_classes > 1 else ""
         raise ValueError(
             f"Class labels have the shape {tuple(labels.shape)}; expected {tuple(logits.shape)} with 1 for every class "
-            f"that is present (-100 where unknown), or ({len(logits)},) class indices."
+            f"that is present (-100 where unknown){indices}."
         )
+    check_values("Class labels", labels, (labels != UNLABELLED) & ~labels.isnan(), 1)
     return labels
+
+
+def check_values(kind: str, labels: torch.Tensor, known: torch.Tensor, highest: int) -> None:
+    """Refuses labels outside 0..highest; on an accelerator the look would wait for it at every step, so not there."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    values = labels[known]
+    if values.numel() and (values.min() < 0 or values.max() > highest):
+        raise ValueError(f"{kind} hold values from {values.min()} to {values.max()}; expected 0..{highest}.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -738,7 +748,13 @@ class ResFormerPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ResFormerStage", "ResFormerDilatedFeatureEnhancement"]
+    _no_split_modules = [
+        "ResFormerStage",
+        "ResFormerDilatedFeatureEnhancement",
+        "ResFormerDecoderLayer",
+        "ResFormerSegmentationHead",
+        "ResFormerClassificationHead",
+    ]
     _supports_sdpa = True
     _supports_attention_backend = True
     # The losses are means over a micro-batch, which the Trainer has to divide by the accumulation steps.
@@ -766,27 +782,14 @@ class ResFormerPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def save_pretrained(
-        self, save_directory: str | Path, is_main_process: bool = True, *args: Any, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Saves weights and config and, for `trust_remote_code`, the code that defines them."""
         self.config.auto_map = dict(AUTO_MAP)
-        if is_main_process:
-            copy_code_files(HUB_CODE_FILES, Path(save_directory))
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
-    def wants(self, option: bool | None, name: str) -> bool:
+    def option(self, given: bool | None, name: str) -> bool:
         """An argument of `forward`, or the config's default for it."""
-        return bool(getattr(self.config, name) if option is None else option)
-
-
-def copy_code_files(names: Sequence[str], folder: Path) -> None:
-    """Copies files that lie beside this one into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        source = Path(__file__).with_name(name)
-        if source.resolve() != (folder / name).resolve():
-            shutil.copyfile(source, folder / name)
+        return bool(getattr(self.config, name) if given is None else given)
 
 
 class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
@@ -820,13 +823,13 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
             output_attentions: Whether to return the attention probabilities of every Swin layer.
             return_dict: `False` gives a tuple.
         """
-        feature_maps, attentions = self.encoder(pixel_values, self.wants(output_attentions, "output_attentions"))
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
         output = BackboneOutput(
             feature_maps=tuple(feature_maps[self.stage_names.index(name)] for name in self.out_features),
-            hidden_states=tuple(feature_maps) if self.wants(output_hidden_states, "output_hidden_states") else None,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
             attentions=attentions,
         )
-        return output if self.wants(return_dict, "return_dict") else output.to_tuple()
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
 
 
 class ResFormerForMultiTask(ResFormerPreTrainedModel):
@@ -861,10 +864,10 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
             return_dict: `False` gives a tuple.
 
         Raises:
-            ValueError: An input has another shape, type or range than stated.
+            ValueError: An input has another shape or type or, on a CPU, another range than stated.
         """
         height, width = pixel_values.shape[-2:]
-        feature_maps, attentions = self.encoder(pixel_values, self.wants(output_attentions, "output_attentions"))
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
         decoded = self.decoder(self.dilated_feature_enhancement(feature_maps[1:]))
         segmentation_logits = self.segmentation_head(decoded, height, width)
         classification_logits = self.classification_head(feature_maps)
@@ -879,10 +882,10 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
             **losses,
             segmentation_logits=segmentation_logits,
             classification_logits=classification_logits,
-            hidden_states=tuple(feature_maps) if self.wants(output_hidden_states, "output_hidden_states") else None,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
             attentions=attentions,
         )
-        return output if self.wants(return_dict, "return_dict") else output.to_tuple()
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
 
     def total_loss(
         self, segmentation_loss: torch.Tensor | float = 0.0, classification_loss: torch.Tensor | float = 0.0
@@ -915,16 +918,16 @@ class ResFormerForSemanticSegmentation(ResFormerPreTrainedModel):
     ) -> SemanticSegmenterOutput | tuple:
         """Mask logits (B, S, H, W), and the segmentation loss for `labels` (B, H, W); see `ResFormerForMultiTask`."""
         height, width = pixel_values.shape[-2:]
-        feature_maps, attentions = self.encoder(pixel_values, self.wants(output_attentions, "output_attentions"))
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
         decoded = self.decoder(self.dilated_feature_enhancement(feature_maps[1:]))
         logits = self.segmentation_head(decoded, height, width)
         output = SemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, labels, self.config),
             logits=logits,
-            hidden_states=tuple(feature_maps) if self.wants(output_hidden_states, "output_hidden_states") else None,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
             attentions=attentions,
         )
-        return output if self.wants(return_dict, "return_dict") else output.to_tuple()
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
 
 
 class ResFormerForImageClassification(ResFormerPreTrainedModel):
@@ -951,16 +954,22 @@ class ResFormerForImageClassification(ResFormerPreTrainedModel):
         return_dict: bool | None = None,
     ) -> ImageClassifierOutput | tuple:
         """Class logits (B, K), and the classification loss for `labels` (B, K); see `ResFormerForMultiTask`."""
-        feature_maps, attentions = self.encoder(pixel_values, self.wants(output_attentions, "output_attentions"))
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
         logits = self.classification_head(feature_maps)
         output = ImageClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
-            hidden_states=tuple(feature_maps) if self.wants(output_hidden_states, "output_hidden_states") else None,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
             attentions=attentions,
         )
-        return output if self.wants(return_dict, "return_dict") else output.to_tuple()
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
 
+
+# Saving copies the code of registered classes, in time for an upload.
+ResFormerForMultiTask.register_for_auto_class("AutoModel")
+ResFormerForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+ResFormerForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+ResFormerBackbone.register_for_auto_class("AutoBackbone")
 
 __all__ = [
     "ResFormerBackbone",

@@ -13,9 +13,10 @@ from .image_processing_pil_resformer import as_numpy, channels_first, open_pictu
 class ResFormerPipeline(Pipeline):
     """Segments and classifies one or many pictures with a `ResFormerForMultiTask`.
 
-    Unlike the stock pipelines it answers both tasks at once and keeps 16-bit pictures at 16 bits.
+    Unlike the stock pipelines it answers both tasks at once and keeps 16-bit grey pictures at 16 bits.
 
-        pipe = ResFormerPipeline(model=AutoModel.from_pretrained(folder), image_processor=AutoImageProcessor...)
+        model, image_processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+        pipe = ResFormerPipeline(model=model, image_processor=image_processor)
         pipe("picture.jpg")["predicted_labels"]
 
     Inputs are Pillow pictures, arrays, tensors, paths, URLs or encoded bytes. Each answer is a dict as
@@ -28,7 +29,7 @@ class ResFormerPipeline(Pipeline):
     _load_tokenizer = False
 
     def _sanitize_parameters(
-        self, threshold: float | Sequence[float] | None = None, **_: Any
+        self, threshold: float | Sequence[float] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, {}, {} if threshold is None else {"threshold": threshold}
 

@@ -7,7 +7,6 @@ sheet.png and predictions.json. The exit status is 1 where a picture could not b
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,27 +46,61 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, help="decision threshold on the class scores")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures a forward pass")
     parser.add_argument("--device", default="cpu", help='torch device, such as "cuda"')
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 1:
+        parser.error(f"--batch-size is {arguments.batch_size}; expected 1 or more")
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        parser.error(f"--threshold is {arguments.threshold}; expected a number from 0 to 1")
+    return arguments
 
 
 def load_pipeline(arguments: argparse.Namespace) -> ResFormerPipeline:
-    return ResFormerPipeline(
-        model=AutoModel.from_pretrained(arguments.model, revision=arguments.revision),
-        image_processor=AutoImageProcessor.from_pretrained(arguments.model, revision=arguments.revision),
-        device=arguments.device,
-    )
+    """Raises ValueError where the checkpoint lacks a part of the multi-task model."""
+    model, report = AutoModel.from_pretrained(arguments.model, revision=arguments.revision, output_loading_info=True)
+    missing = sorted({name.split(".")[0] for name in report["missing_keys"]})
+    if missing:
+        raise ValueError(
+            f"{arguments.model}: no weights for {', '.join(missing)}; predictions need a multi-task checkpoint."
+        )
+    image_processor = AutoImageProcessor.from_pretrained(arguments.model, revision=arguments.revision)
+    return ResFormerPipeline(model=model, image_processor=image_processor, device=arguments.device)
 
 
-def readable(paths: Sequence[Path], problems: list[dict[str, str]]) -> Iterator[tuple[Path, Image.Image]]:
+Picture = tuple[Path, Image.Image]
+Problems = list[dict[str, str]]
+
+
+def note(path: Path, error: Exception, problems: Problems) -> None:
+    message = str(error) if str(path) in str(error) else f"{path}: {error}"
+    problems.append({"picture": str(path), "problem": message})
+    logger.error("%s", message)
+
+
+def readable(paths: Sequence[Path], problems: Problems) -> Iterator[Picture]:
     """Yields the pictures that can be read, upright; notes the others."""
     for path in paths:
         try:
             picture, _ = upright(open_picture(path))
         except (OSError, ValueError) as error:
-            problems.append({"picture": str(path), "problem": str(error)})
-            logger.error("%s", error)
+            note(path, error, problems)
         else:
             yield path, picture
+
+
+def answered(
+    batch: list[Picture], pipeline: ResFormerPipeline, threshold: float | None, problems: Problems
+) -> list[tuple[Picture, dict[str, Any]]]:
+    """Pictures with their results; one that cannot be processed is noted, and its batch is tried one by one."""
+    if not batch:
+        return []
+    try:
+        results = pipeline([picture for _, picture in batch], batch_size=len(batch), threshold=threshold)
+    except ValueError as error:
+        if len(batch) == 1:
+            note(batch[0][0], error, problems)
+            return []
+        return [pair for one in batch for pair in answered([one], pipeline, threshold, problems)]
+    return list(zip(batch, results, strict=True))
 
 
 def write_result(
@@ -89,17 +122,16 @@ def predict(arguments: argparse.Namespace) -> int:
     rows, tiles, problems = [], [], []
     for start in tqdm(range(0, len(paths), arguments.batch_size), desc="Predicting", unit="batch"):
         batch = list(readable(paths[start : start + arguments.batch_size], problems))
-        pictures = [picture for _, picture in batch]
-        results = pipeline(pictures, batch_size=len(batch), threshold=arguments.threshold) if batch else []
-        for (path, picture), result in zip(batch, results, strict=True):
+        for (path, picture), result in answered(batch, pipeline, arguments.threshold, problems):
             row, tile = write_result(path, picture, result, names[path], arguments.output)
             rows.append(row)
             tiles.extend([tile] if len(tiles) < SHEET_PICTURES else [])
     written = [write_rows(arguments.output / "predictions.json", rows)]
     if tiles:
         written.append(write_sheet(arguments.output / "sheet.png", tiles, pipeline.model.config.mask_class_names))
+    (arguments.output / "problems.json").unlink(missing_ok=True)
     if problems:
-        write_whole(arguments.output / "problems.json", (json.dumps(problems, indent=2) + "\n").encode())
+        written.append(write_rows(arguments.output / "problems.json", problems))
     for row in rows[:10]:
         scores = ", ".join(f"{name} {score:.2f}" for name, score in row["class_scores"].items())
         sys.stdout.write(f"{row['overlay']}: {scores}\n")
@@ -113,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         return predict(arguments)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 1
 

@@ -1,4 +1,4 @@
-"""A Hub in one process: enough of its HTTP interface to push a dataset and read it back. Nothing leaves the machine."""
+"""A Hub in one process: enough of its HTTP interface to push a dataset or a model and read it back. Nothing leaves the machine."""
 
 import base64
 import hashlib
@@ -76,7 +76,8 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
         private = is_private(wanted)
         self.server.repositories.setdefault(name, {"private": bool(private), "gated": False, "files": {}})
-        self.answer({"url": f"{self.server.url}/datasets/{name}", "name": name})
+        kind = "datasets/" if wanted.get("type") == "dataset" else ""
+        self.answer({"url": f"{self.server.url}/{kind}{name}", "name": name})
 
     def settings(self, body, name):
         wanted, repository = json.loads(body), self.server.repositories[name]
@@ -92,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, body, name):
         files = json.loads(body)["files"]
-        mode = lambda path: "lfs" if path.endswith(".parquet") else "regular"  # noqa: E731
+        mode = lambda path: "lfs" if path.endswith((".parquet", ".safetensors")) else "regular"  # noqa: E731
         self.answer(
             {"files": [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False} for f in files]}
         )
@@ -119,7 +120,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.server.blobs[value["oid"]]
-        self.answer({"commitOid": COMMIT, "commitUrl": f"{self.server.url}/datasets/{name}/commit/{COMMIT}"})
+        kind = "datasets/" if "/datasets/" in self.path else ""
+        self.answer({"commitOid": COMMIT, "commitUrl": f"{self.server.url}/{kind}{name}/commit/{COMMIT}"})
 
     def info(self, body, name):
         if name not in self.server.repositories:
@@ -173,12 +175,12 @@ ROUTES = [
     (r"/api/whoami-v2", Handler.whoami),
     (r"/api/repos/create", Handler.create),
     (r"/api/validate-yaml", Handler.validate),
-    (rf"/api/datasets/{NAME}/settings", Handler.settings),
-    (rf"/api/datasets/{NAME}/preupload/.+", Handler.preupload),
-    (rf"/api/datasets/{NAME}/commit/.+", Handler.commit),
-    (rf"/api/datasets/{NAME}/tree/.+", Handler.tree),
-    (rf"/api/datasets/{NAME}(?:/revision/.+)?", Handler.info),
-    (rf"/datasets/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
+    (rf"/api/(?:datasets|models)/{NAME}/settings", Handler.settings),
+    (rf"/api/(?:datasets|models)/{NAME}/preupload/.+", Handler.preupload),
+    (rf"/api/(?:datasets|models)/{NAME}/commit/.+", Handler.commit),
+    (rf"/api/(?:datasets|models)/{NAME}/tree/.+", Handler.tree),
+    (rf"/api/(?:datasets|models)/{NAME}(?:/revision/.+)?", Handler.info),
+    (rf"(?:/datasets)?/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
     (r"/upload/(\w+)", Handler.upload),
-    (rf"/datasets/{NAME}/resolve/[^/]+/(.+)", Handler.resolve),
+    (rf"(?:/datasets)?/{NAME}/resolve/[^/]+/(.+)", Handler.resolve),
 ]

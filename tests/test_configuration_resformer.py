@@ -50,6 +50,9 @@ def test_saved_config_reloads_as_it_was(tmp_path):
         ("window_size", 1, "2 or more"),
         ("drop_path_rate", 1.0, "[0, 1)"),
         ("dice_smooth", 0.0, "above 0"),
+        ("mlp_ratio", 0.01, "1 or more"),
+        ("mlp_ratio", float("nan"), "above 0"),
+        ("image_size", -5, "pixels"),
         ("focal_weight", float("nan"), "0 or more"),
         ("semantic_loss_ignore_index", 2, "255"),
         ("classification_labels", ["a", "a"], "distinct"),
@@ -64,6 +67,11 @@ def test_a_wrong_value_is_refused_with_field_value_and_cure(field, value, cure):
     assert field in str(error.value)
     assert "\n" not in str(error.value)
     assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["dice_smooth", "layer_norm_eps", "initializer_range", "mlp_ratio"])
+def test_whole_numbers_are_numbers(field):
+    assert getattr(tiny_config(**{field: 1}), field) == 1
 
 
 def test_a_wrong_type_is_refused_with_the_field():
@@ -174,6 +182,21 @@ def test_multi_task_takes_labels_for_its_second_head(checkpoint):
     assert model.classification_head.classifier.out_features == 2
     assert model.config.mask_class_names == MASK_NAMES
     assert model.config.class_weights is None, "weights of other classes must not be kept"
+
+
+@pytest.mark.parametrize(
+    ("model_class", "override", "kept"),
+    [
+        (ResFormerForMultiTask, {"classification_labels": ["x", "y", "z"]}, None),
+        (ResFormerForImageClassification, {"id2label": {0: "x", 1: "y", 2: "z"}}, None),
+        (ResFormerForImageClassification, {"id2label": {0: "x", 1: "y"}, "class_weights": [4.0, 5.0]}, [4.0, 5.0]),
+        (ResFormerForImageClassification, {"num_labels": 3}, [1.0, 2.0, 3.0]),
+        (ResFormerForMultiTask, {"id2label": {0: "background", 1: "x"}}, [1.0, 2.0, 3.0]),
+    ],
+)
+def test_weights_belong_to_the_classes_they_were_set_for(checkpoint, model_class, override, kept):
+    model = model_class.from_pretrained(checkpoint, ignore_mismatched_sizes=True, **override)
+    assert model.config.class_weights == kept
 
 
 def test_one_config_object_serves_several_classes(checkpoint):

@@ -1,6 +1,8 @@
 """The image processor: every kind of picture in, both back ends alike, masks intact, post-processing with names."""
 
 import io
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +206,36 @@ def test_a_broken_file_is_named(processor, tmp_path):
         processor(tmp_path / "broken.jpg")
 
 
+def test_a_volume_of_several_pages_is_refused(processor, tmp_path):
+    pages = [Image.new("L", (8, 8), value) for value in (0, 100, 200)]
+    pages[0].save(tmp_path / "volume.tiff", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=r"volume\.tiff: holds 3 pages"):
+        processor(tmp_path / "volume.tiff")
+
+
+class Files(BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = self.server.files.get(self.path)
+        self.send_response(200 if content else 404)
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_url_keeps_the_bit_depth(native):
+    deep = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    encoded = io.BytesIO()
+    Image.fromarray(deep).save(encoded, "PNG")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        server.files = {"/deep.png": encoded.getvalue()}
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/deep.png"
+        np.testing.assert_allclose(pixels(native, url), pixels(native, deep), atol=1e-6)
+        server.shutdown()
+
+
 def test_sizes_that_do_not_fit_one_batch_are_named(native, rgb):
     with pytest.raises(ValueError, match="20 x 25, 20 x 30"):
         native([rgb, rgb[:, :25]], return_tensors="pt")
@@ -252,6 +284,13 @@ def test_a_mask_in_any_dress_is_one_mask(native, rgb):
         np.testing.assert_array_equal(labels, mask)
 
 
+@pytest.mark.parametrize("shape", [(2, 20, 30), (2, 1, 20, 30), (2, 20, 30, 1)])
+def test_masks_come_as_one_array(native, rgb, shape):
+    masks = np.arange(2).repeat(600).reshape(shape)
+    labels = native([rgb, rgb], segmentation_maps=masks, return_tensors="pt")["labels"]
+    assert labels.shape == (2, 20, 30) and labels[0].max() == 0 and labels[1].min() == 1
+
+
 def test_masks_come_in_batches(processor, rgb):
     masks = [np.zeros((20, 30), np.uint8), np.ones((40, 10), np.uint8)]
     pictures = [rgb, rgb.repeat(2, 0)[:, :10]]
@@ -273,16 +312,22 @@ def test_masks_that_do_not_fit_are_refused(processor, rgb, mask, said):
         processor(rgb, segmentation_maps=mask)
 
 
+@pytest.mark.parametrize("opened", ["by the processor", "by the user"])
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_picture_and_mask_alike(native, orientation, tmp_path):
+def test_exif_orientation_turns_picture_and_mask_alike(native, orientation, suffix, opened, tmp_path):
     rgb = np.zeros((20, 30, 3), np.uint8)
     rgb[2:9, 4:20], mask = 200, np.zeros((20, 30), np.uint8)
     mask[2:9, 4:20] = 1
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as picture:
-        output = native(picture, segmentation_maps=mask, return_tensors="np")
+    path = tmp_path / f"turned.{suffix}"
+    Image.fromarray(rgb).save(path, exif=exif)
+    if opened == "by the processor":
+        output = native(path, segmentation_maps=mask, return_tensors="np")
+    else:
+        with Image.open(path) as picture:
+            output = native(picture, segmentation_maps=mask, return_tensors="np")
     bright = output["pixel_values"][0, 0] > 0
     assert bright.shape == ((30, 20) if orientation > 4 else (20, 30))
     np.testing.assert_array_equal(bright, output["labels"][0] == 1)
@@ -342,6 +387,8 @@ def test_results_come_at_the_target_size(processor):
         ([0.6, 0.1, 0.99], 0.5, ["IRF", "PED"]),
         (None, [0.4, 0.2, 0.9], ["IRF", "SRF", "PED"]),
         (None, 1, []),
+        (None, np.float32(0.5), ["IRF", "PED"]),
+        (None, torch.tensor([0.4, 0.2, 0.9]), ["IRF", "SRF", "PED"]),
     ],
 )
 def test_thresholds_are_the_given_else_the_configs_else_a_half(processor, configured, given, expected):

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from conftest import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerForSemanticSegmentation
-from modeling_resformer.modeling_resformer import classification_loss, dice_statistics, segmentation_loss
+from modeling_resformer.modeling_resformer import (
+    classification_loss,
+    dice_loss_from_statistics,
+    dice_statistics,
+    segmentation_loss,
+)
 
 
 def certain(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -106,6 +111,31 @@ def test_class_indices_are_one_hot_labels(config):
     torch.testing.assert_close(
         classification_loss(logits, indices, config), classification_loss(logits, multi_hot, config)
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([[2.0, 0, 0]]), "from 0.0 to 2.0; expected 0..1"),
+        (torch.tensor([[0.0, -1, 0]]), "from -1.0"),
+        (torch.tensor([[float("inf"), 0, 0]]), "inf"),
+        (torch.tensor([3]), "Class indices hold values from 3 to 3; expected 0..2"),
+    ],
+)
+def test_class_labels_out_of_range_are_refused(config, labels, said):
+    with pytest.raises(ValueError, match=said):
+        classification_loss(torch.zeros(1, 3), labels, config)
+
+
+def test_one_class_takes_no_indices_since_0_would_mean_present(config):
+    with pytest.raises(ValueError, match=r"\(4, 1\) with 1 for every class that is present \(-100 where unknown\)\.$"):
+        classification_loss(torch.zeros(4, 1), torch.tensor([0, 0, 1, 0]), config)
+
+
+@pytest.mark.parametrize("num_classes", [2, 41, 55])
+def test_an_empty_dice_loss_is_exactly_zero_for_any_number_of_classes(num_classes):
+    zeros = torch.zeros(num_classes)
+    assert dice_loss_from_statistics(zeros, zeros, zeros, 1e-5).item() == 0.0
 
 
 def test_total_is_the_papers_weighted_sum(config, batch):

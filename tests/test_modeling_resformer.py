@@ -22,6 +22,7 @@ from modeling_resformer import (
     ResFormerForImageClassification,
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
+    modeling_resformer,
 )
 
 
@@ -227,6 +228,17 @@ def test_eager_and_sdpa_agree_forward_and_backward(size):
     for (name, one), other in zip(eager.named_parameters(), sdpa.parameters(), strict=True):
         assert one.grad.isfinite().all(), name
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_more_windows_than_a_kernel_takes_are_answered_in_parts(config, monkeypatch):
+    model = ResFormerForMultiTask(config).eval()
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = model(pixel_values).segmentation_logits
+        monkeypatch.setattr(modeling_resformer, "MOST_HEADS", 7)
+        for implementation in ("sdpa", "eager"):
+            model.set_attn_implementation(implementation)
+            torch.testing.assert_close(model(pixel_values).segmentation_logits, whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -68,3 +68,8 @@ def test_threshold_decides(pipe):
     picture = Image.new("RGB", (48, 48))
     assert pipe(picture, threshold=0.0)["predicted_labels"] == ["IRF", "SRF", "PED"]
     assert pipe(picture, threshold=1.0)["predicted_labels"] == []
+
+
+def test_a_misspelt_option_is_refused(pipe):
+    with pytest.raises(TypeError, match="treshold"):
+        pipe(Image.new("RGB", (48, 48)), treshold=0.9)

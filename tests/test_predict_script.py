@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tiny_config
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.drawing import arrange, class_colour, displayable, draw_contours, legend
+from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.drawing import arrange, class_colour, displayable, draw_contours, eroded, legend
 from modeling_resformer.prediction.pictures import find_pictures, result_names
 from modeling_resformer.prediction.writing import mask_picture, write_whole
 
@@ -63,6 +63,33 @@ def test_a_bad_file_is_named_and_does_not_stop_the_rest(predict, model, tmp_path
     assert problem["picture"] == str(broken) and "broken.jpg: not a picture" in problem["problem"]
 
 
+def test_a_picture_that_cannot_be_processed_does_not_stop_its_batch(predict, model, tmp_path):
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    inputs = [str(PHOTOGRAPHS[0]), str(tmp_path / "nan.tiff"), str(PHOTOGRAPHS[1])]
+    assert predict([model, *inputs, "--output", str(tmp_path / "out")]) == 1
+    rows = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [row["picture"] for row in rows] == [inputs[0], inputs[2]]
+    (problem,) = json.loads((tmp_path / "out/problems.json").read_text())
+    assert problem["problem"].startswith(inputs[1]) and "NaN" in problem["problem"]
+    assert predict([model, inputs[0], "--output", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out/problems.json").exists()
+
+
+def test_a_checkpoint_without_a_mask_head_is_refused(predict, tmp_path, caplog):
+    ResFormerForImageClassification(tiny_config()).save_pretrained(tmp_path / "half")
+    ResFormerImageProcessor().save_pretrained(tmp_path / "half")
+    assert predict([str(tmp_path / "half"), str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out")]) == 1
+    assert "no weights for decoder, dilated_feature_enhancement, segmentation_head" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [("--threshold", "1.5"), ("--batch-size", "0")])
+def test_values_out_of_range_are_one_line(predict, model, tmp_path, flags, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        predict([model, str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out"), *flags])
+    assert flags[0] in capsys.readouterr().err
+
+
 def test_an_input_that_matches_nothing_is_one_line(predict, model, tmp_path, caplog):
     assert predict([model, str(tmp_path / "none*.png"), "--output", str(tmp_path / "out")]) == 1
     assert "none*.png: no picture there" in caplog.text
@@ -70,7 +97,7 @@ def test_an_input_that_matches_nothing_is_one_line(predict, model, tmp_path, cap
 
 
 def test_files_folders_and_patterns_are_found_once(tmp_path):
-    for name in ("b.png", "a.jpg", "notes.txt"):
+    for name in ("b.png", "a.jpg", "notes.txt", "report.pdf", "table.h5"):
         (tmp_path / name).touch()
     expected = [tmp_path / "a.jpg", tmp_path / "b.png"]
     assert find_pictures([str(tmp_path)]) == expected
@@ -97,6 +124,13 @@ def test_mask_pictures_store_indices_and_show_colours(tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), mask)
         colours = np.asarray(picture.convert("RGB"))
     assert tuple(colours[0, 0]) == (0, 0, 0) and tuple(colours[1, 0]) == class_colour(2)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_erosion_is_pillows_minimum_filter(width):
+    inside = np.random.default_rng(0).random((40, 50)) > 0.02
+    filtered = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(2 * width + 1))
+    np.testing.assert_array_equal(eroded(inside, width), np.asarray(filtered) > 0)
 
 
 def test_contours_are_the_inner_border():

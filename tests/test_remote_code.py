@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from hub_stand_in import StandInHub
 from PIL import Image
 from transformers import pipeline
 
@@ -61,6 +62,11 @@ for auto, field in [
         result = processor.post_process_multitask(output, model.config, target_sizes=[picture.shape[:2]])[0]
         assert result["segmentation"].shape == picture.shape[:2]
         model.save_pretrained(folder + "/../again")
+backbone = transformers.AutoBackbone.from_config(
+    transformers.AutoConfig.from_pretrained(folder, out_indices=[1, 4], **trust), **trust
+)
+seen["AutoBackbone"] = type(backbone).__name__
+assert [f.shape[1] for f in backbone.eval()(pixel_values).feature_maps] == [8, 32]
 processor.save_pretrained(folder + "/../again")
 again = transformers.AutoModel.from_pretrained(folder + "/../again", **trust)
 with torch.no_grad():
@@ -124,6 +130,7 @@ def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
         "AutoModelForSemanticSegmentation": "ResFormerForSemanticSegmentation",
         "AutoModelForImageSegmentation": "ResFormerForSemanticSegmentation",
         "AutoModelForImageClassification": "ResFormerForImageClassification",
+        "AutoBackbone": "ResFormerBackbone",
     }
     assert {path.name for path in (tmp_path / "again").glob("*.py")} == CODE_FILES, "a re-save must be whole too"
 
@@ -190,3 +197,33 @@ def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
     scores = pipeline("image-classification", model=str(checkpoint))(picture)
     expected = dict(zip("abc", reference["classification_logits"][0].sigmoid().tolist(), strict=True))
     assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-4)
+
+
+PUSH = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+from conftest import tiny_config
+from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+
+model, processor = ResFormerForMultiTask(tiny_config()), ResFormerImageProcessor()
+if sys.argv[2] == "push_to_hub":
+    model.push_to_hub("org/model")
+    processor.push_to_hub("org/model")
+else:
+    model.save_pretrained(sys.argv[3], push_to_hub=True, repo_id="org/model")
+    processor.save_pretrained(sys.argv[3], push_to_hub=True, repo_id="org/model")
+"""
+
+
+@pytest.mark.parametrize("how", ["push_to_hub", "save_pretrained"])
+def test_a_push_carries_weights_settings_and_code(how, tmp_path):
+    hub = StandInHub().start()
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_x"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", PUSH, str(Path(__file__).parents[1]), how, str(tmp_path / "folder")]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (repository,) = hub.repositories.values()
+    names = set(repository["files"])
+    hub.shutdown()
+    assert names >= CODE_FILES | {"config.json", "model.safetensors", "preprocessor_config.json"}

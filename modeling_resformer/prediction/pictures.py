@@ -7,9 +7,15 @@ from pathlib import Path
 from PIL import Image
 
 
+# Formats Pillow lists and cannot read without a program or a plug-in that is not there.
+UNREADABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
 def picture_suffixes() -> set[str]:
     """File suffixes Pillow can read, in lower case."""
-    return set(Image.registered_extensions())
+    readable = set(Image.OPEN) | {"MPO"}
+    extensions = Image.registered_extensions().items()
+    return {suffix for suffix, kind in extensions if kind in readable and kind not in UNREADABLE}
 
 
 def find_pictures(inputs: Iterable[str]) -> list[Path]:
@@ -34,9 +40,11 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
 def result_names(pictures: Iterable[Path]) -> dict[Path, str]:
     """A name for each picture's results: its stem, numbered where several pictures share it."""
     names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in pictures:
         name, number = path.stem, 2
-        while name in names.values():
+        while name in taken:
             name, number = f"{path.stem}-{number}", number + 1
         names[path] = name
+        taken.add(name)
     return names
