@@ -35,6 +35,7 @@ from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.building import build_image_processor, build_model
 from modeling_resformer.training.compute_metrics import EvaluationMetrics
+from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import format_table, summarise, write_per_case, write_results
 from modeling_resformer.training.rows import EvaluationRows, TrainingRows
 from modeling_resformer.training.trainer import ResFormerTrainer
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepared = load_prepared(data_args.dataset)
     check_splits(prepared, data_args.dataset)
     model = build_model(model_args, prepared)
+    if model_args.init_resnet is not None:
+        filled = fill_from_resnet(model, model_args.init_resnet)
+        if training_args.should_log:
+            logger.info("%s", filled)
     image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
     ignore_index = model.config.semantic_loss_ignore_index
     training_rows = TrainingRows(prepared.dataset["train"], data_args.augmentation, training_args.seed, ignore_index)

@@ -36,6 +36,13 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub id to start from; default random weights."}
     )
+    init_resnet: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a transformers ResNet, such as microsoft/resnet-34, whose weights fill the "
+            "residual blocks that they fit; default random weights."
+        },
+    )
     config: dict | str | None = field(
         default=None, metadata={"help": "JSON object of ResFormerConfig fields; joined with the recipe's."}
     )
@@ -55,6 +62,11 @@ class ModelArguments:
         self.config = _json_object("--config", self.config)
         if self.task not in TASKS:
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
+        if self.init_resnet is not None and self.model_name_or_path is not None:
+            raise ValueError(
+                "--init_resnet and --model_name_or_path are both given; expected one, since the ResNet's weights would "
+                "overwrite the checkpoint's."
+            )
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
         if self.class_weights not in (None, "balanced"):
