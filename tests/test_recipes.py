@@ -1,0 +1,58 @@
+"""The recipes hold what they are named for: the paper's numbers, or ours."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_resformer import ResFormerConfig
+from modeling_resformer.training.arguments import parse_arguments
+
+
+RECIPES = Path(__file__).parents[1] / "scripts" / "recipes"
+
+
+def read(name, tmp_path, *flags):
+    output = ["--dataset", "d", "--output_dir", str(tmp_path / "out")]
+    return parse_arguments([str(RECIPES / f"{name}.json"), *output, *flags])
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("isic2017_paper", 224), ("retouch_paper", 512)])
+def test_the_papers_recipes_carry_the_papers_numbers(name, image_size, tmp_path):
+    """arXiv 2412.00351, "Implementation details"; it states no schedule and no clipping, so there are none."""
+    model, data, training = read(name, tmp_path)
+    assert data.image_size == image_size
+    assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (8, 1)
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (0.003, 0.0001, 100)
+    assert (training.adam_beta1, training.adam_beta2) == (0.9, 0.999)
+    assert str(training.optim.value).startswith("adamw_torch")
+    assert str(training.lr_scheduler_type.value) == "constant"
+    assert (training.get_warmup_steps(1000), training.max_grad_norm) == (0, 0)
+    assert min(data.rotation_degrees, data.horizontal_flip, data.vertical_flip) > 0
+    assert (training.metric_for_best_model, training.greater_is_better) == ("loss", False)
+    assert training.load_best_model_at_end
+    # Randomly initialised, with the network and the loss weights of the paper, which are the defaults.
+    assert (model.model_name_or_path, model.init_resnet, model.config) == (None, None, {})
+    assert (ResFormerConfig().classification_loss_weight, ResFormerConfig().segmentation_loss_weight) == (0.25, 1)
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("isic2017_recommended", 224), ("retouch_recommended", 512)])
+def test_the_recommended_recipes_warm_up_anneal_and_clip(name, image_size, tmp_path):
+    model, data, training = read(name, tmp_path)
+    assert data.image_size == image_size
+    assert str(training.lr_scheduler_type.value) == "cosine"
+    assert training.get_warmup_steps(1000) == 50
+    assert training.learning_rate < 1e-3
+    assert training.max_grad_norm > 0
+    assert ResFormerConfig(**model.config).window_size == (8 if image_size == 512 else 7)
+
+
+def test_an_eye_is_never_turned_upside_down(tmp_path):
+    _, data, _ = read("retouch_recommended", tmp_path)
+    assert data.vertical_flip == 0
+    assert data.rotation_degrees <= 20
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
+def test_number_formats_are_left_to_flags(recipe):
+    assert not {"bf16", "fp16", "tf32", "use_cpu"} & set(json.loads(recipe.read_text()))
