@@ -1,6 +1,7 @@
 """Training and evaluation: what batch size, workers and processes must not change, and what a run must learn."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from modeling_resformer.data.collation import MultiTaskCollator
 from modeling_resformer.data.transforms import Augmentation
 from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
 from modeling_resformer.training.rows import EpochSampler, EvaluationRows, TrainingRows
-from modeling_resformer.training.trainer import ResFormerTrainer
+from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
 
 NO_AUGMENTATION = Augmentation(0, 0, 0)
@@ -194,6 +195,41 @@ def test_training_draws_a_new_augmentation_every_epoch(dataset, tmp_path):
 def test_arguments_that_would_lose_columns_or_fill_memory_are_refused(dataset, tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_trainer(dataset, tmp_path, **wrong)
+
+
+def poisoned(collator, case_id):
+    """The collator, which gives that case pictures full of NaN."""
+
+    def collate(rows):
+        batch = collator(rows)
+        batch["pixel_values"][[row["case_id"] == case_id for row in rows]] = torch.nan
+        return batch
+
+    collate.case_ids = collator.case_ids
+    return collate
+
+
+def test_a_loss_that_is_no_number_stops_training_and_names_the_cases(dataset, tmp_path):
+    """Two rows a batch, drawn in the sampler's order, so that the poisoned batch is known."""
+    trainer = make_trainer(dataset, tmp_path, per_device_train_batch_size=2, num_train_epochs=1)
+    trainer.data_collator = poisoned(trainer.data_collator, "case_1")
+    cases = [dataset["train"]["case_id"][position] for position in trainer._get_train_sampler()]
+    number, batch = next((i, cases[i : i + 2]) for i in range(0, 8, 2) if "case_1" in cases[i : i + 2])
+    with pytest.raises(NonFiniteLossError) as caught:
+        trainer.train()
+    named = set(re.findall(r"case_\d+", str(caught.value)))
+    assert named == set(batch)
+    assert f"not finite after {number // 2} steps" in str(caught.value)
+    assert "segmentation_loss nan" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_no_number_stops_evaluation_and_names_that_case_alone(dataset, tmp_path):
+    trainer = make_trainer(dataset, tmp_path, per_device_eval_batch_size=5)
+    case_id = dataset["validation"]["case_id"][2]
+    trainer.data_collator = poisoned(trainer.data_collator, case_id)
+    with pytest.raises(NonFiniteLossError, match=rf"for the cases {case_id}\."):
+        trainer.evaluate()
 
 
 WORKER = """

@@ -1,6 +1,6 @@
 """`transformers.Trainer` where it needs help: cases carried past the model, both losses logged, exact evaluation."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -12,6 +12,10 @@ from .rows import EpochSampler
 from .tasks import task_named
 
 
+class NonFiniteLossError(ArithmeticError):
+    """A loss or an output is NaN or infinite. The message is one line: where, in which cases, and the cure."""
+
+
 class ResFormerTrainer(Trainer):
     """A Trainer for the three classes of `tasks.py`.
 
@@ -20,6 +24,7 @@ class ResFormerTrainer(Trainer):
 
     Raises:
         ValueError: an argument that would lose columns or keep all logits in memory.
+        NonFiniteLossError: by `train` and `evaluate`, where a loss or an output is NaN or infinite.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,7 +46,12 @@ class ResFormerTrainer(Trainer):
         """The model's own loss; its parts are kept for the log."""
         arguments = self.task.forward_arguments(inputs)
         loss, outputs = super().compute_loss(model, arguments, True, num_items_in_batch)
-        self._loss_sums += self.task.loss_parts(outputs)
+        parts = self.task.loss_parts(outputs)
+        # The Trainer waits for the loss at every step in any case, to keep NaN out of its log.
+        if not loss.isfinite():
+            values = zip(self.task.losses, parts.tolist(), strict=True)
+            self._stop(f"The loss ({', '.join(f'{name} {value}' for name, value in values)})", inputs["case_index"])
+        self._loss_sums += parts
         self._loss_steps += 1
         return (loss, outputs) if return_outputs else loss
 
@@ -71,9 +81,21 @@ class ResFormerTrainer(Trainer):
         config = self.accelerator.unwrap_model(model).config
         ignore_index = config.semantic_loss_ignore_index
         statistics = row_statistics(outputs, inputs, self.task, self.processing_class, ignore_index)
+        numbers = [values.flatten(1) for values in statistics.values() if values.is_floating_point()]
+        finite = torch.cat(numbers, dim=1).isfinite().all(dim=1)
+        if not finite.all():
+            self._stop("The model's output", inputs["case_index"][~finite])
         return None, statistics, inputs["row_index"]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return EpochSampler(len(dataset), seed)
+
+    def _stop(self, what: str, case_index: torch.Tensor) -> NoReturn:
+        cases = dict.fromkeys(self.data_collator.case_ids[index] for index in case_index.tolist())
+        raise NonFiniteLossError(
+            f"{what} is not finite after {self.state.global_step} steps, for the cases {', '.join(cases)}. If other "
+            "cases follow when these are left out, the weights have diverged: lower --learning_rate, clip by "
+            "--max_grad_norm 1, or train without --fp16."
+        )
