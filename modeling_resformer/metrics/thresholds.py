@@ -1,0 +1,56 @@
+"""Decision thresholds of image-level classes, chosen where the truth may be looked at: on validation data, never on test.
+
+The score that is maximised is balanced accuracy, (sensitivity + specificity) / 2, each class on its own. It does not
+depend on how common the class is, so the choice carries over to data of another prevalence, and it cannot be won by
+always deciding for the common side; F1 can move with prevalence alone.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+
+DEFAULT_THRESHOLD = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> list[float]:
+    """The threshold of each class with the highest balanced accuracy, "present" being probability >= threshold.
+
+    Tried are 0.5 and the middles between neighbouring probabilities; of equally good ones the nearest to 0.5 wins. A
+    class that never or always occurs keeps 0.5, with a warning.
+
+    Args:
+        probabilities: (N, K) in [0, 1].
+        true: (N, K) floats, 1 present, 0 absent; anything else is unknown and left out.
+        class_names: K names, for the warning.
+
+    Returns:
+        K thresholds in [0, 1].
+    """
+    thresholds = []
+    for p, t, name in zip(probabilities.T, true.T, class_names, strict=True):
+        positive, negative = np.sort(p[t == 1]), np.sort(p[t == 0])
+        if not len(positive) or not len(negative):
+            logger.warning(
+                "The threshold of %s stays at %s: %d rows have the class and %d do not; choosing needs both.",
+                *(name, DEFAULT_THRESHOLD, len(positive), len(negative)),
+            )
+            thresholds.append(DEFAULT_THRESHOLD)
+        else:
+            thresholds.append(_best_threshold(positive, negative))
+    return thresholds
+
+
+def _best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:
+    """From the sorted probabilities of the rows with and without a class: the best of 0.5 and all middles between two."""
+    values = np.unique(np.concatenate([positive, negative]))
+    candidates = np.append((values[:-1] + values[1:]) / 2, DEFAULT_THRESHOLD)
+    sensitivity = 1 - np.searchsorted(positive, candidates) / len(positive)
+    specificity = np.searchsorted(negative, candidates) / len(negative)
+    score = sensitivity + specificity
+    # Sums of fractions that are equal on paper may differ in the last bit.
+    best = candidates[score >= score.max() - 1e-9]
+    return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
