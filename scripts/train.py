@@ -3,7 +3,7 @@
 A full run; any field of transformers' TrainingArguments is a flag too:
 
     python scripts/train.py --dataset data/isic2017 --output_dir runs/isic2017 --image_size 224 \
-        --class_weights balanced --per_device_train_batch_size 8 --learning_rate 3e-3 --weight_decay 1e-4 \
+        --class_weights balanced --per_device_train_batch_size 8 --learning_rate 3e-4 --weight_decay 0.05 \
         --num_train_epochs 100 --seed 0
 
 The same on every GPU of a machine, and on two CPU processes:
@@ -11,7 +11,14 @@ The same on every GPU of a machine, and on two CPU processes:
     accelerate launch scripts/train.py --dataset data/isic2017 --output_dir runs/isic2017 ...
     torchrun --nproc_per_node 2 scripts/train.py --use_cpu --ddp_backend gloo --dataset ...
 
-A recipe is one JSON file of the same names; flags win. On a laptop, two minutes:
+A recipe is one JSON file of the same names; flags win. `*_paper.json` is what the paper states (arXiv 2412.00351) and,
+where it states nothing, no schedule, no clipping, any angle and balanced class weights; `*_recommended.json` warms up,
+anneals and clips. On a GPU with bfloat16, from ImageNet weights, and one task alone:
+
+    python scripts/train.py scripts/recipes/isic2017_recommended.json --dataset data/isic2017 --output_dir runs/a \
+        --bf16 --init_resnet microsoft/resnet-34 --task segmentation
+
+On a laptop, two minutes:
 
     python scripts/prepare_isic2017.py --source examples/isic2017_sample --output outputs/sample \
         --splits examples/isic2017_sample/split.csv
@@ -19,6 +26,7 @@ A recipe is one JSON file of the same names; flags win. On a laptop, two minutes
 
 Into the output folder go the model and its image processor (load both with `from_pretrained`), `results.json` (scores
 with n and intervals, trivial baselines beside them), `per_case.csv`, and `trainer_state.json` with the learning curve.
+The exit status is 1 after bad arguments, bad data, or a loss that is no longer a number.
 """
 
 import logging
@@ -27,25 +35,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
-from modeling_resformer.data.collation import MultiTaskCollator
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
+from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.metrics.scores import Bootstrap
-from modeling_resformer.training.arguments import parse_arguments
-from modeling_resformer.training.building import build_image_processor, build_model
-from modeling_resformer.training.compute_metrics import EvaluationMetrics
+from modeling_resformer.training.arguments import DataArguments, ModelArguments, parse_arguments
+from modeling_resformer.training.building import build_collator, build_image_processor, build_metrics, build_model
 from modeling_resformer.training.resnet import fill_from_resnet
-from modeling_resformer.training.results import format_table, summarise, write_per_case, write_results
+from modeling_resformer.training.results import evaluate_split
 from modeling_resformer.training.rows import EvaluationRows, TrainingRows
-from modeling_resformer.training.trainer import ResFormerTrainer
+from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
 
 logger = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
     if model_args.cpu_threads is not None:
         torch.set_num_threads(model_args.cpu_threads)
     set_seed(training_args.seed)
@@ -58,47 +64,43 @@ def main(argv: Sequence[str] | None = None) -> None:
             logger.info("%s", filled)
     image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
     ignore_index = model.config.semantic_loss_ignore_index
-    training_rows = TrainingRows(prepared.dataset["train"], data_args.augmentation, training_args.seed, ignore_index)
-    metrics = EvaluationMetrics(model.config, data_args.auc_classes)
     trainer = ResFormerTrainer(
         model=model,
         args=training_args,
-        train_dataset=training_rows,
+        train_dataset=TrainingRows(
+            prepared.dataset["train"], data_args.augmentation, training_args.seed, ignore_index
+        ),
         eval_dataset=EvaluationRows(prepared.dataset["validation"]),
-        data_collator=MultiTaskCollator(image_processor, len(prepared.class_labels), case_ids(prepared), ignore_index),
+        data_collator=build_collator(prepared, image_processor, model.config),
         processing_class=image_processor,
-        compute_metrics=metrics,
+        compute_metrics=build_metrics(model, data_args.auc_classes),
     )
     trainer.train()
     trainer.save_model()
     trainer.save_state()
-    trainer.evaluate(EvaluationRows(prepared.dataset["test"]), metric_key_prefix="test")
-    if trainer.is_world_process_zero():
-        report(metrics, prepared, Path(training_args.output_dir), Bootstrap(data_args.bootstrap_samples))
+    bootstrap = Bootstrap(data_args.bootstrap_samples)
+    evaluate_split(trainer, prepared.dataset, "test", Path(training_args.output_dir), bootstrap)
     trainer.accelerator.end_training()
 
 
 def check_splits(prepared: PreparedDataset, folder: str) -> None:
     if missing := {"train", "validation", "test"} - set(prepared.dataset):
-        raise ValueError(
+        raise BadInputError(
             f"{folder} has no {' and no '.join(sorted(missing))} part. Selection needs a validation part and results a "
             "test part: prepare it again with --validation-fraction and --test-fraction, or with --splits."
         )
 
 
-def case_ids(prepared: PreparedDataset) -> list[str]:
-    """Every case of the dataset once, in a fixed order."""
-    return sorted({case_id for rows in prepared.dataset.values() for case_id in rows["case_id"]})
-
-
-def report(metrics: EvaluationMetrics, prepared: PreparedDataset, folder: Path, bootstrap: Bootstrap) -> None:
-    """Write and show what the evaluation of the test part has found."""
-    results = summarise(metrics, prepared.dataset, "test", bootstrap)
-    write_results(results, folder / "results.json")
-    write_per_case(metrics, prepared.dataset["test"], folder / "per_case.csv")
-    logger.info("%d test images\n%s\nwritten to %s", results["images"], format_table(results), folder)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after one line on stderr."""
+    try:
+        train(*parse_arguments(sys.argv[1:] if argv is None else argv))
+    except (BadInputError, NonFiniteLossError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    sys.exit(main())

@@ -48,7 +48,7 @@ def run(dataset_folder, output, *flags):
     settings |= {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1}
     recipe = output.with_suffix(".json")
     recipe.write_text(json.dumps(settings))
-    train.main([str(recipe), "--dataset", str(dataset_folder), "--output_dir", str(output), *flags])
+    assert train.main([str(recipe), "--dataset", str(dataset_folder), "--output_dir", str(output), *flags]) == 0
 
 
 @pytest.mark.parametrize(

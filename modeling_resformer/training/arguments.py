@@ -1,13 +1,15 @@
-"""The flags of `scripts/train.py`: what to train, on what, and transformers' own `TrainingArguments` for how."""
+"""The flags of `scripts/train.py`, transformers' own `TrainingArguments` among them, and of `scripts/evaluate.py`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..data.problems import BadInputError
 from ..data.transforms import Augmentation
 from .tasks import TASKS
 
@@ -110,21 +112,109 @@ class DataArguments:
         return Augmentation(self.rotation_degrees, self.horizontal_flip, self.vertical_flip)
 
 
+@dataclass
+class EvaluationArguments:
+    """What `scripts/evaluate.py` evaluates, on what, and where the results go."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint folder or Hub id."})
+    dataset: str | None = field(default=None, metadata={"help": "Folder that scripts/prepare_*.py wrote."})
+    output: str | None = field(default=None, metadata={"help": "Folder for results.json and per_case.csv."})
+    split: str = field(default="test", metadata={"help": "Part of the dataset to evaluate."})
+    task: str | None = field(
+        default=None,
+        metadata={"help": "multi_task, segmentation or classification; default what the checkpoint was trained for."},
+    )
+    choose_thresholds: bool = field(
+        default=False,
+        metadata={
+            "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
+            "validation part, and write them to the checkpoint's config."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
+    )
+    auc_classes: list[str] = field(
+        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
+    )
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
+    )
+    batch_size: int = field(default=8, metadata={"help": "Pictures a forward pass, on each process."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read pictures, beside each process."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU although there is an accelerator."})
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "dataset", "output"):
+            if getattr(self, name) is None:
+                raise ValueError(f"--{name} is missing; see evaluate.py --help.")
+        if self.task not in (None, *TASKS):
+            raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
+        if self.choose_thresholds and not (Path(self.model_name_or_path) / "config.json").is_file():
+            raise ValueError(
+                f"--choose_thresholds writes to the checkpoint's config, and {self.model_name_or_path} is no folder "
+                "with a config.json; for a Hub id, download it first (hf download ... --local-dir FOLDER)."
+            )
+
+    def as_training_arguments(self) -> TrainingArguments:
+        """What the Trainer needs to know for an evaluation."""
+        return TrainingArguments(
+            output_dir=self.output,
+            per_device_eval_batch_size=self.batch_size,
+            dataloader_num_workers=self.num_workers,
+            bf16=self.bf16,
+            use_cpu=self.use_cpu,
+            report_to="none",
+            **{
+                name: TRAINING_DEFAULTS[name]
+                for name in ("remove_unused_columns", "batch_eval_metrics", "label_names")
+            },
+        )
+
+
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Read flags, behind an optional recipe: one flat JSON object of the same names. Flags win.
 
     Raises:
-        ValueError: the recipe holds a name that is no flag, or a value is of no use.
+        BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
-    parser.set_defaults(**TRAINING_DEFAULTS)
-    arguments, recipe = list(arguments), {}
-    if arguments and arguments[0].endswith(".json"):
-        recipe = _read_recipe(Path(arguments.pop(0)), known=set(vars(parser.parse_args([]))))
-    parser.set_defaults(**recipe)
-    model, data, training = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    model.config = {**_json_object("config", recipe.get("config")), **model.config}
+    with _one_line():
+        parser = _Parser((ModelArguments, DataArguments, TrainingArguments))
+        parser.set_defaults(**TRAINING_DEFAULTS)
+        arguments, recipe = list(arguments), {}
+        if arguments and arguments[0].endswith(".json"):
+            recipe = _read_recipe(Path(arguments.pop(0)), known=set(vars(parser.parse_args([]))))
+        parser.set_defaults(**recipe)
+        model, data, training = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        model.config = {**_json_object("config", recipe.get("config")), **model.config}
     return model, data, training
+
+
+def parse_evaluation_arguments(arguments: Sequence[str]) -> EvaluationArguments:
+    """Read the flags of `scripts/evaluate.py`.
+
+    Raises:
+        BadInputError: a flag is unknown or missing, or a value is of no use.
+    """
+    with _one_line():
+        parsed = _Parser(EvaluationArguments).parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    return parsed[0]
+
+
+class _Parser(HfArgumentParser):
+    """Says what is wrong without the usage of some two hundred flags."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInputError(f"{message}; see --help.")
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, TypeError, ValueError) as error:
+        raise BadInputError(" ".join(str(error).split())) from error
 
 
 def _read_recipe(path: Path, known: set[str]) -> dict[str, Any]:

@@ -1,17 +1,34 @@
-"""Model, image processor, collator and metrics for a dataset: the one place where its names enter the config."""
+"""Model, processor, collator and metrics for a dataset: the one place where its names meet those of the config."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers.image_processing_utils import BaseImageProcessor
 
 from .. import ResFormerConfig, ResFormerImageProcessor
 from ..data.class_weights import balanced_class_weights
+from ..data.collation import MultiTaskCollator
 from ..data.prepared import PreparedDataset
+from ..data.problems import BadInputError
 from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments
-from .tasks import TASKS
+from .compute_metrics import EvaluationMetrics
+from .loading import named_failure
+from .tasks import TASKS, Task, task_named
+
+
+CHECKPOINT = "the folder or Hub id of a ResFormer checkpoint"
 
 
 def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResFormerPreTrainedModel:
     """The model of a task with the dataset's labels, from random weights or from a checkpoint.
 
     Heads of a checkpoint that were made for other labels start from random weights, and transformers names them.
+
+    Raises:
+        BadInputError: there is no such checkpoint, or a field of the config is unknown or of no use.
     """
     task = TASKS[arguments.task]
     settings = {
@@ -21,13 +38,26 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
     }
     if arguments.class_weights == "balanced" and task.class_logits is not None:
         settings["class_weights"] = balanced_class_weights(prepared.dataset["train"])
+    config = _build_config(arguments.model_name_or_path, settings)
     if arguments.model_name_or_path is None:
-        return task.model_class(ResFormerConfig(**settings))
-    # Thresholds were chosen for weights that training will change.
-    settings.setdefault("classification_thresholds", None)
-    # The shared view, since an `id2label` handed to `from_pretrained` means the head of the class being loaded.
-    config = ResFormerConfig.from_pretrained(arguments.model_name_or_path, **settings).as_shared()
-    return task.model_class.from_pretrained(arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True)
+        return task.model_class(config)
+    with named_failure("--model_name_or_path", arguments.model_name_or_path, CHECKPOINT):
+        return task.model_class.from_pretrained(
+            arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
+        )
+
+
+def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
+    """A checkpoint as it is, in the class of a task; by default in the class it was saved from.
+
+    Raises:
+        BadInputError: there is no such checkpoint, or its class has no task.
+    """
+    with named_failure("--model_name_or_path", name_or_path, CHECKPOINT):
+        config = _load_config(name_or_path)
+        saved_from = (config.architectures or [TASKS["multi_task"].model_class.__name__])[0]
+        model_class = task_named(saved_from).model_class if task is None else TASKS[task].model_class
+        return model_class.from_pretrained(name_or_path)
 
 
 def build_image_processor(name_or_path: str | None, image_size: int | None) -> ResFormerImageProcessor:
@@ -35,4 +65,73 @@ def build_image_processor(name_or_path: str | None, image_size: int | None) -> R
     settings = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     if name_or_path is None:
         return ResFormerImageProcessor(**settings)
-    return ResFormerImageProcessor.from_pretrained(name_or_path, **settings)
+    with named_failure("--model_name_or_path", name_or_path, CHECKPOINT):
+        return ResFormerImageProcessor.from_pretrained(name_or_path, **settings)
+
+
+def build_collator(
+    prepared: PreparedDataset, image_processor: BaseImageProcessor, config: ResFormerConfig
+) -> MultiTaskCollator:
+    """The collator of a dataset, with every case once, in a fixed order."""
+    cases = sorted({case_id for rows in prepared.dataset.values() for case_id in rows["case_id"]})
+    return MultiTaskCollator(image_processor, len(prepared.class_labels), cases, config.semantic_loss_ignore_index)
+
+
+def build_metrics(model: ResFormerPreTrainedModel, auc_classes: Sequence[str]) -> EvaluationMetrics:
+    """The metrics of a model; `auc_classes` mean nothing to one that only segments.
+
+    Raises:
+        BadInputError: `auc_classes` names a class that the model does not know.
+    """
+    if task_named(type(model).__name__).class_logits is None:
+        return EvaluationMetrics(model.config)
+    names = model.config.image_class_names
+    if missing := [name for name in auc_classes if name not in names]:
+        raise BadInputError(f"--auc_classes names {missing}; expected some of the classes {names}.")
+    return EvaluationMetrics(model.config, auc_classes)
+
+
+def check_labels(config: ResFormerConfig, task: Task, prepared: PreparedDataset, folder: str) -> None:
+    """Refuses to score a model on a dataset of other labels.
+
+    Raises:
+        BadInputError: naming both.
+    """
+    for logits, kind, known, given in (
+        (task.mask_logits, "mask classes", config.mask_class_names, prepared.mask_classes),
+        (task.class_logits, "image-level classes", config.image_class_names, prepared.class_labels),
+    ):
+        if logits is not None and known != given:
+            raise BadInputError(
+                f"The model's {kind} are {known}, those of {folder} are {given}; expected the same in the same order. "
+                "Prepare the dataset with these names, or evaluate the other task alone by --task."
+            )
+
+
+def _build_config(name_or_path: str | None, settings: dict[str, Any]) -> ResFormerConfig:
+    """A shared config with these fields, on top of a checkpoint's if there is one."""
+    if unknown := sorted(set(settings) - {field.name for field in fields(ResFormerConfig)}):
+        raise BadInputError(f"--config holds {unknown}, which are no fields of ResFormerConfig.")
+    try:
+        if name_or_path is None:
+            return ResFormerConfig(**settings)
+        # Thresholds were chosen for weights that training will change.
+        settings = {"classification_thresholds": None, **settings}
+        # The shared view, since an `id2label` handed to `from_pretrained` means the head of the class being loaded.
+        config = _load_config(name_or_path, **settings).as_shared()
+        config.check()
+        return config
+    except BadInputError:
+        raise
+    except (ValueError, StrictDataclassError) as error:
+        raise BadInputError(f"--config: {' '.join(str(error).split())}") from error
+
+
+def _load_config(name_or_path: str, **settings: Any) -> ResFormerConfig:
+    with named_failure("--model_name_or_path", name_or_path, CHECKPOINT):
+        found, _ = ResFormerConfig.get_config_dict(name_or_path)
+    if found.get("model_type") != ResFormerConfig.model_type:
+        raise BadInputError(
+            f"--model_name_or_path {name_or_path} is a {found.get('model_type')!r} model; expected {CHECKPOINT}."
+        )
+    return ResFormerConfig.from_pretrained(name_or_path, **settings)

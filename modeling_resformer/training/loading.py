@@ -17,6 +17,8 @@ def named_failure(flag: str, name_or_path: str, expected: str) -> Iterator[None]
     """
     try:
         yield
+    except BadInputError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise BadInputError(f"{flag} {name_or_path}: {reason}; expected {expected}.") from error

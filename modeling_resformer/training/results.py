@@ -16,6 +16,7 @@ task's loss and scores only; the baselines are masks, learned from the training 
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +29,11 @@ from ..metrics.baselines import baseline_counts, summarise_training_masks
 from ..metrics.counts import Counts
 from ..metrics.scores import Bootstrap, Score, dice, jaccard, segmentation_scores
 from .compute_metrics import EvaluationMetrics
+from .rows import EvaluationRows
+from .trainer import ResFormerTrainer
 
+
+logger = logging.getLogger(__name__)
 
 TABLE_SCORES = (
     "dice",
@@ -43,6 +48,28 @@ TABLE_SCORES = (
     "auc",
     "calibration_error",
 )
+
+
+def evaluate_split(
+    trainer: ResFormerTrainer, dataset: datasets.DatasetDict, split: str, folder: Path, bootstrap: Bootstrap
+) -> None:
+    """Evaluate one part on all processes; the main one leaves `results.json` and `per_case.csv` and logs the table.
+
+    Args:
+        trainer: its `compute_metrics` is an `EvaluationMetrics`.
+        dataset: the prepared dataset, whose training part the baselines learn from.
+        split: the part to evaluate.
+        folder: made where it does not exist.
+        bootstrap: how intervals are made.
+    """
+    trainer.evaluate(EvaluationRows(dataset[split]), metric_key_prefix=split)
+    if not trainer.is_world_process_zero():
+        return
+    results = summarise(trainer.compute_metrics, dataset, split, bootstrap)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(results, folder / "results.json")
+    write_per_case(trainer.compute_metrics, dataset[split], folder / "per_case.csv")
+    logger.info("%d %s images\n%s\nwritten to %s", results["images"], split, format_table(results), folder)
 
 
 def summarise(
@@ -87,7 +114,7 @@ def _baselines(
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:
     """Write `results.json`."""
-    _replace(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 def write_per_case(metrics: EvaluationMetrics, rows: datasets.Dataset, path: Path) -> None:
@@ -114,7 +141,7 @@ def write_per_case(metrics: EvaluationMetrics, rows: datasets.Dataset, path: Pat
     writer = csv.DictWriter(text, fieldnames=list(lines[0]))
     writer.writeheader()
     writer.writerows(lines)
-    _replace(path, text.getvalue())
+    replace_text(path, text.getvalue())
 
 
 def format_table(results: Mapping[str, Any]) -> str:
@@ -130,6 +157,13 @@ def format_table(results: Mapping[str, Any]) -> str:
         lines.append([name, str(n), _figure(value), interval, *others])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write beside and rename, so that a reader never meets half a file."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text, encoding="utf-8", newline="")
+    beside.replace(path)
 
 
 def _as_dicts(scores: Mapping[str, Score]) -> dict[str, dict[str, float | int | None]]:
@@ -162,10 +196,3 @@ def _none_if_nan(value: float) -> float | None:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader never meets half a file."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8", newline="")
-    beside.replace(path)

@@ -1,0 +1,84 @@
+"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
+
+    python scripts/evaluate.py --model_name_or_path runs/isic2017 --dataset data/isic2017 --split test \
+        --output runs/isic2017/test
+
+The same on every GPU of a machine: `accelerate launch scripts/evaluate.py ...`. The model is a folder or a Hub id; into
+the output folder go `results.json` and `per_case.csv`, as `scripts/train.py` leaves them.
+
+With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation part, each
+class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
+them too. Balanced accuracy, because it does not depend on how common a class is; no other part is looked at.
+
+The exit status is 1 after bad arguments or bad data.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeling_resformer.data.prepared import PreparedDataset, load_prepared
+from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.metrics.scores import Bootstrap
+from modeling_resformer.training.arguments import EvaluationArguments, parse_evaluation_arguments
+from modeling_resformer.training.building import (
+    build_collator,
+    build_image_processor,
+    build_metrics,
+    check_labels,
+    load_model,
+)
+from modeling_resformer.training.results import evaluate_split
+from modeling_resformer.training.thresholds import choose_on_validation, write_thresholds
+from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(arguments: EvaluationArguments) -> None:
+    prepared = load_prepared(arguments.dataset)
+    model = load_model(arguments.model_name_or_path, arguments.task)
+    image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)
+    trainer = ResFormerTrainer(
+        model=model,
+        args=arguments.as_training_arguments(),
+        data_collator=build_collator(prepared, image_processor, model.config),
+        processing_class=image_processor,
+        compute_metrics=build_metrics(model, arguments.auc_classes),
+    )
+    check(arguments, trainer, prepared)
+    if arguments.choose_thresholds:
+        thresholds = choose_on_validation(trainer, prepared.dataset)
+        if trainer.is_world_process_zero():
+            write_thresholds(thresholds, Path(arguments.model_name_or_path))
+    bootstrap = Bootstrap(arguments.bootstrap_samples)
+    evaluate_split(trainer, prepared.dataset, arguments.split, Path(arguments.output), bootstrap)
+    trainer.accelerator.end_training()
+
+
+def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
+    needed = [arguments.split, *(["validation"] if arguments.choose_thresholds else [])]
+    if missing := sorted(set(needed) - set(prepared.dataset)):
+        raise BadInputError(f"{arguments.dataset} has no {missing} part; it has {sorted(prepared.dataset)}.")
+    if arguments.choose_thresholds and trainer.task.class_logits is None:
+        raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
+    check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
+    if arguments.choose_thresholds and arguments.split == "validation":
+        logger.warning("Thresholds and scores come from the same rows: accuracy and the like will look too good.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after one line on stderr."""
+    try:
+        evaluate(parse_evaluation_arguments(sys.argv[1:] if argv is None else argv))
+    except (BadInputError, NonFiniteLossError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(main())
