@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -204,7 +205,8 @@ def test_mistakes_in_training_end_in_one_line(dataset, checkpoint, tmp_path, cap
 
 def test_a_mistake_shows_no_traceback_and_the_status_is_1(tmp_path):
     command = [sys.executable, str(SCRIPTS / "train.py"), "--dataset", str(tmp_path / "none"), "--use_cpu"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
     assert finished.stderr.splitlines()[-1].startswith("error: ")
