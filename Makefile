@@ -8,6 +8,7 @@ VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
 TESTS ?= tests
+WORKERS ?= 2
 
 .PHONY: help demo test test-slow quality style clean
 
@@ -36,7 +37,7 @@ demo: $(DEMO_STAMP)
 
 ## make test       run the fast tests
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(TESTS) -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS)
 
 ## make test-slow  run the slow tests as well
 test-slow: $(DEV_STAMP)
