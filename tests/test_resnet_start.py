@@ -1,9 +1,14 @@
 """A start from a ResNet: what it fills equals its source, what it does not fill stays, what does not fit is refused."""
 
+import json
+import logging
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from prepared_data import prepared_dataset
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTConfig
 
 from modeling_resformer import (
@@ -15,6 +20,10 @@ from modeling_resformer import (
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.resnet import fill_from_resnet
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import train
 
 
 WIDTHS, DEPTHS = [8, 16, 24, 32], [3, 4, 6, 3]
@@ -122,6 +131,20 @@ def test_what_is_no_resnet_is_refused_in_one_line(tmp_path):
         with pytest.raises(BadInputError, match=message) as caught:
             fill_from_resnet(resformer(), str(tmp_path / name))
         assert "\n" not in str(caught.value)
+
+
+def test_a_run_starts_from_it(resnet, tmp_path, caplog):
+    """At learning rate 0 the convolutions are still the ResNet's at the end, and the log has told of them once."""
+    prepared_dataset().save_to_disk(str(tmp_path / "dataset"))
+    config = json.dumps({"hidden_sizes": WIDTHS, "num_attention_heads": [1, 2, 2, 2]})
+    flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--config", config]
+    flags += ["--init_resnet", resnet[1], "--learning_rate", "0", "--max_steps", "1", "--image_size", "32"]
+    with caplog.at_level(logging.INFO):
+        assert train.main([*flags, "--use_cpu", "--bootstrap_samples", "0", "--disable_tqdm", "True"]) == 0
+    weights = ResFormerForMultiTask.from_pretrained(tmp_path / "run").state_dict()
+    convolutions = {name: tensor for name, tensor in fits(resnet[0]).items() if "conv" in name}
+    assert all(torch.equal(weights[name], tensor) for name, tensor in convolutions.items())
+    assert caplog.text.count("filled 162 tensors") == 1
 
 
 def test_a_resnet_on_top_of_a_checkpoint_is_refused():
