@@ -156,6 +156,21 @@ def test_sixteen_bit_tiff_becomes_a_png_without_loss(tmp_path):
     np.testing.assert_array_equal(np.asarray(picture), deep)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotated_tiff_and_its_raw_mask_stay_together(tmp_path, orientation):
+    # Pillow turns TIFF by itself, so it must not be turned twice, nor its mask left behind.
+    write_folder(tmp_path / "raw", names=("a",))
+    (tmp_path / "raw" / "images" / "a.jpg").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(tmp_path / "raw" / "masks" / "a.png") as mask:
+        mask.convert("RGB").save(tmp_path / "raw" / "images" / "a.tiff", exif=exif)
+    row = build(tmp_path)["train"][0]
+    bright = np.asarray(row["image"])[..., 0] > 127
+    assert row["original_size"] == list(bright.shape)
+    np.testing.assert_array_equal(np.asarray(row["mask"]) == 1, bright)
+
+
 def test_spacing_is_scaled_with_the_picture(tmp_path):
     table = [["file_name", "row_spacing", "column_spacing"], ["a", "0.1", "0.2"]]
     write_folder(tmp_path / "raw", names=("a",), table=table)

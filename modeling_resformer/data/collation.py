@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor
 
-
-UNKNOWN_LABEL = -100.0
+from ..modeling_resformer import UNLABELLED
 
 
 def class_label_row(present: Sequence[int] | None, unknown: Sequence[int], num_classes: int) -> torch.Tensor:
@@ -21,10 +20,10 @@ def class_label_row(present: Sequence[int] | None, unknown: Sequence[int], num_c
         num_classes: K.
     """
     if present is None:
-        return torch.full((num_classes,), UNKNOWN_LABEL)
+        return torch.full((num_classes,), float(UNLABELLED))
     row = torch.zeros(num_classes)
     row[list(present)] = 1.0
-    row[list(unknown)] = UNKNOWN_LABEL
+    row[list(unknown)] = float(UNLABELLED)
     return row
 
 

@@ -49,17 +49,25 @@ def encode_png(picture: Image.Image | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def open_picture(path: Path) -> tuple[bytes, Image.Image]:
-    """Reads a whole picture file and decodes it, so that damage shows now and not in training."""
+def open_picture(path: Path) -> tuple[bytes, Image.Image, int]:
+    """Reads a whole picture file and decodes it, so that damage shows now and not in training.
+
+    Returns:
+        The file's bytes, the picture as displayed, and the EXIF orientation it was turned by.
+    """
     try:
         data = path.read_bytes()
         picture = Image.open(io.BytesIO(data))
+        orientation = orientation_of(picture)
         picture.load()
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise BadInputError(f"{path}: no decoder takes it ({_one_line(error)}); replace the file") from error
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise BadInputError(f"{path}: holds {picture.n_frames} pictures, expected one; split it into single pictures")
-    return data, picture
+    # Pillow turns TIFF by itself while loading.
+    turned = picture if picture.format == "TIFF" else apply_orientation(picture, orientation)
+    turned.format = picture.format
+    return data, turned, orientation
 
 
 def store_picture(path: Path, image_size: tuple[int, int] | None = None) -> StoredPicture:
@@ -72,17 +80,15 @@ def store_picture(path: Path, image_size: tuple[int, int] | None = None) -> Stor
     Raises:
         BadInputError: no decoder takes the file, it holds several pictures, or its samples are not 8 or 16 bits.
     """
-    data, picture = open_picture(path)
-    orientation = orientation_of(picture)
-    raw_size = picture.height, picture.width
-    displayed = displayed_size(raw_size, orientation)
+    data, picture, orientation = open_picture(path)
+    displayed = picture.height, picture.width
     resized = image_size is not None and displayed != tuple(image_size)
     if resized or picture.format not in PASSED_THROUGH:
-        picture = to_png_mode(apply_orientation(picture, orientation), path)
+        picture = to_png_mode(picture, path)
         data = encode_png(resize_picture(picture, image_size) if resized else picture)
     elif picture.mode == "F":
         raise BadInputError(f"{path}: holds float samples, expected 8 or 16 bits; convert it to PNG")
-    return StoredPicture(data, displayed, raw_size, orientation)
+    return StoredPicture(data, displayed, raw_size=turned_size(displayed, orientation), orientation=orientation)
 
 
 def to_png_mode(picture: Image.Image, path: Path) -> Image.Image:
@@ -120,12 +126,11 @@ def read_mask(path: Path, picture: StoredPicture) -> np.ndarray:
     Raises:
         BadInputError: unreadable, in colour, or of another size than the picture.
     """
-    _, mask = open_picture(path)
+    _, mask, own = open_picture(path)
     if mask.mode == "1":
         mask = mask.convert("L")  # 0 and 255, as any viewer shows it
-    own = orientation_of(mask)
-    stored_like_picture = (mask.height, mask.width) == picture.raw_size
-    mask = apply_orientation(mask, own if own != 1 or not stored_like_picture else picture.orientation)
+    if own == 1 and (mask.height, mask.width) == picture.raw_size:
+        mask = apply_orientation(mask, picture.orientation)
     if (mask.height, mask.width) != picture.original_size:
         (height, width) = picture.original_size
         raise BadInputError(
@@ -170,9 +175,9 @@ def apply_orientation(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else picture
 
 
-def displayed_size(raw_size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Returns (height, width) as displayed."""
-    return raw_size[::-1] if orientation >= 5 else raw_size
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Returns (height, width) as displayed from that as stored, and the other way round."""
+    return size[::-1] if orientation >= 5 else size
 
 
 def _single_channel(values: np.ndarray, path: Path) -> np.ndarray:
