@@ -64,9 +64,9 @@ def test_uncovered_corners_are_ignored_and_no_class_is_invented(pair):
 def test_the_three_numbers_decide_everything(pair):
     augmentation = Augmentation(rotation_degrees=20)
     drawn = {(s, e, r): augmentation.draw(s, e, r) for s in range(3) for e in range(3) for r in range(50)}
-    assert len({angle for angle, _, _ in drawn.values()}) == len(drawn)
+    assert len({change.angle for change in drawn.values()}) == len(drawn)
     assert max(abs(angle) for angle, _, _ in drawn.values()) <= 20
-    assert 0.4 < np.mean([horizontal for _, horizontal, _ in drawn.values()]) < 0.6
+    assert 0.4 < np.mean([change.horizontal for change in drawn.values()]) < 0.6
     np.random.seed(9)
     torch.manual_seed(9)
     assert augmentation.draw(1, 2, 3) == drawn[1, 2, 3]
@@ -92,3 +92,53 @@ def test_a_row_without_mask_and_wrong_input(pair):
         augment(image, mask.resize((20, 30)), ROTATION, 0, 0, 0)
     with pytest.raises(ValueError, match=r"horizontal_flip is 2; expected a number from 0 to 1"):
         Augmentation(horizontal_flip=2)
+
+
+SCALED = Augmentation(rotation_degrees=0, horizontal_flip=0, vertical_flip=0, scale_jitter=0.5)
+RECOLORED = Augmentation(rotation_degrees=0, horizontal_flip=0, vertical_flip=0, color_jitter=0.3)
+
+
+def test_scale_agrees_with_torchvision(pair):
+    image, mask = pair
+    for row_index in range(5):
+        scale = SCALED.draw(0, 0, row_index).scale
+        _, ours = augment(image, mask, SCALED, 0, 0, row_index)
+        theirs = tv.affine(torch.from_numpy(np.array(mask))[None], 0, [0, 0], scale, [0, 0], fill=[255])[0].numpy()
+        assert (np.asarray(ours) == theirs).mean() > 0.98
+
+
+def test_scale_is_as_often_above_as_below_one():
+    scales = np.array([SCALED.draw(0, 0, row_index).scale for row_index in range(400)])
+    assert 1 / 1.5 <= scales.min() < 0.7 and 1.45 < scales.max() <= 1.5
+    assert abs(np.log(scales).mean()) < 0.03
+
+
+def test_colors_agree_with_torchvision(pair):
+    image, mask = pair
+    for row_index in range(5):
+        change = RECOLORED.draw(0, 0, row_index)
+        ours, same = augment(image, mask, RECOLORED, 0, 0, row_index)
+        theirs = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        theirs = tv.adjust_brightness(theirs, change.brightness)
+        theirs = tv.adjust_saturation(tv.adjust_contrast(theirs, change.contrast), change.saturation)
+        difference = np.abs(np.asarray(ours) - theirs.permute(1, 2, 0).numpy() * 255)
+        # They clip after every step, we once at the end.
+        assert np.quantile(difference, 0.9) <= 1.5
+        np.testing.assert_array_equal(np.asarray(same), np.asarray(mask))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "I;16", "P", "1", "CMYK", "F"])
+def test_every_kind_of_picture_can_be_recolored(pair, mode):
+    image = Image.fromarray(np.asarray(pair[0].convert("L")).astype(np.uint16) * 257) if mode == "I;16" else None
+    image = image or pair[0].convert(mode)
+    changed, _ = augment(image, pair[1], Augmentation(color_jitter=0.3, scale_jitter=0.2), 0, 0, 0)
+    assert changed.size == image.size
+    if "A" in mode:
+        assert np.asarray(changed.getchannel("A")).min() == 255
+
+
+def test_sixteen_bit_grey_is_recolored_as_its_eight_bit_version(pair):
+    grey = np.asarray(pair[0].convert("L"))
+    deep, _ = augment(Image.fromarray(grey.astype(np.uint16) * 257), None, RECOLORED, 0, 0, 1)
+    shallow, _ = augment(Image.fromarray(grey), None, RECOLORED, 0, 0, 1)
+    assert np.abs(np.asarray(deep) / 257 - np.asarray(shallow)).max() <= 0.51

@@ -1,14 +1,32 @@
-"""Random augmentation of a picture together with its mask: rotation and flips. Resizing and normalising are the processor's.
+"""Random augmentation of a picture together with its mask. Resizing and normalising are the processor's.
 
-Rotation and flips are one affine map, so every picture is interpolated once. Pillow does it: at 256 x 256 on one core it
-measured 660 pairs a second, torchvision v2 on tensors 370 and on Pillow images 650, and Pillow is there in any case.
+Rotation, flips and scale are one affine map, so every picture is interpolated once; brightness, contrast and saturation
+are one linear map of its colours. Pillow does both: rotation and flips at 256 x 256 on one core measured 660 pairs a
+second, torchvision v2 on tensors 370 and on Pillow images 650, and Pillow is there in any case.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
+
+
+# What red, green and blue add to the grey of a picture (ITU-R BT.601), as torchvision and Pillow weigh them.
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+class Change(NamedTuple):
+    """What happens to one picture: angle counter-clockwise in degrees, flips, and factors where 1 changes nothing."""
+
+    angle: float = 0.0
+    horizontal: bool = False
+    vertical: bool = False
+    scale: float = 1.0
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -19,27 +37,42 @@ class Augmentation:
         rotation_degrees: the angle is uniform in [-rotation_degrees, rotation_degrees]; 0 turns it off.
         horizontal_flip: probability of a left-right flip.
         vertical_flip: probability of an upside-down flip.
+        scale_jitter: the picture is magnified by a factor between 1 / (1 + scale_jitter) and 1 + scale_jitter.
+        color_jitter: brightness, contrast and saturation are each multiplied by a factor uniform in
+            [1 - color_jitter, 1 + color_jitter], as torchvision's `ColorJitter` defines them.
     """
 
     rotation_degrees: float = 180.0
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.5
+    scale_jitter: float = 0.0
+    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, highest in (("rotation_degrees", 180), ("horizontal_flip", 1), ("vertical_flip", 1)):
+        limits = {
+            "rotation_degrees": 180,
+            "horizontal_flip": 1,
+            "vertical_flip": 1,
+            "scale_jitter": 1,
+            "color_jitter": 1,
+        }
+        for name, highest in limits.items():
             if not 0 <= getattr(self, name) <= highest:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number from 0 to {highest}.")
 
-    def draw(self, seed: int, epoch: int, row_index: int) -> tuple[float, bool, bool]:
-        """Angle in degrees (counter-clockwise), left-right flip, upside-down flip: a pure function of the three numbers.
+    def draw(self, seed: int, epoch: int, row_index: int) -> Change:
+        """What happens to a row: a pure function of the three numbers.
 
         No generator is carried from row to row, so that neither workers nor a resumed run change what a row looks like.
         """
-        angle, horizontal, vertical = np.random.default_rng((seed, epoch, row_index)).random(3)
-        return (
-            float((2 * angle - 1) * self.rotation_degrees),
-            bool(horizontal < self.horizontal_flip),
-            bool(vertical < self.vertical_flip),
+        draws = np.random.default_rng((seed, epoch, row_index)).random(7)
+        angle, horizontal, vertical, scale, *colors = draws.tolist()
+        return Change(
+            (2 * angle - 1) * self.rotation_degrees,
+            horizontal < self.horizontal_flip,
+            vertical < self.vertical_flip,
+            (1 + self.scale_jitter) ** (2 * scale - 1),
+            *(1 + (2 * color - 1) * self.color_jitter for color in colors),
         )
 
 
@@ -52,7 +85,7 @@ def augment(
     row_index: int,
     ignore_index: int = 255,
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Rotate and flip a picture and its mask alike, about the centre, keeping the size.
+    """Rotate, flip and scale a picture and its mask alike, about the centre, keeping the size; change its colours.
 
     The corners that a rotation uncovers get the picture's mean colour and, in the mask, `ignore_index`: nobody annotated
     what lies there, and "background" would teach a straight false border wherever a lesion reaches the picture's edge.
@@ -74,8 +107,9 @@ def augment(
     """
     if mask is not None and mask.size != image.size:
         raise ValueError(f"The picture is {image.size}, its mask {mask.size} (width, height); both must be equal.")
-    matrix = _inverse_matrix(*augmentation.draw(seed, epoch, row_index), *image.size)
-    image = _interpolable(image)
+    change = augmentation.draw(seed, epoch, row_index)
+    matrix = _inverse_matrix(change, *image.size)
+    image = _recolored(_interpolable(image), change)
     fill = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     affine = Image.Transform.AFFINE
     image = image.transform(image.size, affine, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
@@ -84,15 +118,34 @@ def augment(
     return image, mask
 
 
-def _inverse_matrix(
-    angle: float, horizontal: bool, vertical: bool, width: int, height: int
-) -> tuple[float, float, float, float, float, float]:
+def _inverse_matrix(change: Change, width: int, height: int) -> tuple[float, float, float, float, float, float]:
     """The six numbers Pillow wants: from a place in the new picture to the place in the old one."""
-    cos, sin = math.cos(math.radians(angle)), -math.sin(math.radians(angle))
-    x_sign, y_sign = 1 - 2 * horizontal, 1 - 2 * vertical
-    a, b, d, e = x_sign * cos, x_sign * sin, -y_sign * sin, y_sign * cos
+    cos, sin = math.cos(math.radians(change.angle)), -math.sin(math.radians(change.angle))
+    x_step, y_step = (1 - 2 * change.horizontal) / change.scale, (1 - 2 * change.vertical) / change.scale
+    a, b, d, e = x_step * cos, x_step * sin, -y_step * sin, y_step * cos
     x, y = width / 2, height / 2
     return a, b, x - a * x - b * y, d, e, y - d * x - e * y
+
+
+def _recolored(image: Image.Image, change: Change) -> Image.Image:
+    """Brightness, then contrast about the mean grey, then saturation, all linear and so one map of the colours."""
+    brightness, contrast, saturation = change.brightness, change.contrast, change.saturation
+    if brightness == contrast == saturation == 1:
+        return image
+    if image.mode in ("RGBA", "LA"):
+        recolored = _recolored(image.convert(image.mode[:-1]), change)
+        recolored.putalpha(image.getchannel("A"))
+        return recolored
+    gain, offset = brightness * contrast, brightness * (1 - contrast)
+    if image.mode in ("L", "I"):
+        values = np.asarray(image).astype(np.float32)
+        highest = np.iinfo(np.uint8 if image.mode == "L" else np.uint16).max
+        changed = np.clip(values * gain + offset * values.mean(), 0, highest).round()
+        return Image.fromarray(changed.astype(np.uint8 if image.mode == "L" else np.int32))
+    image = image.convert("RGB")
+    mean = ImageStat.Stat(image.convert("L")).mean[0]
+    mixing = saturation * np.eye(3) + (1 - saturation) * np.array(GREY_WEIGHTS)
+    return image.convert("RGB", np.column_stack([gain * mixing, np.full(3, offset * mean)]).ravel().tolist())
 
 
 def _interpolable(image: Image.Image) -> Image.Image:

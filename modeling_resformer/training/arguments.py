@@ -95,6 +95,14 @@ class DataArguments:
     vertical_flip: float = field(
         default=Augmentation.vertical_flip, metadata={"help": "Probability of an upside-down flip."}
     )
+    scale_jitter: float = field(
+        default=Augmentation.scale_jitter,
+        metadata={"help": "Magnify by up to 1 + this, or shrink by as much; 0 for neither."},
+    )
+    color_jitter: float = field(
+        default=Augmentation.color_jitter,
+        metadata={"help": "Change brightness, contrast and saturation by up to this share; 0 for no change."},
+    )
     auc_classes: list[str] = field(
         default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
     )
@@ -109,7 +117,9 @@ class DataArguments:
     @property
     def augmentation(self) -> Augmentation:
         """What may happen to a training picture."""
-        return Augmentation(self.rotation_degrees, self.horizontal_flip, self.vertical_flip)
+        return Augmentation(
+            self.rotation_degrees, self.horizontal_flip, self.vertical_flip, self.scale_jitter, self.color_jitter
+        )
 
 
 @dataclass
