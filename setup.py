@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_resformer" / "__init__.py").read_text()).group(1)
+VERSION_FILE = ROOT / "modeling_resformer" / "configuration_resformer.py"  # a Hub repository carries it
+VERSION = re.search(r'__version__ = "(.+?)"', VERSION_FILE.read_text()).group(1)
 
 # Every lower bound is the oldest version the tests were run with.
 DATASETS = "datasets>=4.8.5"

@@ -1,7 +1,7 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
 """ResFormer for Hugging Face: one model that segments and diagnoses a medical image (arXiv 2412.00351).
 
-Importing the package registers the model with transformers' Auto classes and needs torch and transformers only; data,
+Importing the package registers the model with transformers' Auto classes and its pipeline, and needs torch and transformers only; data,
 metrics and training live in sub-packages that are imported where they are used.
 """
 
@@ -16,11 +16,13 @@ from transformers import (
 
 # By its own module, since without torchvision transformers 5.17 hides it at the top.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import is_torchvision_available, logging
 
-from .configuration_resformer import ResFormerConfig
+from .configuration_resformer import ResFormerConfig, __version__
 from .image_processing_pil_resformer import ResFormerImageProcessorPil
 from .modeling_resformer import (
+    PIPELINE_TASK,
     ResFormerBackbone,
     ResFormerForImageClassification,
     ResFormerForMultiTask,
@@ -28,6 +30,7 @@ from .modeling_resformer import (
     ResFormerMultiTaskOutput,
     ResFormerPreTrainedModel,
 )
+from .pipeline_resformer import ResFormerPipeline
 
 
 if is_torchvision_available():
@@ -37,8 +40,6 @@ else:
         "torchvision is not installed: ResFormerImageProcessor is ResFormerImageProcessorPil."
     )
     ResFormerImageProcessor = ResFormerImageProcessorPil
-
-__version__ = "0.1.0.dev0"
 
 
 def _register() -> None:
@@ -55,6 +56,7 @@ def _register() -> None:
     if is_torchvision_available():
         processors["torchvision"] = ResFormerImageProcessor
     AutoImageProcessor.register(ResFormerConfig, image_processor_classes=processors, exist_ok=True)
+    PIPELINE_REGISTRY.register_pipeline(PIPELINE_TASK, ResFormerPipeline, pt_model=AutoModel, type="image")
 
 
 _register()
@@ -69,4 +71,5 @@ __all__ = [
     "ResFormerImageProcessorPil",
     "ResFormerMultiTaskOutput",
     "ResFormerPreTrainedModel",
+    "__version__",
 ]

@@ -7,8 +7,10 @@ The network is that of "Multi-scale Feature Enhancement in Multi-task Learning f
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -18,6 +20,8 @@ from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
+
+__version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub repository carries this file and not `__init__`
 
 BLOCK_TYPES = ("sequential", "parallel")
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
@@ -93,6 +97,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         cross_entropy_weight (`float`, defaults to 0.0): Weight of a cross-entropy term added to the Dice loss.
         focal_weight (`float`, defaults to 0.0): Weight of a focal term (gamma 2) added to the Dice loss.
         initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables (ours).
+        resformer_version (`str`, *optional*): Version of this package that saved the config; filled in by saving.
         out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`.
 
     Raises:
@@ -133,6 +138,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     cross_entropy_weight: float | int = 0.0
     focal_weight: float | int = 0.0
     initializer_range: float | int = 0.02
+    resformer_version: str | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
@@ -149,6 +155,12 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.label2id = {name: index for index, name in self.id2label.items()}
         self.check()
+        if major_version(self.resformer_version) > major_version(__version__):
+            logger.warning_once(
+                f"This config was saved by ResFormer {self.resformer_version}, newer than {__version__} at hand: some of "
+                "it may be misunderstood. Upgrade modeling-resformer, or load the repository's own code by "
+                "trust_remote_code=True where the package is not imported."
+            )
 
     @property
     def stage_names(self) -> list[str]:
@@ -225,6 +237,11 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         config.problem_type = "multi_label_classification"
         config._drop_stale_class_values(names, [] if override is None else override.given)
         return config
+
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the shared config with the version of this package."""
+        self.resformer_version = __version__
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Serialises the shared config, whichever head this one belongs to."""
@@ -341,6 +358,12 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             if values is not None and field not in given and list(before) != self.image_class_names:
                 logger.warning(f"{field}={list(values)} belonged to the classes {list(before)} and was reset to None.")
                 setattr(self, field, None)
+
+
+def major_version(version: str | None) -> int:
+    """The first number of a version; 0 for none, or where there is no number."""
+    found = re.match(r"\d+", version or "")
+    return int(found[0]) if found else 0
 
 
 def _names(id2label: dict[int, str]) -> list[str]:
