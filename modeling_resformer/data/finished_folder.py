@@ -5,11 +5,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .prepared import METADATA_NAME
 from .problems import BadInputError
 
 
@@ -17,15 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+def finished_folder(output: Path, overwrite: bool, kind: str, is_one: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields a folder beside `output` that takes its place when the block ends well, and is removed otherwise.
 
+    Args:
+        output: the folder to write.
+        overwrite: replace an earlier result.
+        kind: what is written, for messages.
+        is_one: whether a folder holds such a result.
+
     Raises:
-        BadInputError: `output` exists and `overwrite` is False, or it holds something that is no prepared dataset.
+        BadInputError: `output` exists and `overwrite` is False, or it holds something else.
     """
     output = Path(os.path.abspath(output))
     if output.exists():
-        check_replaceable(output, overwrite)
+        check_replaceable(output, overwrite, kind, is_one)
     output.parent.mkdir(parents=True, exist_ok=True)
     for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*-*")):
         logger.warning("%s: left by a run that was killed (or one that still runs); delete it if none runs", left)
@@ -38,14 +43,14 @@ def finished_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_replaceable(output: Path, overwrite: bool) -> None:
+def check_replaceable(output: Path, overwrite: bool, kind: str, is_one: Callable[[Path], bool]) -> None:
     """Refuses to replace anything but an empty folder or, when asked to, an earlier result."""
     if output.is_dir() and not any(output.iterdir()):
         return
     if not overwrite:
         raise BadInputError(f"{output}: exists already; give another --output, or --overwrite to replace it")
-    if not (output / METADATA_NAME).is_file():
-        raise BadInputError(f"{output}: is no prepared dataset, so --overwrite leaves it alone; give another --output")
+    if not is_one(output):
+        raise BadInputError(f"{output}: is no {kind}, so --overwrite leaves it alone; give another --output")
 
 
 def swap_in(partial: Path, output: Path) -> None:

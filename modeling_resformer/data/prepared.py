@@ -32,6 +32,11 @@ class PreparedDataset:
     metadata: dict[str, Any]
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder was written by a `scripts/prepare_*.py`."""
+    return (folder / METADATA_NAME).is_file()
+
+
 def load_prepared(path: str | Path) -> PreparedDataset:
     """Loads the output folder of a `scripts/prepare_*.py`, or a folder with its Parquet files.
 

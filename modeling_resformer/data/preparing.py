@@ -17,7 +17,7 @@ from .archives import unpack
 from .builder import CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
 from .finished_folder import finished_folder, work_folder
-from .prepared import METADATA_NAME
+from .prepared import METADATA_NAME, is_prepared
 from .problems import BadInputError, read_skipped
 from .publishing import push, write_card, write_parquet
 from .report import Report, format_report, make_report
@@ -105,7 +105,8 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
         BadInputError: bad input, or an output that exists and may not be overwritten. Nothing is left half-written.
     """
     preparation.check()
-    with finished_folder(preparation.output, preparation.overwrite) as folder, work_folder(folder) as work:
+    result = finished_folder(preparation.output, preparation.overwrite, "prepared dataset", is_prepared)
+    with result as folder, work_folder(folder) as work:
         data_dir = unpack(preparation.source, make_folder(work / "raw"))
         with named_after_source(data_dir, preparation.source):
             builder = make_builder(preparation.builder_arguments(data_dir, work))
