@@ -1,8 +1,8 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
 """ResFormer for Hugging Face: one model that segments and diagnoses a medical image (arXiv 2412.00351).
 
-Importing the package registers the model with transformers' Auto classes and its pipeline, and needs torch and transformers only; data,
-metrics and training live in sub-packages that are imported where they are used.
+Importing the package registers the model with transformers' Auto classes and its pipeline, and needs torch and
+transformers only; data, metrics and training live in sub-packages that are imported where they are used.
 """
 
 from transformers import (
@@ -70,6 +70,7 @@ __all__ = [
     "ResFormerImageProcessor",
     "ResFormerImageProcessorPil",
     "ResFormerMultiTaskOutput",
+    "ResFormerPipeline",
     "ResFormerPreTrainedModel",
     "__version__",
 ]

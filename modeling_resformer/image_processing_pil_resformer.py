@@ -459,7 +459,8 @@ class ResFormerImageProcessing:
         """Turns the multi-task model's output into masks, scores and decisions with their names.
 
         Args:
-            outputs: Output of `ResFormerForMultiTask`.
+            outputs: Output of `ResFormerForMultiTask`; where `segmentation_logits` or `classification_logits` is
+                missing, so is its half of the answers.
             config: The model's config, for names and default thresholds.
             target_sizes: (height, width) for each picture; the logits' own size if not given.
             threshold: Decision threshold on the class scores, one for all or one per class; by default the config's
@@ -473,20 +474,21 @@ class ResFormerImageProcessing:
         Raises:
             ValueError: The config has another number of classes than the logits, or the thresholds do not fit.
         """
-        mask_logits, class_logits = outputs["segmentation_logits"], outputs["classification_logits"]
+        mask_logits, class_logits = outputs.get("segmentation_logits"), outputs.get("classification_logits")
         mask_names, class_names = config.mask_class_names, config.image_class_names
-        for kind, names, count in (
-            ("mask", mask_names, mask_logits.shape[1]),
-            ("image-level", class_names, class_logits.shape[1]),
-        ):
-            if len(names) != count:
-                raise ValueError(f"The config names {len(names)} {kind} classes {names}, the logits have {count}.")
+        for kind, names, logits in (("mask", mask_names, mask_logits), ("image-level", class_names, class_logits)):
+            if logits is not None and len(names) != logits.shape[1]:
+                raise ValueError(
+                    f"The config names {len(names)} {kind} classes {names}, the logits have {logits.shape[1]}."
+                )
         thresholds = checked_thresholds(threshold, config.classification_thresholds, class_names)
-        scores = class_logits.float().sigmoid().tolist()
-        return [
-            {**describe_mask(logits, mask_names), **describe_classes(row, class_names, thresholds)}
-            for logits, row in zip(resized_logits(mask_logits, target_sizes), scores, strict=True)
-        ]
+        halves = []
+        if mask_logits is not None:
+            halves.append(describe_mask(logits, mask_names) for logits in resized_logits(mask_logits, target_sizes))
+        if class_logits is not None:
+            scores = class_logits.float().sigmoid().tolist()
+            halves.append(describe_classes(row, class_names, thresholds) for row in scores)
+        return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
 
 
 def picture_device(pictures: list[Any]) -> torch.device | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,10 @@ from transformers.utils import ModelOutput
 from .configuration_resformer import ResFormerConfig
 
 
+if TYPE_CHECKING:
+    # Never runs; saving and loading by `trust_remote_code` follow it and take the pipeline's file along.
+    from .pipeline_resformer import ResFormerPipeline  # noqa: F401
+
 AUTO_MAP = {
     "AutoConfig": "configuration_resformer.ResFormerConfig",
     "AutoModel": "modeling_resformer.ResFormerForMultiTask",
@@ -39,6 +43,7 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_resformer.ResFormerForImageClassification",
     "AutoBackbone": "modeling_resformer.ResFormerBackbone",
 }
+PIPELINE_TASK = "multitask-image-analysis"
 UNLABELLED = -100
 FOCAL_GAMMA = 2.0
 # CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
@@ -759,6 +764,8 @@ class ResFormerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # The losses are means over a micro-batch, which the Trainer has to divide by the accumulation steps.
     accepts_loss_kwargs = False
+    # By which Auto class `pipeline(model=folder, trust_remote_code=True)` loads what this class has saved.
+    _pipeline_auto_class: str | None = None
 
     def __init__(self, config: ResFormerConfig) -> None:
         config.check()
@@ -783,8 +790,11 @@ class ResFormerPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Saves weights and config and, for `trust_remote_code`, the code that defines them."""
+        """Saves weights and config and, for `trust_remote_code`, the code of model and pipeline."""
         self.config.auto_map = dict(AUTO_MAP)
+        if self._pipeline_auto_class is not None:
+            implementation = {"impl": "pipeline_resformer.ResFormerPipeline", "type": "image"}
+            self.config.custom_pipelines = {PIPELINE_TASK: {**implementation, "pt": [self._pipeline_auto_class]}}
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def option(self, given: bool | None, name: str) -> bool:
@@ -834,6 +844,8 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
 
 class ResFormerForMultiTask(ResFormerPreTrainedModel):
     """Segmentation and classification of a picture by one network, trained together (paper, Figure 2)."""
+
+    _pipeline_auto_class = "AutoModel"
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_shared())
@@ -899,6 +911,7 @@ class ResFormerForSemanticSegmentation(ResFormerPreTrainedModel):
     """The segmentation half alone: the paper's "Seg. only" of Table 8, or one use of a multi-task checkpoint."""
 
     _keys_to_ignore_on_load_unexpected = [r"^classification_head\."]
+    _pipeline_auto_class = "AutoModelForSemanticSegmentation"
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_shared())
@@ -938,6 +951,7 @@ class ResFormerForImageClassification(ResFormerPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^dilated_feature_enhancement\.", r"^decoder\.", r"^segmentation_head\."]
+    _pipeline_auto_class = "AutoModelForImageClassification"
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_classification())

@@ -34,7 +34,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from transformers import PreTrainedModel
 base = set(sys.modules)
-from transformers import AutoBackbone, AutoImageProcessor, AutoModel, PilBackend, TorchvisionBackend
+from transformers import AutoBackbone, AutoImageProcessor, AutoModel, PilBackend, Pipeline, TorchvisionBackend
 auto = set(sys.modules)
 import modeling_resformer
 print(json.dumps({"base": len(base), "auto": sorted(auto - base), "ours": sorted(set(sys.modules) - auto)}))
@@ -71,7 +71,7 @@ def test_a_wheel_runs_where_only_the_core_is_installed(tmp_path):
     run_as_stranger(FORWARD, packages)
 
 
-@pytest.mark.parametrize("name", ["configuration", "modeling", "image_processing", "image_processing_pil"])
+@pytest.mark.parametrize("name", ["configuration", "modeling", "image_processing", "image_processing_pil", "pipeline"])
 def test_hub_files_follow_the_loaders_rules(name):
     """Flat siblings by `from .file import name`, nothing absolute from this package, core packages only."""
     source = (ROOT / "modeling_resformer" / f"{name}_resformer.py").read_text()

@@ -28,6 +28,7 @@ CODE_FILES = {
     "modeling_resformer.py",
     "image_processing_resformer.py",
     "image_processing_pil_resformer.py",
+    "pipeline_resformer.py",
 }
 
 STRANGER = """
@@ -71,6 +72,15 @@ processor.save_pretrained(folder + "/../again")
 again = transformers.AutoModel.from_pretrained(folder + "/../again", **trust)
 with torch.no_grad():
     torch.testing.assert_close(again(pixel_values).segmentation_logits, reference["segmentation_logits"])
+pipe = transformers.pipeline(model=folder, **trust)
+seen["pipeline"] = [type(pipe).__name__, type(pipe.model).__name__]
+answer = pipe(picture)
+assert answer["segmentation"].shape == picture.shape[:2]
+expected = dict(zip("abc", reference["classification_logits"][0].sigmoid().tolist()))
+assert all(abs(score - expected[name]) < 0.01 for name, score in answer["class_scores"].items()), answer
+pipe.save_pretrained(folder + "/../by_pipeline")
+again = transformers.pipeline(model=folder + "/../by_pipeline", **trust)(picture)
+assert again["class_scores"] == answer["class_scores"]
 print(json.dumps(seen))
 """
 
@@ -131,8 +141,10 @@ def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
         "AutoModelForImageSegmentation": "ResFormerForSemanticSegmentation",
         "AutoModelForImageClassification": "ResFormerForImageClassification",
         "AutoBackbone": "ResFormerBackbone",
+        "pipeline": ["ResFormerPipeline", "ResFormerForMultiTask"],
     }
-    assert {path.name for path in (tmp_path / "again").glob("*.py")} == CODE_FILES, "a re-save must be whole too"
+    for folder in ("again", "by_pipeline"):
+        assert {path.name for path in (tmp_path / folder).glob("*.py")} == CODE_FILES, "a re-save must be whole too"
 
 
 WITHOUT_TORCHVISION = """
