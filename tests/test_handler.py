@@ -1,0 +1,296 @@
+"""`handler.py` as Inference Endpoints use it: loaded by its path, given pictures, bytes and base64, never a path."""
+
+import base64
+import json
+import shutil
+import struct
+import sys
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_config
+from PIL import Image
+from test_remote_code import packages_without, run_as_stranger
+
+from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask, ResFormerImageProcessor, handler
+from modeling_resformer.handler import EndpointHandler, Limits, Parameters, RequestError, classes, segments
+
+
+NAMES = ["background", "IRF", "SRF", "PED"]
+
+
+def save_model(folder: Path) -> Path:
+    """A random multi-task model whose masks hold several classes."""
+    torch.manual_seed(0)
+    model = ResFormerForMultiTask(tiny_config(classification_labels=["a", "b", "c"])).eval()
+    with torch.no_grad():
+        model.segmentation_head.classifier.weight.mul_(80)
+        model.classification_head.classifier.weight.mul_(80)
+    model.save_pretrained(folder)
+    ResFormerImageProcessor(size={"height": 48, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded_mask(segment: dict) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(segment["mask"], validate=True)))
+
+
+def claiming_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims any size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((70, 60), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("handler") / "model")
+
+
+@pytest.fixture(scope="module")
+def endpoint(folder) -> EndpointHandler:
+    return EndpointHandler(str(folder))
+
+
+def reference(folder: Path, picture: Image.Image) -> tuple[np.ndarray, dict[str, float]]:
+    """Class index per pixel and sigmoid per class, by torch from the model's own output."""
+    model = ResFormerForMultiTask.from_pretrained(folder)
+    with torch.no_grad():
+        output = model(**ResFormerImageProcessor.from_pretrained(folder)(picture, return_tensors="pt"))
+    size = picture.size[::-1]
+    mask = F.interpolate(output.segmentation_logits, size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+    return mask, dict(zip("abc", output.classification_logits[0].sigmoid().tolist(), strict=True))
+
+
+STRANGER = """
+import importlib.util, json, sys
+from pathlib import Path
+from PIL import Image
+assert importlib.util.find_spec("modeling_resformer") is None
+
+# As the toolkit of Inference Endpoints does it.
+folder = sys.argv[1]
+spec = importlib.util.spec_from_file_location("handler", Path(folder) / "handler.py")
+sys.path.insert(0, folder)
+handler = importlib.util.module_from_spec(spec)
+sys.modules["handler"] = handler
+spec.loader.exec_module(handler)
+endpoint = handler.EndpointHandler(folder)
+picture = Image.open(folder + "/../picture.png")
+answers = [endpoint({"inputs": picture}), endpoint({"inputs": picture, "parameters": {"task": "both"}})]
+print(json.dumps(answers))
+"""
+
+
+def test_a_stranger_loads_it_by_path_as_inference_endpoints_do(folder, picture, tmp_path):
+    shutil.copytree(folder, tmp_path / "repository")
+    shutil.copy(handler.__file__, tmp_path / "repository")
+    picture.save(tmp_path / "picture.png")
+    packages = packages_without(tmp_path / "packages")
+    output = run_as_stranger(STRANGER, packages, str(tmp_path / "repository"))
+    segmentation, both = json.loads(output.splitlines()[-1])
+    mask, scores = reference(folder, picture)
+    assert both["segmentation"] == segmentation
+    assert [one["label"] for one in segmentation] == [NAMES[index] for index in np.unique(mask)] and len(
+        segmentation
+    ) > 1
+    for segment in segmentation:
+        image = decoded_mask(segment)
+        assert (image.format, image.mode, image.size) == ("PNG", "L", (70, 60))
+        np.testing.assert_array_equal(np.asarray(image), (mask == NAMES.index(segment["label"])) * 255)
+        assert isinstance(segment["score"], float) and 0 < segment["score"] <= 1
+    assert {one["label"]: one["score"] for one in both["classification"]} == pytest.approx(scores, abs=1e-5)
+    assert both["predicted_labels"] == [name for name, score in scores.items() if score >= 0.5]
+
+
+def test_pictures_bytes_and_base64_give_one_answer(endpoint, picture):
+    data = encoded(picture)
+    text = base64.b64encode(data).decode()
+    wrapped = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    expected = endpoint({"inputs": picture})
+    for inputs in (data, bytearray(data), text, f"data:image/png;base64,{text}", wrapped):
+        assert endpoint({"inputs": inputs}) == expected
+    assert endpoint({"inputs": text, "parameters": None}) == expected
+
+
+def test_masks_and_scores_against_numbers_worked_by_hand():
+    # Two classes; pixel probabilities of class 1: 0.9, 0.6, 0.4, 0.2.
+    foreground = torch.tensor([[0.9, 0.6], [0.4, 0.2]])
+    logits = torch.stack([1 - foreground, foreground]).log()
+
+    def answered(**given):
+        found = segments(logits, ["background", "lesion"], Parameters.from_request(given))
+        return {one["label"]: (pytest.approx(one["score"]), np.asarray(decoded_mask(one)).tolist()) for one in found}
+
+    assert answered() == {"background": (0.7, [[0, 0], [255, 255]]), "lesion": (0.75, [[255, 255], [0, 0]])}
+    assert answered(threshold=0.72) == {"lesion": (0.75, [[255, 255], [0, 0]])}
+    assert answered(mask_threshold=0.7) == {
+        "background": (0.8, [[0, 0], [0, 255]]),
+        "lesion": (0.9, [[255, 0], [0, 0]]),
+    }
+    # Lesion is at least 0.3 probable at three pixels and has two of them: 2/3 of it is left; background has 2 of 3.
+    assert set(answered(mask_threshold=0.3, overlap_mask_area_threshold=0.66)) == {"background", "lesion"}
+    assert answered(mask_threshold=0.3, overlap_mask_area_threshold=0.67) == {}
+
+
+def test_class_scores_against_numbers_worked_by_hand():
+    logits = torch.tensor([0.0, 1.0986123, -1.0986123])  # sigmoids 1/2, 3/4, 1/4; exponentials 1, 3, 1/3
+
+    def answered(**given):
+        return [
+            (one["label"], pytest.approx(one["score"]))
+            for one in classes(logits, "abc", Parameters.from_request(given))
+        ]
+
+    assert answered() == [("b", 0.75), ("a", 0.5), ("c", 0.25)]
+    assert answered(top_k=1, function_to_apply="softmax") == [("b", 9 / 13)]
+    assert answered(top_k=9, function_to_apply="none") == [("b", 1.0986123), ("a", 0.0), ("c", -1.0986123)]
+
+
+def test_masks_are_upright_where_exif_says_so(endpoint, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    turned = encoded(picture, exif=exif)
+    upright = encoded(picture.transpose(Image.Transpose.ROTATE_270))
+    answer = endpoint({"inputs": turned})
+    assert answer == endpoint({"inputs": upright})
+    assert decoded_mask(answer[0]).size == (60, 70)
+
+
+def test_sixteen_bits_are_kept(endpoint):
+    grey = np.random.default_rng(0).integers(0, 256, (60, 70), dtype=np.uint8)
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)  # 255 * 257 = 65535: the same shares of full scale
+    # A loader that clips to 8 bits would see white nearly everywhere.
+    expected = endpoint({"inputs": encoded(Image.fromarray(grey)), "parameters": {"task": "classification"}})
+    found = endpoint({"inputs": encoded(deep), "parameters": {"task": "classification"}})
+    assert found == [{"label": one["label"], "score": pytest.approx(one["score"], abs=0.02)} for one in expected]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
+def test_every_kind_of_picture_is_answered(endpoint, picture, mode, kind):
+    converted = Image.fromarray(np.full((60, 70), 40000, np.uint16)) if mode == "I;16" else picture.convert(mode)
+    try:
+        data = encoded(converted, kind)
+    except (OSError, ValueError) as error:
+        assert "mode" in str(error)  # Pillow does not write this combination
+        return
+    for one in endpoint({"inputs": data}):
+        assert decoded_mask(one).size == (70, 60)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    ["/etc/passwd", "/etc/hosts0", "file:///etc/passwd", "http://127.0.0.1:{port}/a.png", "data:text/html,<b>"],
+)
+def test_strings_are_never_paths_or_urls(endpoint, inputs):
+    opened, watching = [], [True]
+    sys.addaudithook(
+        lambda event, arguments: (
+            opened.append((event, str(arguments[:1])))
+            if watching[0] and event in ("open", "socket.connect", "socket.getaddrinfo")
+            else None
+        )
+    )
+    with pytest.raises(RequestError) as caught:
+        endpoint({"inputs": inputs.format(port=9)})
+    watching[0] = False
+    assert opened == []
+    assert caught.value.status == 400 and "\n" not in str(caught.value)
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status", "message"),
+    [
+        (b"", 400, "empty"),
+        ("", 400, "empty"),
+        (b"nothing", 400, "no known picture format"),
+        (SVG, 400, "no known picture format"),
+        (b"<html><img src=x></html>", 400, "no known picture format"),
+        (EPS, 400, "no known picture format"),
+        (None, 400, "missing"),
+        (["/etc/passwd"], 400, "is a list"),
+        ({"url": "http://127.0.0.1"}, 400, "is a dict"),
+        (claiming_png(100, 100), 400, "not a readable picture"),
+        (claiming_png(60_000, 60_000), 413, "too large|more than"),
+        (claiming_png(8_000, 8_000), 413, "8000 x 8000 pixels, more than 40 million"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), 400, "not a readable picture"),
+        (bytes(33 * 2**20), 413, "larger than 32 MiB"),
+        ("A" * (44 * 2**20), 413, "larger than 32 MiB"),
+        (Image.new("1", (8000, 8000)), 413, "8000 x 8000"),
+    ],
+)
+def test_what_is_no_usable_picture_is_one_line(endpoint, inputs, status, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        endpoint({"inputs": inputs})
+    assert caught.value.status == status
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_damaged_files_are_refused_wherever_they_are_cut(endpoint, picture):
+    limits = Limits()
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP", "GIF"):
+        data = encoded(picture, kind)
+        for share in (0.1, 0.5, 0.9):
+            with pytest.raises(RequestError, match="not a readable picture"):
+                handler.open_input(data[: int(len(data) * share)], limits)
+    pages = encoded(picture, "TIFF", save_all=True, append_images=[picture])
+    with pytest.raises(RequestError, match="2 pages is a volume"):
+        handler.open_input(pages, limits)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"threshold": 1.5}, "threshold is 1.5; expected a number from 0 to 1"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"mask_threshold": "0.5"}, "mask_threshold is '0.5'"),
+        ({"overlap_mask_area_threshold": True}, "overlap_mask_area_threshold is True"),
+        ({"top_k": 0}, "top_k is 0; expected an integer from 1"),
+        ({"top_k": 2.0}, "top_k is 2.0"),
+        ({"task": "detection"}, "task is 'detection'; expected one of segmentation"),
+        ({"task": ["both"]}, "task is"),
+        ({"function_to_apply": "exp"}, "expected one of sigmoid, softmax, none"),
+        ({"subtask": "panoptic"}, "use 'semantic'"),
+        ({"subtask": "x" * 9999}, "expected one of instance, panoptic, semantic"),
+        ({"__class__": 1}, "parameters.__class__ is unknown"),
+        (["both"], "parameters is a list"),
+    ],
+)
+def test_bad_parameters_are_one_line(endpoint, picture, parameters, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        endpoint({"inputs": picture, "parameters": parameters})
+    assert caught.value.status == 422 and len(str(caught.value)) < 250
+
+
+def test_a_checkpoint_of_one_task_answers_that_task_only(tmp_path, picture):
+    ResFormerForImageClassification(tiny_config()).save_pretrained(tmp_path)
+    ResFormerImageProcessor(size={"height": 48, "width": 64}).save_pretrained(tmp_path)
+    half = EndpointHandler(str(tmp_path))
+    assert len(half({"inputs": picture, "parameters": {"task": "image-classification"}})) == 3
+    with pytest.raises(RequestError, match="trained without segmentation; it answers classification"):
+        half({"inputs": picture})
