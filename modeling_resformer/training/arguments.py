@@ -19,6 +19,8 @@ TRAINING_DEFAULTS = {
     "remove_unused_columns": False,
     "batch_eval_metrics": True,
     "label_names": ["mask_labels", "class_labels"],
+    # Every parameter gets a gradient from every batch, so that DDP need not look for those that do not.
+    "ddp_find_unused_parameters": False,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 1,

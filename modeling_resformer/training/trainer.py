@@ -3,6 +3,7 @@
 from typing import Any, NoReturn
 
 import torch
+from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
@@ -63,6 +64,21 @@ class ResFormerTrainer(Trainer):
             self._loss_sums.zero_()
             self._loss_steps = 0
         super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate one and the same model on every process: the main one's, which is what a checkpoint holds.
+
+        Under DDP each process counts its own batches into its running batch-norm statistics until the next forward
+        pass in training, which shares the main process's.
+        """
+        for buffer in self.model.buffers():
+            buffer.copy_(broadcast(buffer))
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def prediction_step(
         self,

@@ -1,0 +1,154 @@
+"""Several processes: every variant and every mix of labels trains under DDP, and evaluation is that of one process.
+
+Run by torch.distributed.run, this file is the worker of its own tests.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+from prepared_data import prepared_dataset
+from test_trainer import make_trainer, scores_of
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_resformer import (
+    ResFormerForImageClassification,
+    ResFormerForMultiTask,
+    ResFormerForSemanticSegmentation,
+)
+
+
+PROCESSES = 2
+TWO_LEVELS = {
+    "hidden_sizes": [4, 8],
+    "cnn_depths": [1, 1],
+    "transformer_depths": [2, 2],
+    "num_attention_heads": [2, 2],
+    "window_size": 3,
+}
+# Class, config, and `use_reentrant` of gradient checkpointing, None for none.
+VARIANTS = {
+    "sequential": (ResFormerForMultiTask, {}, None),
+    "parallel": (ResFormerForMultiTask, {"block_type": "parallel"}, None),
+    "plain_skips": (ResFormerForMultiTask, {"use_dfe": False}, None),
+    "parallel_plain_skips": (ResFormerForMultiTask, {"block_type": "parallel", "use_dfe": False}, None),
+    "all_losses": (ResFormerForMultiTask, {"cross_entropy_weight": 0.5, "focal_weight": 0.5}, None),
+    "drop_path": (ResFormerForMultiTask, {"drop_path_rate": 0.5}, None),
+    "checkpointing": (ResFormerForMultiTask, {}, False),
+    "reentrant_checkpointing": (ResFormerForMultiTask, {"block_type": "parallel"}, True),
+    "segmentation": (ResFormerForSemanticSegmentation, {}, None),
+    "segmentation_checkpointing": (ResFormerForSemanticSegmentation, {"use_dfe": False}, False),
+    "classification": (ResFormerForImageClassification, {}, None),
+    "classification_checkpointing": (ResFormerForImageClassification, {"block_type": "parallel"}, True),
+}
+# Process numbers whose batch holds no mask, and no label.
+UNLABELLED = {"full": ([], []), "no_mask_on_one": ([0], []), "no_label_on_one": ([], [1]), "nothing": ([0, 1], [0, 1])}
+
+
+def make_batch(model_class, rank, without_mask, without_labels):
+    generator = torch.Generator().manual_seed(rank)
+    pixels = torch.randn(2, 3, 16, 20, generator=generator)
+    masks = torch.randint(0, 4, (2, 16, 20), generator=generator)
+    labels = torch.randint(0, 2, (2, 3), generator=generator).float()
+    masks = torch.full_like(masks, 255) if rank in without_mask else masks
+    labels = torch.full_like(labels, -100) if rank in without_labels else labels
+    names = {
+        ResFormerForMultiTask: {"mask_labels": masks, "class_labels": labels},
+        ResFormerForSemanticSegmentation: {"labels": masks},
+        ResFormerForImageClassification: {"labels": labels},
+    }
+    return {"pixel_values": pixels, **names[model_class]}
+
+
+def gradient(model, forward, batch):
+    """All gradients of one step as one vector; a parameter without one is an error."""
+    model.zero_grad()
+    forward(**batch).loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def compare_gradients(model_class, settings, use_reentrant, unlabelled):
+    """Largest differences of the gradient under DDP: between processes, and from the mean over their batches."""
+    torch.manual_seed(0)
+    model = model_class(tiny_config(**TWO_LEVELS, **settings)).train()
+    rank = torch.distributed.get_rank()
+    batches = [make_batch(model_class, number, *unlabelled) for number in range(PROCESSES)]
+    expected = torch.stack([gradient(model, model, batch) for batch in batches]).mean(0)
+    if use_reentrant is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    found = gradient(model, DistributedDataParallel(model), batches[rank])
+    others = [torch.empty_like(found) for _ in range(PROCESSES)]
+    torch.distributed.all_gather(others, found)
+    return {
+        "finite": bool(found.isfinite().all()),
+        "largest": found.abs().max().item(),
+        "between_processes": (others[0] - others[1]).abs().max().item(),
+        "from_mean": (found - expected).abs().max().item(),
+    }
+
+
+def train_and_evaluate(folder):
+    """Losses, scores and counts of an evaluation by all processes after three steps; the model is saved."""
+    trainer = make_trainer(
+        prepared_dataset(), folder, per_device_eval_batch_size=2, max_steps=3, ddp_find_unused_parameters=False
+    )
+    trainer.train()
+    metrics = losses_and_scores(trainer.evaluate())
+    trainer.save_model(str(folder))
+    counts = trainer.compute_metrics.rows.mask_counts.sum(axis=0).tolist()
+    return {"processes": trainer.args.world_size, "metrics": metrics, "counts": counts}
+
+
+def losses_and_scores(metrics):
+    return {name: value for name, value in scores_of(metrics).items() if name != "epoch"}
+
+
+def work(folder):
+    """What each process does; the first one writes down what it found."""
+    evaluation = train_and_evaluate(folder / "run")
+    gradients = {
+        variant: {kind: compare_gradients(*settings, unlabelled) for kind, unlabelled in UNLABELLED.items()}
+        for variant, settings in VARIANTS.items()
+    }
+    if torch.distributed.get_rank() == 0:
+        (folder / "found.json").write_text(json.dumps({"evaluation": evaluation, "gradients": gradients}))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
+    finished = subprocess.run([sys.executable, *launch, __file__, str(folder)], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return {"folder": folder / "run", **json.loads((folder / "found.json").read_text())}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_mix_of_labels_gives_every_process_the_mean_gradient(found, variant):
+    """DDP is left at `find_unused_parameters=False`: a parameter without gradient would be an error or a hang."""
+    for kind, result in found["gradients"][variant].items():
+        assert result["finite"], kind
+        assert result["between_processes"] == 0, kind
+        if variant != "drop_path":
+            assert result["from_mean"] < 1e-6, kind
+        assert (result["largest"] == 0) == (kind == "nothing"), kind
+
+
+def test_evaluation_after_training_is_that_of_the_saved_model_in_one_process(found, tmp_path):
+    """Each process has its own running batch-norm statistics until then; rows that fill up batches count once."""
+    trainer = make_trainer(prepared_dataset(), tmp_path, per_device_eval_batch_size=2)
+    trainer.model = ResFormerForMultiTask.from_pretrained(found["folder"])
+    alone = losses_and_scores(trainer.evaluate())
+    evaluation = found["evaluation"]
+    assert evaluation["processes"] == PROCESSES
+    assert trainer.compute_metrics.rows.mask_counts.sum(axis=0).tolist() == evaluation["counts"]
+    assert evaluation["metrics"] == pytest.approx(alone, abs=1e-6)
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
