@@ -5,11 +5,10 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import broadcast
 from torch import nn
-from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from torch.utils.data import Dataset
 
 from .compute_metrics import row_statistics
-from .rows import EpochSampler
+from .resuming import ResumableTrainer
 from .tasks import task_named
 
 
@@ -17,11 +16,14 @@ class NonFiniteLossError(ArithmeticError):
     """A loss or an output is NaN or infinite. The message is one line: where, in which cases, and the cure."""
 
 
-class ResFormerTrainer(Trainer):
-    """A Trainer for the three classes of `tasks.py`.
+class ResFormerTrainer(ResumableTrainer):
+    """A Trainer for the three classes of `tasks.py`, whose runs can be killed and resumed.
 
     `train_dataset` is a `TrainingRows`, `eval_dataset` an `EvaluationRows`, `data_collator` a `MultiTaskCollator`,
     `processing_class` the image processor and `compute_metrics` an `EvaluationMetrics`.
+
+    Args:
+        ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved.
 
     Raises:
         ValueError: an argument that would lose columns or keep all logits in memory.
@@ -76,9 +78,20 @@ class ResFormerTrainer(Trainer):
         Under DDP each process counts its own batches into its running batch-norm statistics until the next forward
         pass in training, which shares the main process's.
         """
-        for buffer in self.model.buffers():
-            buffer.copy_(broadcast(buffer))
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self.averaged_weights():
+            for buffer in self.model.buffers():
+                buffer.copy_(broadcast(buffer))
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def progress(self) -> dict[str, Any]:
+        """The Trainer's, with the sums of each task's loss."""
+        return {**super().progress(), "loss_sums": self._loss_sums, "loss_steps": self._loss_steps}
+
+    def load_progress(self, progress: dict[str, Any]) -> None:
+        """The reverse of `progress`."""
+        super().load_progress(progress)
+        self._loss_sums = progress["loss_sums"].to(self.args.device)
+        self._loss_steps = progress["loss_steps"]
 
     def prediction_step(
         self,
@@ -102,11 +115,6 @@ class ResFormerTrainer(Trainer):
         if not finite.all():
             self._stop("The model's output", inputs["case_index"][~finite])
         return None, statistics, inputs["row_index"]
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochSampler(len(dataset), seed)
 
     def _stop(self, what: str, case_index: torch.Tensor) -> NoReturn:
         cases = dict.fromkeys(self.data_collator.case_ids[index] for index in case_index.tolist())
