@@ -23,16 +23,21 @@ TRAINING_DEFAULTS = {
     "ddp_find_unused_parameters": False,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
-    "save_total_limit": 1,
+    # The best and the newest: should the one break, a killed run still has the other to go on from.
+    "save_total_limit": 2,
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
-    "greater_is_better": False,
 }
+# transformers takes every name that does not end in "loss" for one where more is better.
+LESS_IS_BETTER = ("loss", "calibration_error", "false_positive_rate_empty", "volume_difference")
 
 
 @dataclass
 class ModelArguments:
-    """Which model is trained, and on how many threads. Label names and their numbers come from the dataset."""
+    """Which model is trained, on how many threads, how long, and which of its weights are kept.
+
+    Label names and their numbers come from the dataset.
+    """
 
     task: str = field(
         default="multi_task", metadata={"help": "What to learn: multi_task, segmentation or classification."}
@@ -61,6 +66,19 @@ class ModelArguments:
             "crawls whenever another program is busy, because every thread waits for the one that was put off."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when metric_for_best_model has not improved for this many evaluations in a row; default never."
+        },
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate, select and save an exponential moving average of the weights with this decay, such as "
+            "0.999, in place of the weights themselves; default none."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.config = _json_object("--config", self.config)
@@ -73,6 +91,10 @@ class ModelArguments:
             )
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"--early_stopping_patience is {self.early_stopping_patience}; expected 1 or more.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"--ema_decay is {self.ema_decay}; expected a number between 0 and 1, such as 0.999.")
         if self.class_weights not in (None, "balanced"):
             raise ValueError(
                 f"--class_weights is {self.class_weights!r}; expected 'balanced'. "
@@ -198,8 +220,14 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         if arguments and arguments[0].endswith(".json"):
             recipe = _read_recipe(Path(arguments.pop(0)), known=set(vars(parser.parse_args([]))))
         parser.set_defaults(**recipe)
+        given = parser.parse_args(arguments)
+        if given.greater_is_better is None:
+            name = given.metric_for_best_model.removeprefix("eval_")
+            parser.set_defaults(greater_is_better=not name.endswith("loss") and not name.startswith(LESS_IS_BETTER))
         model, data, training = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
         model.config = {**_json_object("config", recipe.get("config")), **model.config}
+    if model.early_stopping_patience is not None and training.eval_strategy == "no":
+        raise BadInputError("--early_stopping_patience needs evaluations; expected --eval_strategy epoch or steps.")
     return model, data, training
 
 
