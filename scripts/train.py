@@ -25,8 +25,19 @@ On a laptop, two minutes:
     python scripts/train.py scripts/recipes/tiny_cpu.json --dataset outputs/sample --output_dir outputs/tiny
 
 Into the output folder go the model and its image processor (load both with `from_pretrained`), `results.json` (scores
-with n and intervals, trivial baselines beside them), `per_case.csv`, and `trainer_state.json` with the learning curve.
-The exit status is 1 after bad arguments, bad data, or a loss that is no longer a number.
+with n and intervals, trivial baselines beside them), `per_case.csv`, `run.json` (settings as a recipe, commit, versions,
+hardware, time, data), and `trainer_state.json` with the learning curve.
+The exit status is 1 after bad arguments, bad data, a loss that is no longer a number, or a full disk.
+
+A run that was killed goes on by the same command with
+
+    --resume_from_checkpoint true
+
+from the newest whole checkpoint of the output folder, if there is one, and ends with the same weights as one that was
+never killed: bit for bit in one process on the CPU with as many threads, to rounding in several. Checkpoints appear
+whole or not at all, at the end of each epoch or by --save_strategy steps --save_steps N; a broken one is passed over.
+Selection is by the lowest validation loss or by --metric_for_best_model, e.g. jaccard or auc;
+--early_stopping_patience N stops after N evaluations without a better one, and --ema_decay 0.999 averages the weights.
 """
 
 import logging
@@ -35,16 +46,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import DataArguments, ModelArguments, parse_arguments
 from modeling_resformer.training.building import build_collator, build_image_processor, build_metrics, build_model
+from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import evaluate_split
 from modeling_resformer.training.rows import EvaluationRows, TrainingRows
+from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
 
@@ -52,8 +65,14 @@ logger = logging.getLogger(__name__)
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
+    clock, code = RunClock(), code_version()
     if model_args.cpu_threads is not None:
         torch.set_num_threads(model_args.cpu_threads)
+    output = Path(training_args.output_dir)
+    checkpoint = choose_checkpoint(training_args.resume_from_checkpoint, output)
+    if training_args.resume_from_checkpoint and training_args.should_log:
+        logger.info("%s: %s", output, f"going on from {checkpoint.name}" if checkpoint else "starting afresh")
+    patience = model_args.early_stopping_patience
     set_seed(training_args.seed)
     prepared = load_prepared(data_args.dataset)
     check_splits(prepared, data_args.dataset)
@@ -74,12 +93,17 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         data_collator=build_collator(prepared, image_processor, model.config),
         processing_class=image_processor,
         compute_metrics=build_metrics(model, data_args.auc_classes),
+        callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
+        ema_decay=model_args.ema_decay,
     )
-    trainer.train()
+    trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
     bootstrap = Bootstrap(data_args.bootstrap_samples)
-    evaluate_split(trainer, prepared.dataset, "test", Path(training_args.output_dir), bootstrap)
+    with named_write_failure("results", output):
+        evaluate_split(trainer, prepared.dataset, "test", output, bootstrap)
+        if trainer.is_world_process_zero():
+            write_run_record(trainer, prepared, model_args, data_args, code)
     trainer.accelerator.end_training()
 
 
@@ -92,12 +116,15 @@ def check_splits(prepared: PreparedDataset, folder: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 after one line on stderr."""
+    """Returns the exit status: 0, 1 after one line on stderr, or 130 after Ctrl-C."""
     try:
         train(*parse_arguments(sys.argv[1:] if argv is None else argv))
-    except (BadInputError, NonFiniteLossError) as error:
+    except (BadInputError, NonFiniteLossError, CheckpointWriteError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; go on from the last checkpoint by --resume_from_checkpoint true\n")
+        return 130
     return 0
 
 

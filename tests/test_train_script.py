@@ -116,6 +116,31 @@ def test_the_table_can_be_computed_from_the_lines_per_case_again(run, results):
     assert np.mean(decided) == pytest.approx(results["model"]["accuracy"]["value"])
 
 
+def test_the_run_record_says_how_the_checkpoint_came_about(run):
+    dataset, output = run
+    text = (output / "run.json").read_text()
+    record = json.loads(text)
+    model = ResFormerForMultiTask.from_pretrained(output)
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    best = min((line for line in history if "eval_loss" in line), key=lambda line: line["eval_loss"])
+    assert record["model"]["parameters"] == model.num_parameters()
+    assert record["training"] == {
+        "epochs": 3,
+        "steps": 6,
+        "batch_size": 4,
+        "selected": {"metric": "loss", "value": best["eval_loss"], "epoch": best["epoch"], "step": best["step"]},
+    }
+    assert record["settings"]["config"] == json.loads(json.dumps(ARCHITECTURE))
+    assert (record["settings"]["learning_rate"], record["settings"]["class_weights"]) == (0.005, "balanced")
+    train_part = record["dataset"]["splits"]["train"]
+    assert (train_part["rows"], train_part["cases"]) == (8, 4)
+    assert train_part["rows_with_mask"] == sum(mask is not None for mask in dataset["train"]["mask"])
+    assert train_part["class_counts"] == {"red": 4, "brown": 2}
+    assert record["dataset"]["name"] == "dataset"
+    assert 0 < record["duration_seconds"] < 600
+    assert str(output.parent) not in text
+
+
 def test_flags_win_over_the_recipe_and_config_fields_are_joined(tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"seed": 1, "learning_rate": 0.5, "config": {"window_size": 4, "mlp_ratio": 2}}))
