@@ -36,13 +36,14 @@ ELEMENT_BYTES = {
 class VolumeHeader:
     """What a MetaImage header claims, checked against its data file.
 
-    `shape` is (slices, rows, columns), `spacing` the same axes in mm, `direction` the nine numbers of TransformMatrix.
+    `shape` is (slices, rows, columns), `spacing` the same axes in mm (None where the header has none and may do so),
+    `direction` the nine numbers of TransformMatrix.
     """
 
     path: Path
     data_path: Path
     shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float] | None
     direction: tuple[float, ...]
     element_type: str
     compressed: bool
@@ -53,14 +54,29 @@ class VolumeHeader:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """Where voxels lie in the patient, as ITK has it: axes in the order x, y, z, mm, and cosines row by row."""
+
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is what ITK assumes, and writes, where nothing is known."""
+        return self == Geometry()
+
+
+@dataclass(frozen=True)
 class Volume:
     """Voxels (slices, rows, columns) in stored order, spacing (slice, row, column) in mm."""
 
     voxels: np.ndarray
     header: VolumeHeader
+    geometry: Geometry
 
 
-def read_header(path: Path) -> VolumeHeader:
+def read_header(path: Path, spacing_required: bool = True) -> VolumeHeader:
     """Reads and checks a header without touching the voxels.
 
     Raises:
@@ -73,8 +89,9 @@ def read_header(path: Path) -> VolumeHeader:
     if min(columns, rows, slices) < 1:
         raise BadInputError(f"{path}: DimSize {columns} {rows} {slices} is not positive; correct the header")
     spacing_name = "ElementSpacing" if "ElementSpacing" in fields else "ElementSize"
-    x, y, z = _numbers(fields, spacing_name, path)
-    if not all(0 < mm < math.inf for mm in (x, y, z)):
+    spacing = _numbers(fields, spacing_name, path)[::-1] if spacing_required or spacing_name in fields else None
+    if spacing is not None and not all(0 < mm < math.inf for mm in spacing):
+        x, y, z = spacing[::-1]
         raise BadInputError(f"{path}: {spacing_name} {x} {y} {z} is not positive; correct the header")
     element_type = fields.get("ElementType", "")
     if element_type not in ELEMENT_BYTES or fields.get("ElementNumberOfChannels", "1") != "1":
@@ -83,7 +100,7 @@ def read_header(path: Path) -> VolumeHeader:
         path=path,
         data_path=_data_path(fields, path),
         shape=(slices, rows, columns),
-        spacing=(z, y, x),
+        spacing=spacing,
         direction=_direction(fields, path),
         element_type=element_type,
         compressed=fields.get("CompressedData", "False").lower() == "true",
@@ -92,26 +109,49 @@ def read_header(path: Path) -> VolumeHeader:
     return header
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, spacing_required: bool = True) -> Volume:
     """Reads a MetaImage volume, compressed or not, of either byte order.
 
     Raises:
         BadInputError: see `read_header`; also compressed data that does not unpack to the claimed size, and NaN.
     """
-    header = read_header(path)
+    header = read_header(path, spacing_required)
     if header.compressed:
         _check_compressed(header)
+    voxels, geometry = read_image(path)
+    if voxels.shape != header.shape:
+        raise BadInputError(f"{path}: read as {voxels.shape}, the header says {header.shape}; copy the volume again")
+    if not all_finite(voxels):
+        raise BadInputError(f"{path}: holds NaN ({header.element_type}); expected whole numbers, export it again")
+    return Volume(voxels, header, geometry)
+
+
+def read_image(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Reads a file by SimpleITK: (z, y, x) voxels and where they lie. What a header claims must be checked before.
+
+    Raises:
+        BadInputError: SimpleITK cannot read it.
+    """
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise BadInputError(f"{path}: SimpleITK cannot read it ({reason}); copy the volume again") from error
-    voxels = np.asarray(_Owner(image))
-    if voxels.shape != header.shape:
-        raise BadInputError(f"{path}: read as {voxels.shape}, the header says {header.shape}; copy the volume again")
-    if voxels.dtype.kind == "f" and np.isnan(voxels).any():
-        raise BadInputError(f"{path}: holds NaN ({header.element_type}); expected whole numbers, export it again")
-    return Volume(voxels, header)
+    return np.asarray(_Owner(image)), Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def write_image(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
+    """Writes (z, y, x) voxels, compressed, in the format that the name's ending says."""
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    SimpleITK.WriteImage(image, str(path), useCompression=True)
+
+
+def all_finite(voxels: np.ndarray) -> bool:
+    """Whether no voxel is NaN or infinite; slice by slice, to hold no second volume."""
+    return voxels.dtype.kind != "f" or all(np.isfinite(picture).all() for picture in voxels)
 
 
 class _Owner:

@@ -138,7 +138,7 @@ def known_spacing(spacing: Sequence[float | None] | None, axes: int) -> tuple[fl
 def check_mask(mask: np.ndarray, class_names: Sequence[str]) -> None:
     if mask.ndim != 2 or mask.dtype.kind not in "ui":
         raise ValueError(f"A mask of shape {mask.shape} and {mask.dtype}; expected class indices (H, W).")
-    if mask.size and not (0 <= int(mask.min()) and int(mask.max()) < len(class_names)):
+    if mask.size and not (int(mask.min()) >= 0 and int(mask.max()) < len(class_names)):
         raise ValueError(f"A mask holds {mask.min()}..{mask.max()}; expected 0..{len(class_names) - 1}.")
 
 
