@@ -1,11 +1,15 @@
 """Class counts of a split, and the weights that balance them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from datasets import Dataset
 
 from .columns import class_names
 from .problems import BadInputError
+
+
+logger = logging.getLogger(__name__)
 
 
 def class_counts(dataset: Dataset, column: str = "class_labels") -> dict[str, int]:
@@ -40,9 +44,18 @@ def balanced(counts: Mapping[str, int], num_rows: int) -> dict[str, float]:
 
 
 def balanced_class_weights(dataset: Dataset) -> list[float]:
-    """Returns the `balanced` weights of a training split, in the order of its image-level classes."""
+    """Returns the `balanced` weights of a training split, in the order of its image-level classes.
+
+    A class without rows, for which none is defined, weighs 1, and a warning says so.
+    """
     labelled = sum(present is not None for present in dataset.with_format(None)["class_labels"])
-    return list(balanced(class_counts(dataset), labelled).values())
+    counts = class_counts(dataset)
+    if absent := [name for name, count in counts.items() if count == 0]:
+        logger.warning(
+            "No training row has the class %s: nothing can be learned of it but its absence; its class weight is 1.",
+            ", ".join(absent),
+        )
+    return [labelled / (len(counts) * count) if count else 1.0 for count in counts.values()]
 
 
 def describe_weights(weights: Mapping[str, float] | Sequence[float]) -> str:
