@@ -1,0 +1,204 @@
+"""The model card: a template of `hub_cards/` filled with what the run recorded and measured."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..configuration_resformer import ResFormerConfig, __version__
+from ..data.problems import BadInputError
+from . import tables
+from .facts import NOT_RECORDED, Facts
+from .sources import PAPER, SOFTWARE
+
+
+HUB = "https://huggingface.co"
+ARXIV = "2412.00351"
+INDEX_METRICS = {
+    "dice": "Dice, per image, empty/empty = 1",
+    "jaccard": "Jaccard, per image, empty/empty = 1",
+    "dice_present": "Dice where the class occurs",
+    "dice_volume": "Dice by volume",
+    "auc": "mean area under the ROC curve",
+    "accuracy": "accuracy, micro",
+    "sensitivity": "sensitivity, micro",
+    "specificity": "specificity, micro",
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is published, and under which terms.
+
+    Attributes:
+        repo_id: `owner/name` on the Hub.
+        templates: folder of the card templates, `hub_cards` of a checkout.
+        licence: Hub id of the weights' licence; by default what the dataset's source suggests.
+        dataset_id: Hub id of the dataset, where it is there.
+        space_id: Hub id of a Space that tries the model.
+        public: everybody will see the repository.
+        data_allow_sharing: somebody states that the data's terms allow public weights.
+        share_pictures: somebody states that pictures of a dataset of their own may be shown.
+        synthetic: the data are made up, to test software; nothing measured on them is a result.
+    """
+
+    repo_id: str
+    templates: Path
+    licence: str | None = None
+    dataset_id: str | None = None
+    space_id: str | None = None
+    public: bool = False
+    data_allow_sharing: bool = False
+    share_pictures: bool = False
+    synthetic: bool = False
+
+    @property
+    def name(self) -> str:
+        """The repository's own name."""
+        return self.repo_id.split("/")[-1]
+
+
+def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequence[str] = ()) -> None:
+    """Writes `folder/README.md`.
+
+    Args:
+        folder: the repository; figures that lie in it are shown.
+        terms: what is published as what.
+        facts: of the run.
+        examples: file names in `folder/examples` that the widget offers.
+
+    Raises:
+        BadInputError: the template is missing.
+    """
+    template = terms.templates / "model_card.md"
+    if not template.is_file():
+        raise BadInputError(f"{template}: no such card template; run the script from a checkout")
+    card = ModelCard.from_template(
+        card_data(terms, facts, examples),
+        template_str=template.read_text(encoding="utf-8"),
+        **values(folder, terms, facts),
+    )
+    lines = [line.rstrip() for line in str(card).splitlines()]
+    kept = [line for before, line in zip(["", *lines], lines, strict=False) if line or before]
+    (folder / "README.md").write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def card_data(terms: Terms, facts: Facts, examples: Sequence[str]) -> ModelCardData:
+    """The card's header."""
+    segmentation, classification = ["image-segmentation"] * facts.segments, ["image-classification"] * facts.classifies
+    tags = [
+        "resformer",
+        "medical",
+        *segmentation,
+        *classification,
+        *facts.source.tags,
+        "custom_code",
+        f"arxiv:{ARXIV}",
+    ]
+    licence = terms.licence or facts.source.weights_licence
+    unnamed = {"license_name": "ask-the-owner"} if licence is None else {}
+    results = [] if terms.synthetic else list(eval_results(terms, facts))
+    return ModelCardData(
+        license=licence or "other",
+        **unnamed,
+        library_name="transformers",
+        pipeline_tag=(segmentation + classification)[0],
+        datasets=[terms.dataset_id] if terms.dataset_id else None,
+        metrics=[name for name in INDEX_METRICS if facts.score(name) is not None],
+        tags=[*tags, "synthetic-data"] if terms.synthetic else tags,
+        widget=[
+            {"src": f"{HUB}/{terms.repo_id}/resolve/main/examples/{name}", "example_title": Path(name).stem}
+            for name in examples
+        ]
+        or None,
+        model_name=terms.name if results else None,
+        eval_results=results or None,
+    )
+
+
+def eval_results(terms: Terms, facts: Facts) -> list[EvalResult]:
+    """One entry of the model index for every score, under one dataset config for every vendor."""
+    parts = {facts.recorded("dataset", "config") or "default": facts.results["model"], **facts.groups}
+    return [
+        EvalResult(
+            task_type="image-segmentation" if name.startswith(("dice", "jaccard")) else "image-classification",
+            dataset_type=terms.dataset_id or facts.recorded("dataset", "source") or "unknown",
+            dataset_name=facts.dataset_title.replace("`", ""),
+            dataset_config=str(config),
+            dataset_split=facts.results.get("split"),
+            metric_type=name,
+            metric_name=f"{title} ({facts.results.get('split')}, n={score.n})",
+            metric_value=round(score.value, 4),
+        )
+        for config, scores in parts.items()
+        for name, title in INDEX_METRICS.items()
+        if (score := facts.score(name, scores)) is not None
+    ]
+
+
+def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
+    """What the template asks for, the header apart."""
+    config, recorded = facts.config, facts.recorded
+    height, width = facts.size
+    return {
+        "repo_id": terms.repo_id,
+        "name": terms.name,
+        "space_id": terms.space_id,
+        "synthetic": terms.synthetic,
+        "task": facts.task,
+        "segments": facts.segments,
+        "classifies": facts.classifies,
+        "source": facts.source,
+        "dataset_title": facts.dataset_title,
+        "kept_apart": facts.kept_apart,
+        "files": {path.name for path in folder.iterdir()},
+        "height": height,
+        "width": width,
+        "mask_classes": ", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names)),
+        "image_classes": ", ".join(config.image_class_names),
+        "thresholds": ", ".join(
+            f"{name} {threshold:.3g}"
+            for name, threshold in zip(config.image_class_names, config.classification_thresholds or (), strict=False)
+        ),
+        "results": facts.results,
+        "scores": {name: facts.score(name) for name in ("dice", "jaccard", "auc", "calibration_error")},
+        "interval": facts.results.get("interval") or {},
+        "verdicts": list(tables.verdicts(facts)),
+        "overall_table": tables.overall_table(facts),
+        "mask_class_table": tables.mask_class_table(facts),
+        "image_class_table": tables.image_class_table(facts),
+        "groups": tables.group_sections(facts),
+        "paper_table": tables.paper_table(facts),
+        "training_table": tables.training_table(facts),
+        "settings": json.dumps(recorded("settings"), indent=2) if recorded("settings") is not None else None,
+        "data_table": tables.data_table(facts),
+        "dataset": {
+            key: recorded("dataset", key) or NOT_RECORDED
+            for key in ("name", "config", "licence", "split_rule", "mask_resolution", "fingerprint")
+        },
+        "network": network(facts),
+        "licence": terms.licence or facts.source.weights_licence,
+        "dataset_id": terms.dataset_id,
+        "version": __version__,
+        "citations": "\n\n".join(text for text in (PAPER, facts.source.citation, SOFTWARE) if text),
+    }
+
+
+def network(facts: Facts) -> str:
+    """The variant of the network in one sentence."""
+    config = facts.config
+    blocks = "in sequence" if config.block_type == "sequential" else "in parallel"
+    skips = "with dilated feature enhancement" if config.use_dfe else "without dilated feature enhancement"
+    widths, residual, swin = ("-".join(map(str, sizes)) for sizes in sizes_of(config))
+    return (
+        f"residual and Swin layers {blocks}; widths {widths}, {residual} residual blocks and {swin} Swin layers at the "
+        f"{len(config.hidden_sizes)} levels; windows of {config.window_size} x {config.window_size}; skips {skips}"
+    )
+
+
+def sizes_of(config: ResFormerConfig) -> tuple[Sequence[int], ...]:
+    """Widths, residual blocks and Swin layers by level."""
+    return config.hidden_sizes, config.cnn_depths, config.transformer_depths

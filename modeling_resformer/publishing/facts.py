@@ -1,0 +1,134 @@
+"""What a run recorded of itself; the one place that knows where in its files a fact stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..configuration_resformer import ResFormerConfig
+from .checks import RESULTS_NAME, RUN_NAME, read_json
+from .sources import UNKNOWN, Source, source_named
+
+
+NOT_RECORDED = "not recorded"
+TASKS = {
+    "ResFormerForMultiTask": "multi_task",
+    "ResFormerForSemanticSegmentation": "segmentation",
+    "ResFormerForImageClassification": "classification",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with the ends of its interval, None where there is none, and the number it was computed from."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run's own record.
+
+    Attributes:
+        config: of the model.
+        preprocessor: `preprocessor_config.json`.
+        results: `results.json`.
+        record: `run.json`; empty where the run left none.
+    """
+
+    config: ResFormerConfig
+    preprocessor: Mapping[str, Any]
+    results: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """`multi_task`, `segmentation` or `classification`."""
+        return TASKS[self.config.architectures[0]]
+
+    @property
+    def segments(self) -> bool:
+        return self.task != "classification"
+
+    @property
+    def classifies(self) -> bool:
+        return self.task != "segmentation"
+
+    @property
+    def source(self) -> Source:
+        """What is known of the dataset."""
+        return source_named(self.recorded("dataset", "source"))
+
+    @property
+    def provenance_is_known(self) -> bool:
+        """Whether the run recorded a dataset that this project knows."""
+        return self.source is not UNKNOWN
+
+    @property
+    def dataset_title(self) -> str:
+        """The dataset in words."""
+        if self.provenance_is_known:
+            return self.source.title
+        name = self.recorded("dataset", "name")
+        return f"a dataset that is {NOT_RECORDED}" if name is None else f"`{name}`, a dataset of its owner's"
+
+    @property
+    def kept_apart(self) -> str:
+        """How the pictures that were tested stood to training, as far as that is known."""
+        split, rows = (
+            self.results.get("split"),
+            self.recorded("dataset", "splits", str(self.results.get("split")), "rows"),
+        )
+        if split in ("train", "validation"):
+            return "which took part in training or selection, so that these figures **flatter**"
+        if split == "test" and rows is not None and rows == self.results.get("images"):
+            return "which took no part in training or selection"
+        return f"of which it is {NOT_RECORDED} whether they took part in training or selection"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) that pictures are squashed to."""
+        size = self.preprocessor["size"]
+        return size["height"], size["width"]
+
+    def recorded(self, *keys: str) -> Any:
+        """A value of `run.json`, or None."""
+        value: Any = self.record
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def score(self, name: str, scores: Mapping[str, Any] | None = None) -> Interval | None:
+        """A score of the model, or of what `scores` holds; None where the data do not define it."""
+        found = (self.results["model"] if scores is None else scores).get(name)
+        if not found or not found.get("n") or found.get("value") is None:
+            return None
+        return Interval(found["value"], found.get("low"), found.get("high"), found["n"])
+
+    @property
+    def groups(self) -> dict[str, Mapping[str, Any]]:
+        """Scores by vendor, or by whatever else the evaluation was broken down; empty for one group."""
+        return {}
+
+
+def read_facts(run: Path) -> Facts:
+    """Reads what a run left behind.
+
+    Raises:
+        BadInputError: a file is broken.
+    """
+    record = read_json(run / RUN_NAME) if (run / RUN_NAME).is_file() else {}
+    return Facts(
+        config=ResFormerConfig.from_pretrained(run),
+        preprocessor=read_json(run / "preprocessor_config.json"),
+        results=read_json(run / RESULTS_NAME),
+        record=record,
+    )

@@ -1,0 +1,170 @@
+"""A run folder as a complete Hub repository, made and tried on this machine before anything is sent."""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+
+# By its own module, since without torchvision transformers 5.17 hides it at the top.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from ..configuration_resformer import ResFormerConfig
+from ..data.finished_folder import finished_folder
+from ..data.problems import BadInputError
+from ..modeling_resformer import ResFormerPreTrainedModel
+from ..training.tasks import task_named
+from .card import Terms, write_model_card
+from .checks import (
+    RESULTS_NAME,
+    RUN_NAME,
+    WEIGHTS_NAME,
+    check_card,
+    check_reload,
+    check_repo_id,
+    check_run,
+    read_json,
+    refuse_pickles,
+)
+from .facts import Facts, read_facts
+
+
+PACKAGE = Path(__file__).parents[1]
+CHECKOUT = PACKAGE.parent
+EXAMPLES = "examples"
+SAMPLE_PICTURES = CHECKOUT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data"
+NETWORK = CHECKOUT / "docs" / "network.png"
+PICTURES = ("report.png", "samples.png")
+MOST_EXAMPLES = 3
+# What Inference Endpoints install beside their own torch; the bounds are those of setup.py.
+REQUIREMENTS = "transformers>=5.17,<6\nhuggingface-hub>=1.5\npillow>=11.0\nnumpy>=2.0\n"
+
+
+def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = False) -> Path:
+    """Writes everything that belongs on the Hub to `output`, which appears when it is complete and was tried.
+
+    Args:
+        run: output folder of `scripts/train.py`, or a repository that this made before.
+        terms: what is published as what.
+        output: the folder to write.
+        overwrite: replace an earlier repository.
+
+    Returns:
+        `output`.
+
+    Raises:
+        BadInputError: something speaks against publishing; nothing is left half-written.
+    """
+    check_repo_id(terms.repo_id)
+    check_run(run)
+    facts = read_facts(run)
+    check_terms(terms, facts)
+    with finished_folder(output, overwrite, "Hub repository of this project", is_repository) as folder:
+        model = write_model(run, folder)
+        write_code(folder)
+        write_record(run, folder)
+        examples = write_pictures(run, folder, terms, facts)
+        write_model_card(folder, terms, facts, examples)
+        check_card(folder / "README.md")
+        refuse_pickles(folder)
+        check_reload(folder, model)
+        for path in folder.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    return output
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether a folder was made by `make_repository`."""
+    names = ("README.md", "handler.py", "modeling_resformer.py", RESULTS_NAME, WEIGHTS_NAME)
+    return all((folder / name).is_file() for name in names)
+
+
+def check_terms(terms: Terms, facts: Facts) -> None:
+    """Refuses to show the world what was learned from data that are not free, unless somebody answers for it."""
+    if not terms.public or terms.data_allow_sharing:
+        return
+    if facts.source.gated:
+        raise BadInputError(
+            f"--public {terms.repo_id}: the weights were trained on {facts.source.title}, which is {facts.source.licence}; "
+            "if your agreement with the organisers allows public weights, say so with --data-allow-sharing"
+        )
+    if not facts.provenance_is_known:
+        raise BadInputError(
+            f"--public {terms.repo_id}: nothing records what the weights were trained on; if those data allow public "
+            "weights, say so with --data-allow-sharing"
+        )
+
+
+def write_model(run: Path, folder: Path) -> ResFormerPreTrainedModel:
+    """Saves model and image processor with their code, in float32; returns the model as it was loaded from the run."""
+    config = ResFormerConfig.from_pretrained(run)
+    try:
+        model_class = task_named((config.architectures or ["no architecture"])[0]).model_class
+        model, report = model_class.from_pretrained(run, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInputError(f"{run}: {' '.join(str(error).split())}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise BadInputError(
+            f"{run / WEIGHTS_NAME}: lacks {len(missing)} tensors, {missing[0]} first; save the model again"
+        )
+    model.save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(run).save_pretrained(folder)
+    return model
+
+
+def write_code(folder: Path) -> None:
+    """Adds what serves the model: the handler of Inference Endpoints and what it needs."""
+    shutil.copyfile(PACKAGE / "handler.py", folder / "handler.py")
+    (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+
+
+def write_record(run: Path, folder: Path) -> None:
+    """Adds results and, where there is one, the record of the run without the names of local folders."""
+    shutil.copyfile(run / RESULTS_NAME, folder / RESULTS_NAME)
+    if (run / RUN_NAME).is_file():
+        record = without_local_paths(read_json(run / RUN_NAME))
+        (folder / RUN_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def without_local_paths(value: Any) -> Any:
+    """A JSON value with the last part of every absolute path in it: the rest is nobody's business."""
+    if isinstance(value, Mapping):
+        return {key: without_local_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(inner) for inner in value]
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return value
+
+
+def write_pictures(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[str]:
+    """Adds the network figure and, where the data may be shown, the run's pages and example inputs; names the examples."""
+    figure = next((path for path in (NETWORK, run / "network.png") if path.is_file()), None)
+    if figure is None:
+        raise BadInputError(f"{NETWORK}: the network figure is missing; run from a checkout")
+    shutil.copyfile(figure, folder / "network.png")
+    if not facts.source.pictures_are_free and (facts.source.gated or not terms.share_pictures):
+        return []
+    for name in PICTURES:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    examples = example_pictures(run) if facts.source.pictures_are_free else []
+    for path in examples:
+        (folder / EXAMPLES).mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / EXAMPLES / path.name)
+    return [path.name for path in examples]
+
+
+def example_pictures(run: Path) -> list[Path]:
+    """Free photographs for the widget, those that the run was tested on where there are such."""
+    if (run / EXAMPLES).is_dir():
+        return sorted((run / EXAMPLES).glob("*.jpg"))
+    free = sorted(SAMPLE_PICTURES.glob("*.jpg"))
+    if (run / "per_case.csv").is_file():
+        with open(run / "per_case.csv", newline="", encoding="utf-8") as file:
+            tested = {row["case_id"] for row in csv.DictReader(file)}
+        free = [path for path in free if path.stem in tested]
+    return free[:MOST_EXAMPLES]
