@@ -69,7 +69,9 @@ def draw_en_face(
     columns = min(PANELS_A_ROW, len(maps))
     lines = -(-len(maps) // columns)
     figure = Figure(
-        figsize=(PANEL_INCHES * 1.25 * columns, PANEL_INCHES * lines + 0.6), dpi=DOTS_PER_INCH, layout="constrained"
+        figsize=(PANEL_INCHES * 1.25 * columns, PANEL_INCHES * 1.1 * lines + 0.5),
+        dpi=DOTS_PER_INCH,
+        layout="constrained",
     )
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(f"{title}\nfirst B-scan at the top; grey: none".strip(), fontsize=10)
@@ -78,6 +80,7 @@ def draw_en_face(
         draw_map(panel, name, counts, spacing)
     for panel in panels[len(maps) :]:
         panel.set_visible(False)
+    canvas.draw()  # lays the panels out; only the second time do labels fit
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
