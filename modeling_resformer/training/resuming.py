@@ -172,6 +172,8 @@ class ResumableTrainer(Trainer):
             clean_up(run)
         output = super().train(str(self._resumed_from) if self._resumed_from else None, trial, ignore_keys_for_eval)
         self._end_averaging()
+        # Whatever is evaluated from here on stops nothing.
+        self.remove_callback(EarlyStoppingCallback)
         return output
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
@@ -358,15 +360,16 @@ class ResumableTrainer(Trainer):
     def _settings(self) -> dict[str, dict[str, Any]]:
         """What a resumed run must have in common with its checkpoint, and what it is told about."""
         args, rows = self.args, self.train_dataset
-        config = self.accelerator.unwrap_model(self.model).config.to_dict()
-        unstable = ("transformers_version", "classification_thresholds", "dtype", "auto_map", "architectures")
+        model = self.accelerator.unwrap_model(self.model)
+        # Architecture, labels and losses; what else stands in a config is filled in when it is saved, or later.
+        own = {"id2label", *type(model.config).__annotations__} - {"classification_thresholds", "resformer_version"}
         fixed = {
             "training rows": len(rows),
             "pictures a step (processes x batch size x accumulation)": (
                 args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
             ),
-            "model": type(self.accelerator.unwrap_model(self.model)).__name__,
-            **{f"config {name}": value for name, value in config.items() if name not in unstable},
+            "model": type(model).__name__,
+            **{f"config {name}": value for name, value in model.config.to_dict().items() if name in own},
             **{name: getattr(args, name) for name in FIXED_ARGUMENTS},
         }
         noted = {
