@@ -100,5 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):  # the Hub client names every request
+        logging.getLogger(name).setLevel(logging.WARNING)
     sys.exit(main())

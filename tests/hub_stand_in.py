@@ -1,4 +1,7 @@
-"""A Hub in one process: enough of its HTTP interface to push a dataset or a model and read it back. Nothing leaves the machine."""
+"""A Hub in one process: enough of its HTTP interface to push datasets, models and Spaces, and to read any revision back.
+
+Nothing leaves the machine. It can hang up in the middle of an upload or of a commit, and refuses a card without a header.
+"""
 
 import base64
 import hashlib
@@ -6,19 +9,25 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import yaml
 
 
-COMMIT = "0" * 39 + "1"
+INITIAL = "0" * 39 + "1"  # of a repository without commits
 
 
 class StandInHub(ThreadingHTTPServer):
-    """Keeps repositories in memory; `calls` lists (method, path) in order."""
+    """Keeps repositories in memory, as dicts: `files` are those of main, `commits` files by commit, `refs` commits by name.
+
+    `calls` lists (method, path) in order; while `hang_up` is "upload" or "commit", such a request is cut off half-read.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.blobs, self.calls = {}, {}, []
+        self.repositories, self.blobs, self.calls, self.hang_up = {}, {}, [], None
 
     @property
     def url(self):
@@ -58,9 +67,18 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
+    def handle_error(self, *arguments):
+        pass  # whoever hangs up is meant to
+
     def handle_call(self):
+        path = unquote(self.path.split("?")[0])
         self.server.calls.append((self.command, self.path))
-        body, path = self.body(), self.path.split("?")[0]
+        is_kind = {"upload": path.startswith("/upload/"), "commit": "/commit/" in path}
+        if is_kind.get(self.server.hang_up):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+            self.close_connection = True
+            return self.connection.close()
+        body = self.body()
         for pattern, method in ROUTES:
             if match := re.fullmatch(pattern, path):
                 return method(self, body, *match.groups())
@@ -74,10 +92,12 @@ class Handler(BaseHTTPRequestHandler):
     def create(self, body):
         wanted = json.loads(body)
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
-        private = is_private(wanted)
-        self.server.repositories.setdefault(name, {"private": bool(private), "gated": False, "files": {}})
-        kind = "datasets/" if wanted.get("type") == "dataset" else ""
-        self.answer({"url": f"{self.server.url}/{kind}{name}", "name": name})
+        kind = wanted.get("type") or "model"
+        if kind == "space" and wanted.get("sdk") is None:
+            return self.answer({"error": "a Space needs an sdk"}, 400)
+        repository = {"type": kind, "sdk": wanted.get("sdk"), "private": bool(is_private(wanted)), "gated": False}
+        self.server.repositories.setdefault(name, {**repository, "files": {}})
+        self.answer({"url": f"{self.server.url}/{'' if kind == 'model' else kind + 's/'}{name}", "name": name})
 
     def settings(self, body, name):
         wanted, repository = json.loads(body), self.server.repositories[name]
@@ -89,9 +109,15 @@ class Handler(BaseHTTPRequestHandler):
     do_PATCH = handle_call
 
     def validate(self, body):
-        self.answer({"errors": [], "warnings": []})
+        content = json.loads(body)["content"]
+        found = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
+        try:
+            problem = None if found and isinstance(yaml.safe_load(found[1]), dict) else "there is no header"
+        except yaml.YAMLError as error:
+            problem = str(error)
+        self.answer({"errors": [{"message": problem}] if problem else [], "warnings": []}, 400 if problem else 200)
 
-    def preupload(self, body, name):
+    def preupload(self, body, name, revision):
         files = json.loads(body)["files"]
         mode = lambda path: "lfs" if path.endswith((".parquet", ".safetensors")) else "regular"  # noqa: E731
         self.answer(
@@ -111,8 +137,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.blobs[oid] = body
         self.answer({})
 
-    def commit(self, body, name):
-        files = self.server.repositories[name]["files"]
+    def commit(self, body, name, revision):
+        repository = self.server.repositories[name]
+        files = dict(self.files_at(name, revision) or {})
         for line in body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -120,43 +147,100 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.server.blobs[value["oid"]]
-        kind = "datasets/" if "/datasets/" in self.path else ""
-        self.answer({"commitOid": COMMIT, "commitUrl": f"{self.server.url}/{kind}{name}/commit/{COMMIT}"})
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
+        commits = repository.setdefault("commits", {})
+        oid = f"{len(commits) + 2:040x}"
+        commits[oid] = files
+        repository.setdefault("refs", {})[revision] = oid
+        if revision == "main":
+            repository["files"] = files
+        kind = self.path.removeprefix("/api/").split("/")[0]
+        url = f"{self.server.url}/{'' if kind == 'models' else kind + '/'}{name}/commit/{oid}"
+        self.answer({"commitOid": oid, "commitUrl": url})
 
-    def info(self, body, name):
-        if name not in self.server.repositories:
-            return self.answer({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+    def oid_at(self, name, revision):
+        """The commit a branch, tag or commit names; None for none."""
         repository = self.server.repositories[name]
-        files = [{"rfilename": path} for path in repository["files"]]
+        if revision in repository.get("commits", {}):
+            return revision
+        return repository.get("refs", {}).get(revision, INITIAL if revision in ("main", INITIAL) else None)
+
+    def files_at(self, name, revision):
+        """The files of a revision; None for an unknown one."""
+        repository, oid = self.server.repositories[name], self.oid_at(name, revision)
+        if oid is None:
+            return None
+        return repository["files"] if oid == INITIAL else repository["commits"][oid]
+
+    def no_repository(self):
+        self.answer({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+
+    def no_revision(self):
+        self.answer({"error": "no such revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
+
+    def branch(self, body, name, branch):
+        repository = self.server.repositories[name]
+        repository.setdefault("refs", {}).setdefault(branch, self.oid_at(name, "main"))
+        self.answer({})
+
+    def tag(self, body, name, revision):
+        repository, tag = self.server.repositories[name], json.loads(body)["tag"]
+        repository.setdefault("tags", set()).add(tag)
+        repository.setdefault("refs", {})[tag] = self.oid_at(name, revision)
+        self.answer({})
+
+    def references(self, body, name):
+        repository = self.server.repositories[name]
+        tags, refs = repository.get("tags", set()), repository.get("refs", {})
+        listed = {"branches": [], "tags": [], "converts": []}
+        for ref, oid in refs.items():
+            kind = "tags" if ref in tags else "branches"
+            listed[kind].append({"name": ref, "ref": f"refs/{kind}/{ref}", "targetCommit": oid})
+        self.answer(listed)
+
+    def info(self, body, name, revision=None):
+        if name not in self.server.repositories:
+            return self.no_repository()
+        repository, files = self.server.repositories[name], self.files_at(name, revision or "main")
+        if files is None:
+            return self.no_revision()
         return self.answer(
             {
                 "id": name,
-                "sha": COMMIT,
+                "sha": self.oid_at(name, revision or "main"),
                 "private": repository["private"],
-                "siblings": files,
+                "siblings": [{"rfilename": path} for path in files],
                 "tags": [],
                 "downloads": 0,
             }
         )
 
-    def tree(self, body, name):
-        files = self.server.repositories[name]["files"]
-        inside = re.search(r"/tree/[^/?]+/([^?]+)", self.path)
-        prefix = f"{inside[1]}/" if inside else ""
+    def tree(self, body, name, revision, inside=None):
+        files = self.files_at(name, revision)
+        if files is None:
+            return self.no_revision()
+        prefix = f"{inside}/" if inside else ""
+        recursive = "recursive=true" in self.path.lower()
         entries = {}
         for path, data in files.items():
             if path.startswith(prefix):
                 child, deeper, _ = path.removeprefix(prefix).partition("/")
-                kind = {"type": "directory"} if deeper else {"type": "file", "size": len(data)}
+                child = path.removeprefix(prefix) if recursive else child
+                kind = {"type": "file", "size": len(data)} if recursive or not deeper else {"type": "directory"}
                 entries[child] = {"path": prefix + child, "oid": "1" * 40, **kind}
         self.answer(list(entries.values()))
 
-    def resolve(self, body, name, path):
-        files = self.server.repositories[name]["files"]
+    def resolve(self, body, name, revision, path):
+        if name not in self.server.repositories:
+            return self.no_repository()
+        files, commit = self.files_at(name, revision), self.oid_at(name, revision)
+        if files is None:
+            return self.no_revision()
         if path not in files:
-            return self.answer({"error": "no file"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return self.answer({"error": "no file"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         data, digest = files[path], hashlib.sha256(files[path]).hexdigest()
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "X-Linked-Size": len(data)}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest}"', "X-Linked-Size": len(data)}
         if limits := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, stop = int(limits[1]), int(limits[2] or len(data) - 1) + 1
             return self.answer(
@@ -171,16 +255,21 @@ def is_private(wanted):
 
 
 NAME = r"([\w.-]+/[\w.-]+)"
+API = rf"/api/(?:datasets|models|spaces)/{NAME}"
+GIT = rf"(?:/datasets|/spaces)?/{NAME}"
 ROUTES = [
     (r"/api/whoami-v2", Handler.whoami),
     (r"/api/repos/create", Handler.create),
     (r"/api/validate-yaml", Handler.validate),
-    (rf"/api/(?:datasets|models)/{NAME}/settings", Handler.settings),
-    (rf"/api/(?:datasets|models)/{NAME}/preupload/.+", Handler.preupload),
-    (rf"/api/(?:datasets|models)/{NAME}/commit/.+", Handler.commit),
-    (rf"/api/(?:datasets|models)/{NAME}/tree/.+", Handler.tree),
-    (rf"/api/(?:datasets|models)/{NAME}(?:/revision/.+)?", Handler.info),
-    (rf"(?:/datasets)?/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
+    (rf"{API}/settings", Handler.settings),
+    (rf"{API}/preupload/(.+)", Handler.preupload),
+    (rf"{API}/commit/(.+)", Handler.commit),
+    (rf"{API}/branch/(.+)", Handler.branch),
+    (rf"{API}/tag/(.+)", Handler.tag),
+    (rf"{API}/refs", Handler.references),
+    (rf"{API}/tree/([^/]+)(?:/(.+))?", Handler.tree),
+    (rf"{API}(?:/revision/(.+))?", Handler.info),
+    (rf"{GIT}\.git/info/lfs/objects/batch", Handler.batch),
     (r"/upload/(\w+)", Handler.upload),
-    (rf"(?:/datasets)?/{NAME}/resolve/[^/]+/(.+)", Handler.resolve),
+    (rf"{GIT}/resolve/([^/]+)/(.+)", Handler.resolve),
 ]
