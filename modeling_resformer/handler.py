@@ -277,7 +277,7 @@ class EndpointHandler:
         device: torch device; the first GPU where there is one.
 
     Raises:
-        ValueError: The checkpoint has the weights of neither task.
+        ValueError: It is another kind of model, or has the weights of neither task.
     """
 
     def __init__(
@@ -290,6 +290,8 @@ class EndpointHandler:
     ) -> None:
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
         model, report = AutoModel.from_pretrained(path, output_loading_info=True, **source)
+        if not hasattr(model.config, "mask_class_names"):
+            raise ValueError(f"{path}: a model of type {model.config.model_type!r}; expected 'resformer'.")
         missing = {name.split(".")[0] for name in report["missing_keys"]}
         self.tasks = [task for task, parts in TASK_PARTS.items() if not parts & missing]
         if not self.tasks:

@@ -1,0 +1,86 @@
+"""From the body of an HTTP request to what `EndpointHandler` takes."""
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from ..handler import Limits, RequestError
+
+
+# Besides image/*: what the Python and JavaScript clients, browsers and curl send a picture or JSON as.
+CONTENT_TYPES = {
+    "",
+    "application/json",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "binary/octet-stream",
+    "text/plain",
+}
+ROOM_FOR_PARAMETERS = 64 * 1024  # bytes beside the base64 picture
+DRAINED = 4  # times the limit: so much is read and thrown away, so that the sender gets to read the refusal
+DRAIN_SECONDS = 5
+
+
+def most_bytes(limits: Limits) -> int:
+    """The largest body: a picture of the largest size in base64, and parameters."""
+    return -(-limits.max_bytes // 3) * 4 + ROOM_FOR_PARAMETERS
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Reads a body while it arrives, never holding more than `most` bytes of it.
+
+    Raises:
+        RequestError: (413) it is longer.
+    """
+    refusal = RequestError(f"The body is larger than {most / 2**20:.3g} MiB; send a smaller picture.", 413)
+    if int(request.headers.get("content-length", 0)) > DRAINED * most:
+        raise refusal
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > DRAINED * most:
+            break
+        if size <= most:
+            body += chunk
+        else:
+            body.clear()
+    if size > most:
+        raise refusal
+    return bytes(body)
+
+
+async def drain(request: Request, most: int) -> None:
+    """Throws a body away: many clients read a refusal only after they have sent everything."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await read_body(request, most)
+    except (RequestError, ClientDisconnect, TimeoutError):
+        return
+
+
+def request_data(body: bytes, content_type: str, task: str) -> dict[str, Any]:
+    """`inputs` and `parameters` of a request; `parameters.task` wins over the `task` of the route.
+
+    Raises:
+        RequestError: (415) a content type no picture is sent as; (400) an empty body, or broken JSON.
+    """
+    kind = content_type.split(";")[0].strip().lower()
+    if not kind.startswith("image/") and kind not in CONTENT_TYPES:
+        raise RequestError(f"Content-Type {kind:.60} is not supported; send image/* or application/json.", 415)
+    if not body:
+        raise RequestError("The body is empty; send the bytes of a picture, or JSON with inputs.")
+    # The widget sends pictures of unknown type as application/json, and clients send JSON without saying so.
+    if kind.startswith("image/") or body[:64].lstrip()[:1] not in (b"{", b"[", b'"'):
+        return {"inputs": body, "parameters": {"task": task}}
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The body is no valid JSON ({' '.join(str(error).split()):.100}).") from None
+    if not isinstance(data, dict):
+        raise RequestError(f'The body is a JSON {type(data).__name__}; expected {{"inputs": "<base64>"}}.')
+    parameters = data.get("parameters")
+    if parameters is None or isinstance(parameters, dict):
+        parameters = {"task": task, **(parameters or {})}
+    return {"inputs": data.get("inputs"), "parameters": parameters}

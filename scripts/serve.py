@@ -1,0 +1,134 @@
+"""A server of one's own that speaks Hugging Face's inference contract: clients and widgets work with it as they are.
+
+    python scripts/serve.py outputs/demo/model --port 8000
+
+    client = huggingface_hub.InferenceClient(model="http://127.0.0.1:8000")
+    client.image_segmentation("picture.jpg")        # [label, score, mask]
+    curl --data-binary @picture.jpg http://127.0.0.1:8000/predict
+
+A picture is sent as raw bytes or as {"inputs": "<base64>", "parameters": {...}}; paths and URLs are never opened.
+`/` and `/models/{id}` answer segmentation, `/image-classification` classification, `/predict` both; `parameters.task`
+chooses too. `GET /` tells classes and limits, `/health` and `/status/{id}` the state. One picture is answered at a
+time. There is no key and no encryption: keep it on loopback, or behind a proxy that has both.
+"""
+
+import argparse
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+import torch
+import uvicorn
+from PIL import Image
+
+import modeling_resformer  # noqa: F401  registers the Auto classes
+from modeling_resformer.handler import EndpointHandler, Limits
+from modeling_resformer.serving.app import ServerSettings, create_app
+
+
+logger = logging.getLogger("serve")
+DEFAULTS = ServerSettings()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder or Hub id")
+    parser.add_argument("--revision", help="revision of a Hub id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (%(default)s)")
+    parser.add_argument("--device", default="cpu", help='torch device, such as "cuda" (%(default)s)')
+    parser.add_argument("--cpu-threads", type=int, help="threads of one forward pass (torch's choice)")
+    limits = DEFAULTS.limits
+    parser.add_argument(
+        "--max-megabytes", type=float, default=limits.max_bytes / 2**20, help="encoded picture, MiB (%(default)g)"
+    )
+    parser.add_argument(
+        "--max-megapixels", type=float, default=limits.max_pixels / 1e6, help="decoded picture (%(default)g)"
+    )
+    parser.add_argument("--queue", type=int, default=DEFAULTS.waiting, help="requests that may wait (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=DEFAULTS.seconds, help="a request may take (%(default)g)")
+    parser.add_argument("--origin", action="append", help="web page that may ask, repeatable (any)")
+    arguments = parser.parse_args(argv)
+    for name, least in (("queue", 0), ("max_megabytes", 1e-6), ("max_megapixels", 1e-6), ("seconds", 0.001)):
+        if not getattr(arguments, name) >= least:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; expected {least:g} or more")
+    if arguments.cpu_threads is not None and arguments.cpu_threads < 1:
+        parser.error(f"--cpu-threads is {arguments.cpu_threads}; expected 1 or more")
+    return arguments
+
+
+def server_settings(arguments: argparse.Namespace) -> ServerSettings:
+    return ServerSettings(
+        limits=Limits(round(arguments.max_megabytes * 2**20), round(arguments.max_megapixels * 1e6)),
+        waiting=arguments.queue,
+        seconds=arguments.seconds,
+        origins=tuple(arguments.origin or DEFAULTS.origins),
+    )
+
+
+def load(arguments: argparse.Namespace, limits: Limits) -> EndpointHandler:
+    """Loads by the installed package, never by code of the folder, and warms up."""
+    if arguments.cpu_threads is not None:
+        torch.set_num_threads(arguments.cpu_threads)
+    handler = EndpointHandler(
+        arguments.model,
+        revision=arguments.revision,
+        trust_remote_code=False,
+        limits=limits,
+        device=arguments.device,
+    )
+    handler.logits(Image.new("RGB", (32, 32)))
+    logger.info("%s is loaded; it answers %s", arguments.model, " and ".join(handler.tasks))
+    return handler
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Returns the exit status: 0, or 1 where the port or the model cannot be had."""
+    settings = server_settings(arguments)
+    failures: list[Exception] = []
+
+    def give_up(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(lambda: load(arguments, settings.limits), settings, give_up)
+    # Settings that are off: this server speaks plain HTTP to its neighbour and writes its own log.
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.seconds) + 1,
+    )
+    server = uvicorn.Server(config)
+    is_ipv6 = ":" in arguments.host
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    with socket.create_server((arguments.host, arguments.port), family=family) as listening:
+        host, port = listening.getsockname()[:2]
+        sys.stdout.write(f"http://{f'[{host}]' if is_ipv6 else host}:{port}\n")
+        sys.stdout.flush()
+        server.run(sockets=[listening])
+    for error in failures:
+        logger.error("%s: %s", arguments.model, " ".join(str(error).split()))
+    return 1 if failures else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    arguments = parse(argv)
+    try:
+        return serve(arguments)
+    except OSError as error:
+        logger.error("%s:%s: %s", arguments.host, arguments.port, error)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
