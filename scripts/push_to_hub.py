@@ -27,7 +27,6 @@ from modeling_resformer.publishing.hub import MAIN, Push, push_folder
 from modeling_resformer.publishing.repository import make_repository
 
 
-TEMPLATES = Path(__file__).parents[1] / "hub_cards"
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +34,6 @@ def publish(options: argparse.Namespace) -> None:
     """Makes the folder, and sends it unless asked not to."""
     terms = Terms(
         repo_id=options.repo_id,
-        templates=TEMPLATES,
         licence=options.license,
         dataset_id=options.dataset_id,
         space_id=options.space_id,

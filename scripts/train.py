@@ -51,6 +51,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.metrics.scores import Bootstrap
+from modeling_resformer.publishing.after_training import take_push
 from modeling_resformer.training.arguments import DataArguments, ModelArguments, parse_arguments
 from modeling_resformer.training.building import build_collator, build_image_processor, build_metrics, build_model
 from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
@@ -66,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
     clock, code = RunClock(), code_version()
+    push = take_push(training_args)
     if model_args.cpu_threads is not None:
         torch.set_num_threads(model_args.cpu_threads)
     output = Path(training_args.output_dir)
@@ -105,6 +107,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         if trainer.is_world_process_zero():
             write_run_record(trainer, prepared, model_args, data_args, code)
     trainer.accelerator.end_training()
+    if push is not None and trainer.is_world_process_zero():
+        push(output)
 
 
 def check_splits(prepared: PreparedDataset, folder: str) -> None:

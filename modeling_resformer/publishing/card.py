@@ -15,6 +15,7 @@ from .facts import NOT_RECORDED, Facts
 from .sources import PAPER, SOFTWARE
 
 
+TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
 HUB = "https://huggingface.co"
 ARXIV = "2412.00351"
 INDEX_METRICS = {
@@ -35,7 +36,6 @@ class Terms:
 
     Attributes:
         repo_id: `owner/name` on the Hub.
-        templates: folder of the card templates, `hub_cards` of a checkout.
         licence: Hub id of the weights' licence; by default what the dataset's source suggests.
         dataset_id: Hub id of the dataset, where it is there.
         space_id: Hub id of a Space that tries the model.
@@ -43,10 +43,10 @@ class Terms:
         data_allow_sharing: somebody states that the data's terms allow public weights.
         share_pictures: somebody states that pictures of a dataset of their own may be shown.
         synthetic: the data are made up, to test software; nothing measured on them is a result.
+        templates: folder of the card templates.
     """
 
     repo_id: str
-    templates: Path
     licence: str | None = None
     dataset_id: str | None = None
     space_id: str | None = None
@@ -54,6 +54,7 @@ class Terms:
     data_allow_sharing: bool = False
     share_pictures: bool = False
     synthetic: bool = False
+    templates: Path = TEMPLATES
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
@@ -26,6 +26,7 @@ class Push:
         revision: branch that gets the commit.
         tag: name given to the commit.
         message: of the commit.
+        token: of the Hub; the one of `hf auth login` where it is not given.
     """
 
     repo_id: str
@@ -34,6 +35,7 @@ class Push:
     revision: str = MAIN
     tag: str | None = None
     message: str = "Add the model with its code, card and results"
+    token: str | None = field(default=None, repr=False)
 
 
 def push_folder(folder: Path, push: Push) -> str:
@@ -45,7 +47,7 @@ def push_folder(folder: Path, push: Push) -> str:
         BadInputError: the Hub refuses or cannot be reached; the message says how to go on, and the revision that was
             there is still there.
     """
-    api = HfApi()
+    api = HfApi(token=push.token)
     with as_one_line(folder, push):
         RepoCard.load(folder / "README.md").validate(repo_type=push.repo_type)
         exists = check_target(api, push)

@@ -1,11 +1,8 @@
 """A run folder as a complete Hub repository, made and tried on this machine before anything is sent."""
 
 import csv
-import json
 import shutil
-from collections.abc import Mapping
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 import torch
 
@@ -26,7 +23,6 @@ from .checks import (
     check_reload,
     check_repo_id,
     check_run,
-    read_json,
     refuse_pickles,
 )
 from .facts import Facts, read_facts
@@ -122,22 +118,10 @@ def write_code(folder: Path) -> None:
 
 
 def write_record(run: Path, folder: Path) -> None:
-    """Adds results and, where there is one, the record of the run without the names of local folders."""
-    shutil.copyfile(run / RESULTS_NAME, folder / RESULTS_NAME)
-    if (run / RUN_NAME).is_file():
-        record = without_local_paths(read_json(run / RUN_NAME))
-        (folder / RUN_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def without_local_paths(value: Any) -> Any:
-    """A JSON value with the last part of every absolute path in it: the rest is nobody's business."""
-    if isinstance(value, Mapping):
-        return {key: without_local_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_local_paths(inner) for inner in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value
+    """Adds results and, where there is one, the record of the run, which names no local folders."""
+    for name in (RESULTS_NAME, RUN_NAME):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
 
 
 def write_pictures(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[str]:

@@ -213,7 +213,7 @@ def code(facts: Facts) -> str | None:
 
 def seed(facts: Facts) -> str | None:
     value = facts.recorded("seeds", "seed")
-    return None if value is None else f"{value}; one run, so how much another seed would change is {NOT_RECORDED}"
+    return None if value is None else f"{value}; one run: how much another seed would change was not measured"
 
 
 def selected(facts: Facts) -> str | None:

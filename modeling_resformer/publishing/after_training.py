@@ -1,0 +1,56 @@
+"""`--push_to_hub` of `scripts/train.py`: one push of the finished run, by the same code as `scripts/push_to_hub.py`."""
+
+import logging
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from ..data.problems import BadInputError
+
+
+logger = logging.getLogger(__name__)
+
+
+def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
+    """Takes `--push_to_hub` from the Trainer, which would push a card of its own, every checkpoint, and in public.
+
+    Called before the Trainer is made. `--hub_model_id` names the repository, `--hub_revision` a branch; it is private
+    unless `--hub_private_repo false`.
+
+    Returns:
+        What pushes the run's folder once it is complete; None where no push is asked for.
+
+    Raises:
+        BadInputError: no repository is named, or the extra `hub` is not installed; said before anything is trained.
+    """
+    if not args.push_to_hub:
+        return None
+    args.push_to_hub = False
+    if args.hub_model_id is None:
+        raise BadInputError("--push_to_hub needs --hub_model_id owner/name, the repository to push to")
+    if find_spec("jinja2") is None:
+        raise BadInputError('--push_to_hub needs Jinja2 for the model card; pip install "modeling-resformer[hub]"')
+    from .checks import check_repo_id  # the Hub's side is imported by those only who push
+
+    check_repo_id(args.hub_model_id)
+    return lambda run: push_run(run, args)
+
+
+def push_run(run: Path, args: TrainingArguments) -> None:
+    """Makes the repository of a finished run and sends it.
+
+    Raises:
+        BadInputError: something speaks against it; the run itself stays as it is.
+    """
+    from .card import Terms
+    from .hub import MAIN, Push, push_folder
+    from .repository import make_repository
+
+    public = args.hub_private_repo is False
+    push = Push(args.hub_model_id, public=public, revision=args.hub_revision or MAIN, token=args.hub_token)
+    with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
+        folder = make_repository(run, Terms(args.hub_model_id, public=public), Path(scratch) / "repository")
+        logger.info("pushed: %s", push_folder(folder, push))
