@@ -48,17 +48,25 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
-from modeling_resformer.data.prepared import PreparedDataset, load_prepared
+from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.publishing.after_training import take_push
 from modeling_resformer.training.arguments import DataArguments, ModelArguments, parse_arguments
-from modeling_resformer.training.building import build_collator, build_image_processor, build_metrics, build_model
+from modeling_resformer.training.building import (
+    build_collator,
+    build_image_processor,
+    build_metrics,
+    build_model,
+    synchronise_batch_norms,
+)
+from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
 from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
 from modeling_resformer.training.resnet import fill_from_resnet
-from modeling_resformer.training.results import evaluate_split
+from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows, TrainingRows
 from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
+from modeling_resformer.training.tasks import TASKS
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
 
@@ -75,15 +83,22 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     if training_args.resume_from_checkpoint and training_args.should_log:
         logger.info("%s: %s", output, f"going on from {checkpoint.name}" if checkpoint else "starting afresh")
     patience = model_args.early_stopping_patience
+    if not training_args.should_log:
+        logging.getLogger("modeling_resformer").setLevel(logging.ERROR)
+    check_devices(training_args)
     set_seed(training_args.seed)
     prepared = load_prepared(data_args.dataset)
     check_splits(prepared, data_args.dataset)
+    check_annotations(prepared, TASKS[model_args.task], data_args.dataset)
     model = build_model(model_args, prepared)
     if model_args.init_resnet is not None:
         filled = fill_from_resnet(model, model_args.init_resnet)
         if training_args.should_log:
             logger.info("%s", filled)
     image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
+    check_picture_size(image_processor, model.config)
+    if model_args.sync_batch_norm:
+        synchronise_batch_norms(model, training_args)
     ignore_index = model.config.semantic_loss_ignore_index
     trainer = ResFormerTrainer(
         model=model,
@@ -101,22 +116,14 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
-    bootstrap = Bootstrap(data_args.bootstrap_samples)
+    scoring = Scoring(Bootstrap(data_args.bootstrap_samples), data_args.group_by, data_args.per_case_format)
     with named_write_failure("results", output):
-        evaluate_split(trainer, prepared.dataset, "test", output, bootstrap)
+        evaluate_split(trainer, prepared.dataset, "test", output, scoring)
         if trainer.is_world_process_zero():
             write_run_record(trainer, prepared, model_args, data_args, code)
     trainer.accelerator.end_training()
     if push is not None and trainer.is_world_process_zero():
         push(output)
-
-
-def check_splits(prepared: PreparedDataset, folder: str) -> None:
-    if missing := {"train", "validation", "test"} - set(prepared.dataset):
-        raise BadInputError(
-            f"{folder} has no {' and no '.join(sorted(missing))} part. Selection needs a validation part and results a "
-            "test part: prepare it again with --validation-fraction and --test-fraction, or with --splits."
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -150,5 +150,23 @@ def test_evaluation_after_training_is_that_of_the_saved_model_in_one_process(fou
     assert evaluation["metrics"] == pytest.approx(alone, abs=1e-6)
 
 
+def test_sync_batch_norm_keeps_its_statistics_under_gradient_checkpointing_and_saves_the_plain_names(tmp_path):
+    """In one process it computes what batch norm computes; several processes need CUDA."""
+    torch.manual_seed(0)
+    plain = ResFormerForMultiTask(tiny_config()).train()
+    synchronised = ResFormerForMultiTask(tiny_config()).train()
+    synchronised.load_state_dict(plain.state_dict())
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(synchronised)
+    synchronised.gradient_checkpointing_enable()
+    pixels = torch.randn(2, 3, 32, 32)
+    for model in (plain, synchronised):
+        model(pixels).segmentation_logits.square().mean().backward()
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(synchronised.state_dict()[name], tensor, msg=name)
+    synchronised.save_pretrained(tmp_path)
+    _, report = ResFormerForMultiTask.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+
+
 if __name__ == "__main__":
     work(Path(sys.argv[1]))

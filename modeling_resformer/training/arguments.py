@@ -59,6 +59,10 @@ class ModelArguments:
         default=None,
         metadata={"help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part."},
     )
+    sync_batch_norm: bool = field(
+        default=False,
+        metadata={"help": "Pool the batch-norm statistics of all processes; needs GPUs, and pays for small batches."},
+    )
     cpu_threads: int | None = field(
         default=None,
         metadata={
@@ -133,10 +137,16 @@ class DataArguments:
     bootstrap_samples: int = field(
         default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
     )
+    group_by: str | None = field(
+        default=None,
+        metadata={"help": "Column whose values get scores of their own; default vendor, where the dataset has it."},
+    )
+    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
 
     def __post_init__(self) -> None:
         if self.dataset is None:
             raise ValueError("--dataset is missing; give the folder that scripts/prepare_*.py wrote.")
+        _check_per_case_format(self.per_case_format)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -174,6 +184,25 @@ class EvaluationArguments:
     bootstrap_samples: int = field(
         default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
     )
+    group_by: str | None = field(
+        default=None,
+        metadata={"help": "Column whose values get scores of their own; default vendor, where the dataset has it."},
+    )
+    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
+    raw_masks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the source's own mask files, named by case; scores are then computed at their size, not "
+            "at that of the dataset's masks."
+        },
+    )
+    raw_mask_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the values of --raw_masks mean; default 0=background,255=CLASS for one foreground class, class "
+            "indices for several."
+        },
+    )
     batch_size: int = field(default=8, metadata={"help": "Pictures a forward pass, on each process."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read pictures, beside each process."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
@@ -185,6 +214,9 @@ class EvaluationArguments:
                 raise ValueError(f"--{name} is missing; see evaluate.py --help.")
         if self.task not in (None, *TASKS):
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
+        _check_per_case_format(self.per_case_format)
+        if self.raw_mask_values is not None and self.raw_masks is None:
+            raise ValueError("--raw_mask_values says what the files of --raw_masks mean; give that folder too.")
         if self.choose_thresholds and not (Path(self.model_name_or_path) / "config.json").is_file():
             raise ValueError(
                 f"--choose_thresholds writes to the checkpoint's config, and {self.model_name_or_path} is no folder "
@@ -240,6 +272,11 @@ def parse_evaluation_arguments(arguments: Sequence[str]) -> EvaluationArguments:
     with _one_line():
         parsed = _Parser(EvaluationArguments).parse_args_into_dataclasses(arguments, look_for_args_file=False)
     return parsed[0]
+
+
+def _check_per_case_format(name: str) -> None:
+    if name not in ("csv", "parquet"):
+        raise ValueError(f"--per_case_format is {name!r}; expected csv or parquet.")
 
 
 class _Parser(HfArgumentParser):

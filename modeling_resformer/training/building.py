@@ -1,10 +1,14 @@
 """Model, processor, collator and metrics for a dataset: the one place where its names meet those of the config."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .. import ResFormerConfig, ResFormerImageProcessor
@@ -16,8 +20,11 @@ from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments
 from .compute_metrics import EvaluationMetrics
 from .loading import named_failure
+from .starting import start_from_checkpoint
 from .tasks import TASKS, Task, task_named
 
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "the folder or Hub id of a ResFormer checkpoint"
 
@@ -25,7 +32,7 @@ CHECKPOINT = "the folder or Hub id of a ResFormer checkpoint"
 def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResFormerPreTrainedModel:
     """The model of a task with the dataset's labels, from random weights or from a checkpoint.
 
-    Heads of a checkpoint that were made for other labels start from random weights, and transformers names them.
+    Heads of a checkpoint that were made for other labels start from random weights, and one line of the log names them.
 
     Raises:
         BadInputError: there is no such checkpoint, or a field of the config is unknown or of no use.
@@ -39,12 +46,28 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
     if arguments.class_weights == "balanced" and task.class_logits is not None:
         settings["class_weights"] = balanced_class_weights(prepared.dataset["train"])
     config = _build_config(arguments.model_name_or_path, settings)
-    if arguments.model_name_or_path is None:
+    if arguments.model_name_or_path is not None:
+        before = _load_config(arguments.model_name_or_path)
+        with named_failure("--model_name_or_path", arguments.model_name_or_path, CHECKPOINT):
+            return start_from_checkpoint(task.model_class, arguments.model_name_or_path, config, before)
+    with _config_failure():
         return task.model_class(config)
-    with named_failure("--model_name_or_path", arguments.model_name_or_path, CHECKPOINT):
-        return task.model_class.from_pretrained(
-            arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
+
+
+def synchronise_batch_norms(model: ResFormerPreTrainedModel, arguments: TrainingArguments) -> None:
+    """Let the batch norms of a model pool their statistics over all processes. Names in its checkpoints stay the same.
+
+    Raises:
+        BadInputError: the processes are on CPUs, where torch cannot.
+    """
+    if arguments.device.type == "cpu" and arguments.world_size > 1:
+        raise BadInputError(
+            "--sync_batch_norm: torch synchronises batch norm on GPUs only, and this run is on CPUs; leave it out."
         )
+    if arguments.world_size == 1:
+        logger.warning("--sync_batch_norm changes nothing: there is one process.")
+        return
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
@@ -112,7 +135,7 @@ def _build_config(name_or_path: str | None, settings: dict[str, Any]) -> ResForm
     """A shared config with these fields, on top of a checkpoint's if there is one."""
     if unknown := sorted(set(settings) - {field.name for field in fields(ResFormerConfig)}):
         raise BadInputError(f"--config holds {unknown}, which are no fields of ResFormerConfig.")
-    try:
+    with _config_failure():
         if name_or_path is None:
             return ResFormerConfig(**settings)
         # Thresholds were chosen for weights that training will change.
@@ -121,6 +144,12 @@ def _build_config(name_or_path: str | None, settings: dict[str, Any]) -> ResForm
         config = _load_config(name_or_path, **settings).as_shared()
         config.check()
         return config
+
+
+@contextmanager
+def _config_failure() -> Iterator[None]:
+    try:
+        yield
     except BadInputError:
         raise
     except (ValueError, StrictDataclassError) as error:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from safetensors import SafetensorError
+
 from ..data.problems import BadInputError
 
 
@@ -19,6 +21,6 @@ def named_failure(flag: str, name_or_path: str, expected: str) -> Iterator[None]
         yield
     except BadInputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise BadInputError(f"{flag} {name_or_path}: {reason}; expected {expected}.") from error
