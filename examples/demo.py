@@ -73,7 +73,7 @@ def demo(output: Path) -> None:
     logger.info("\n== Look at")
     for label, path in (
         ("overlays", predictions / "sheet.png"),
-        ("scores", predictions / "predictions.json"),
+        ("scores", predictions / "predictions.csv"),
         ("results", trained / "results.json"),
         ("dataset", dataset / "contact_sheet.png"),
         ("model", trained),

@@ -41,6 +41,7 @@ class ResFormerPipeline(Pipeline):
         tta: Test-time flips. `"horizontal"` (or True) averages a picture and its mirror image; `"both"` adds the two
             turned upside down, which suits photographs without an up and a down, and not OCT. Probabilities are
             averaged, not logits: the softmax of masks, flipped back, and the sigmoid of classes.
+        intensity_range: Lowest and highest stored value, where pictures do not fill the range of their type.
     """
 
     _load_processor = False
@@ -49,17 +50,22 @@ class ResFormerPipeline(Pipeline):
     _load_tokenizer = False
 
     def _sanitize_parameters(
-        self, threshold: float | Sequence[float] | None = None, tta: str | bool | None = None
+        self,
+        threshold: float | Sequence[float] | None = None,
+        tta: str | bool | None = None,
+        intensity_range: Sequence[float] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return (
-            {},
+            {} if intensity_range is None else {"intensity_range": intensity_range},
             {} if tta is None else {"views": checked_views(tta)},
             {} if threshold is None else {"threshold": threshold},
         )
 
-    def preprocess(self, picture: Any) -> BatchFeature:
+    def preprocess(self, picture: Any, intensity_range: Sequence[float] | None = None) -> BatchFeature:
         picture, _ = upright(open_picture(picture))
-        inputs = self.image_processor(picture, return_tensors="pt").to(self.dtype)
+        # Given only where it is set, since None would hide the image processor's own.
+        options = {} if intensity_range is None else {"intensity_range": list(intensity_range)}
+        inputs = self.image_processor(picture, return_tensors="pt", **options).to(self.dtype)
         inputs["target_size"] = [picture_size(picture)]
         return inputs
 

@@ -1,18 +1,26 @@
 """scripts/predict.py on real photographs: what it writes, and what it does with what it cannot read."""
 
+import csv
 import json
 import runpy
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from conftest import tiny_config
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
-from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer import (
+    ResFormerForImageClassification,
+    ResFormerForMultiTask,
+    ResFormerForSemanticSegmentation,
+    ResFormerImageProcessor,
+)
 from modeling_resformer.drawing import arrange, class_colour, displayable, draw_contours, eroded, legend
-from modeling_resformer.prediction.pictures import find_pictures, result_names
-from modeling_resformer.prediction.writing import mask_picture, write_whole
+from modeling_resformer.prediction.cases import find_cases
+from modeling_resformer.prediction.writing import OutputError, mask_picture, write_whole
 
 
 ROOT = Path(__file__).parents[1]
@@ -33,51 +41,91 @@ def model(tmp_path_factory):
     return str(folder)
 
 
+def rows_of(output: Path, table: str = "predictions") -> list[dict[str, str]]:
+    with open(output / f"{table}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys):
-    assert predict([model, *map(str, PHOTOGRAPHS), "--output", str(tmp_path), "--batch-size", "2"]) == 0
-    rows = json.loads((tmp_path / "predictions.json").read_text())
-    assert [row["picture"] for row in rows] == [str(path) for path in PHOTOGRAPHS]
+    output = tmp_path / "out"
+    assert predict([model, *map(str, PHOTOGRAPHS), "--output", str(output), "--batch-size", "2"]) == 0
+    rows = rows_of(output)
+    assert [row["source"] for row in rows] == [str(path) for path in PHOTOGRAPHS]
     for row, path in zip(rows, PHOTOGRAPHS, strict=True):
-        with Image.open(path) as picture, Image.open(row["mask"]) as mask, Image.open(row["overlay"]) as overlay:
+        with (
+            Image.open(path) as picture,
+            Image.open(output / row["mask"]) as mask,
+            Image.open(output / row["overlay"]) as overlay,
+        ):
             indices = np.asarray(mask)
             assert mask.mode == "P" and mask.size == picture.size == overlay.size
+            assert (int(row["width"]), int(row["height"])) == picture.size
             assert mask.convert("RGB").getpixel((0, 0)) in ((0, 0, 0), class_colour(1))
         assert set(np.unique(indices)) <= {0, 1}
-        lesion = row["mask_classes"]["lesion"]
-        assert lesion["area_pixels"] == (indices == 1).sum()
-        assert lesion["area_fraction"] == pytest.approx((indices == 1).mean())
-        assert set(row["class_scores"]) == {"a", "b"}
-    assert (tmp_path / "sheet.png").exists() and not (tmp_path / "problems.json").exists()
-    assert str(tmp_path / "predictions.json") in capsys.readouterr().out
-    assert not list(tmp_path.rglob("*.partial"))
+        assert int(row["area_pixels_lesion"]) == (indices == 1).sum()
+        assert float(row["area_share_lesion"]) == pytest.approx((indices == 1).mean(), rel=1e-6)
+        assert int(row["lesion_count_lesion"]) == ndimage.label(indices == 1, np.ones((3, 3)))[1]
+        assert row["area_mm2_lesion"] == row["longest_diameter_mm_lesion"] == row["spacing_row_mm"] == ""
+        for name in "ab":
+            assert 0 < float(row[f"score_{name}"]) < 1
+            assert row[f"label_{name}"] == str(float(row[f"score_{name}"]) >= float(row[f"threshold_{name}"]))
+    assert (output / "sheet.png").exists() and not (output / "problems.json").exists()
+    assert str(output / "predictions.csv") in capsys.readouterr().out
+    assert not list(output.rglob(".*"))
+
+
+def test_parquet_says_what_csv_says_with_types(predict, model, tmp_path):
+    assert predict([model, str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out"), "--no-overlays"]) == 0
+    (row,) = pyarrow.parquet.read_table(tmp_path / "out/predictions.parquet").to_pylist()
+    (text,) = rows_of(tmp_path / "out")
+    assert {name: "" if value is None else str(value) for name, value in row.items()} == text
+    kinds = {"label_a": bool, "score_a": float, "area_pixels_lesion": int, "mask": str, "overlay": type(None)}
+    assert {name: type(row[name]) for name in kinds} == kinds
+    assert not (tmp_path / "out/overlays").exists() and not (tmp_path / "out/sheet.png").exists()
 
 
 def test_a_bad_file_is_named_and_does_not_stop_the_rest(predict, model, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"nothing")
-    assert (
-        predict([model, str(broken), str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out"), "--batch-size", "1"]) == 1
-    )
-    assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 1
+    inputs = [str(broken), str(PHOTOGRAPHS[0])]
+    assert predict([model, *inputs, "--output", str(tmp_path / "out"), "--batch-size", "1"]) == 1
+    assert len(rows_of(tmp_path / "out")) == 1
     (problem,) = json.loads((tmp_path / "out/problems.json").read_text())
-    assert problem["picture"] == str(broken) and "broken.jpg: not a picture" in problem["problem"]
+    assert problem["source"] == str(broken) and "broken.jpg: not a picture" in problem["problem"]
 
 
 def test_a_picture_that_cannot_be_processed_does_not_stop_its_batch(predict, model, tmp_path):
     Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "nan.tiff")
     inputs = [str(PHOTOGRAPHS[0]), str(tmp_path / "nan.tiff"), str(PHOTOGRAPHS[1])]
     assert predict([model, *inputs, "--output", str(tmp_path / "out")]) == 1
-    rows = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert [row["picture"] for row in rows] == [inputs[0], inputs[2]]
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == [inputs[0], inputs[2]]
     (problem,) = json.loads((tmp_path / "out/problems.json").read_text())
     assert problem["problem"].startswith(inputs[1]) and "NaN" in problem["problem"]
     assert predict([model, inputs[0], "--output", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out/problems.json").exists()
 
 
-def test_a_checkpoint_without_a_mask_head_is_refused(predict, tmp_path, caplog):
+@pytest.mark.parametrize(
+    "model_class, there, absent",
+    [
+        (ResFormerForImageClassification, "score_IRF", "area_pixels_IRF"),
+        (ResFormerForSemanticSegmentation, "area_pixels_IRF", "score_IRF"),
+    ],
+)
+def test_a_checkpoint_with_one_head_gives_its_half(predict, tmp_path, model_class, there, absent):
+    model_class(tiny_config()).save_pretrained(tmp_path / "half")
+    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "half")
+    assert predict([str(tmp_path / "half"), str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out")]) == 0
+    (row,) = rows_of(tmp_path / "out")
+    assert there in row and absent not in row
+    assert (tmp_path / "out/masks").exists() == (there == "area_pixels_IRF")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(predict, tmp_path, caplog):
     ResFormerForImageClassification(tiny_config()).save_pretrained(tmp_path / "half")
     ResFormerImageProcessor().save_pretrained(tmp_path / "half")
+    config = json.loads((tmp_path / "half/config.json").read_text())
+    (tmp_path / "half/config.json").write_text(json.dumps({**config, "architectures": ["ResFormerForMultiTask"]}))
     assert predict([str(tmp_path / "half"), str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out")]) == 1
     assert "no weights for decoder, dilated_feature_enhancement, segmentation_head" in caplog.text
     assert not (tmp_path / "out").exists()
@@ -92,27 +140,33 @@ def test_values_out_of_range_are_one_line(predict, model, tmp_path, flags, capsy
 
 def test_an_input_that_matches_nothing_is_one_line(predict, model, tmp_path, caplog):
     assert predict([model, str(tmp_path / "none*.png"), "--output", str(tmp_path / "out")]) == 1
-    assert "none*.png: no picture there" in caplog.text
+    assert "none*.png: no picture and no volume there" in caplog.text
     assert not (tmp_path / "out").exists()
 
 
 def test_files_folders_and_patterns_are_found_once(tmp_path):
     for name in ("b.png", "a.jpg", "notes.txt", "report.pdf", "table.h5"):
         (tmp_path / name).touch()
-    expected = [tmp_path / "a.jpg", tmp_path / "b.png"]
-    assert find_pictures([str(tmp_path)]) == expected
-    assert find_pictures([str(tmp_path / "*.jpg"), str(tmp_path)]) == expected
+    expected = [str(tmp_path / "a.jpg"), str(tmp_path / "b.png")]
+    assert [case.source for case in find_cases([str(tmp_path)])] == expected
+    assert [case.source for case in find_cases([str(tmp_path / "*.jpg"), str(tmp_path)])] == expected
 
 
-def test_results_of_pictures_with_one_name_stay_apart():
-    paths = [Path("x/a.png"), Path("y/a.png"), Path("y/b.png")]
-    assert list(result_names(paths).values()) == ["a", "a-2", "b"]
+def test_results_of_pictures_with_one_name_stay_apart(tmp_path):
+    for name in ("x/a.png", "y/A.png", "y/b.png", "z/x/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folders = [str(tmp_path / name) for name in ("x", "y", "z/x")]
+    cases = find_cases(folders)
+    assert [case.name for case in cases] == ["x-a", "y-A", "b", "x-a-2"]
+    known = {cases[3].source: "x-a-2", "elsewhere/b.png": "b"}
+    assert [case.name for case in find_cases(folders, known)] == ["x-a", "y-A", "b-2", "x-a-2"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write_whole(tmp_path / "file", b"old")
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="file: cannot be written, disk full"):
         write_whole(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
 

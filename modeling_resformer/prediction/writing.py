@@ -1,8 +1,10 @@
-"""Results of one picture on disk: index mask, overlay and a row of scores. Every file appears whole or not at all."""
+"""Files of results: index masks, overlays, sheets, JSON. Every file appears whole or not at all."""
 
+import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,49 @@ SHEET_PICTURES = 36
 CONTOUR_SHARE = 1 / 160  # of the picture's shorter side
 
 
-def write_whole(path: Path, content: bytes | Image.Image) -> Path:
-    """Writes beside `path` and renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+class OutputError(Exception):
+    """A result that cannot be written, which ends a run: the next one would fail as well."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        number, text = getattr(error, "errno", None), getattr(error, "strerror", None)
+        reason = "no space left on the disk" if number == errno.ENOSPC else text or str(error).strip().split("\n")[-1]
+        super().__init__(
+            f"{path}: cannot be written, {reason}; what is finished is kept, so mend it and run the same command again"
+        )
+
+
+def write_by(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Has `write` make a file beside `path` under a passing name, and renames it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    if isinstance(content, bytes):
-        partial.write_bytes(content)
-    else:
-        content.save(partial, "PNG")
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(path, error) from error
     return path
+
+
+def write_whole(path: Path, content: bytes | Image.Image) -> Path:
+    """Writes bytes, or a picture as PNG, beside `path` and renames.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    if isinstance(content, Image.Image):
+        encoded = BytesIO()
+        content.save(encoded, "PNG")
+        content = encoded.getvalue()
+    return write_by(path, lambda partial: partial.write_bytes(content))
+
+
+def write_json(path: Path, content: Any) -> Path:
+    return write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def mask_picture(mask: np.ndarray) -> Image.Image:
@@ -46,36 +81,14 @@ def overlay_picture(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     return draw_contours(displayable(picture), mask, width)
 
 
-def result_row(path: Path, result: dict[str, Any], mask_path: Path, overlay_path: Path) -> dict[str, Any]:
-    """What the table says of a picture; areas in pixels and as a share of the picture."""
-    height, width = result["segmentation"].shape
-    return {
-        "picture": str(path),
-        "height": height,
-        "width": width,
-        "class_scores": result["class_scores"],
-        "predicted_labels": result["predicted_labels"],
-        "mask_classes": {
-            name: {"area_pixels": round(facts["area_fraction"] * height * width), **facts}
-            for name, facts in result["mask_classes"].items()
-        },
-        "mask": str(mask_path),
-        "overlay": str(overlay_path),
-    }
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Writes the rows as one JSON list."""
-    return write_whole(path, (json.dumps(list(rows), indent=2) + "\n").encode())
-
-
-def sheet_tile(picture: Image.Image, row: dict[str, Any], name: str) -> Image.Image:
+def sheet_tile(overlay: Path, scores: dict[str, float]) -> Image.Image:
     """An overlay with its name and its highest score below it."""
-    best = max(row["class_scores"], key=row["class_scores"].get)
-    return captioned(picture, f"{name}\n{best}: {row['class_scores'][best]:.2f}", SHEET_TILE, SHEET_CAPTION)
+    best = f"{max(scores, key=scores.get)}: {max(scores.values()):.2f}" if scores else ""
+    with Image.open(overlay) as picture:
+        return captioned(picture.convert("RGB"), f"{overlay.stem}\n{best}", SHEET_TILE, SHEET_CAPTION)
 
 
 def write_sheet(path: Path, tiles: Sequence[Image.Image], mask_classes: Sequence[str]) -> Path:
-    """Lays the first overlays out on one picture."""
+    """Lays the first overlays out on one picture, below the colours of the classes (background first)."""
     columns = min(SHEET_COLUMNS, len(tiles))
     return write_whole(path, arrange(tiles, legend(mask_classes, SHEET_TILE * columns), columns))

@@ -1,0 +1,218 @@
+"""What to predict on: pictures, volumes and rows of a prepared dataset, and under which names their results go."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from glob import escape, glob
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..data.problems import BadInputError
+from ..image_processing_pil_resformer import open_picture
+from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom
+
+
+# Formats Pillow lists and cannot read without a program or a plug-in that is not there.
+UNREADABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+Spacing = tuple[float, float]
+Stamp = list[int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something with results of its own.
+
+    Attributes:
+        source: the input as tables and messages call it; unique in a run.
+        name: stem of its result files; unique in an output folder.
+        case_id: the volume, patient or picture it belongs to.
+    """
+
+    source: str
+    name: str
+    case_id: str
+
+
+@dataclass(frozen=True)
+class PictureCase(Case):
+    """A picture in a file."""
+
+    slice_index: int = 0
+    spacing: Spacing | None = None
+
+    def stamp(self) -> Stamp:
+        """Differs once the file has changed."""
+        return files_stamp([Path(self.source)])
+
+    def open(self) -> Any:
+        """The picture at its full bit depth, as it is stored."""
+        path = Path(self.source)
+        if is_dicom(path):
+            from .dicom import read_dicom_picture
+
+            return read_dicom_picture(path)
+        return open_picture(path)
+
+
+@dataclass(frozen=True)
+class RowCase(Case):
+    """A row of a prepared dataset, whose `images` hold encoded bytes; `spacing` is (row, column) in mm per pixel."""
+
+    images: Any = None
+    row: int = 0
+    slice_index: int = 0
+    spacing: Spacing | None = None
+    files: tuple[Path, ...] = ()
+
+    def stamp(self) -> Stamp:
+        """Differs once the dataset's files have changed."""
+        return files_stamp(self.files)
+
+    def open(self) -> Any:
+        stored = self.images[self.row]["image"]
+        return open_picture(stored["path"] if stored["bytes"] is None else stored["bytes"])
+
+
+@dataclass(frozen=True)
+class VolumeCase(Case):
+    """A volume in a file or a folder of slices."""
+
+    volume: VolumeSource | None = None
+
+    def stamp(self) -> Stamp:
+        """Differs once one of its files has changed."""
+        header = self.volume.path
+        beside = header.parent.glob(f"{escape(header.stem)}.*") if header.suffix.lower() == ".mhd" else ()
+        return files_stamp([*self.volume.files, *beside])
+
+
+Picture = PictureCase | RowCase
+
+
+def files_stamp(files: Iterable[Path]) -> Stamp:
+    """[number of files, bytes in all, time of the last change in ns], of those that exist."""
+    facts = [path.stat() for path in files if path.exists()]
+    return [len(facts), sum(one.st_size for one in facts), max((one.st_mtime_ns for one in facts), default=0)]
+
+
+def picture_suffixes() -> set[str]:
+    """File suffixes Pillow can read, in lower case."""
+    Image.init()
+    readable = set(Image.OPEN) | {"MPO"}
+    extensions = Image.registered_extensions().items()
+    return {suffix for suffix, kind in extensions if kind in readable and kind not in UNREADABLE}
+
+
+def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) -> list[Case]:
+    """Cases of files, folders (not their sub-folders) and glob patterns, in order and without repeats.
+
+    Args:
+        inputs: as on the command line.
+        known: names of results by source, which an output folder holds already.
+
+    Raises:
+        FileNotFoundError: an input matches nothing, or a folder holds no picture and no volume.
+    """
+    found: dict[str, VolumeSource | Path] = {}
+    for given in inputs:
+        matches = [Path(given)] if Path(given).exists() else sorted(map(Path, glob(given)))
+        here = {source: item for path in matches for source, item in inputs_at(path).items()}
+        if not here:
+            raise FileNotFoundError(f"{given}: no picture and no volume there; give files, folders or glob patterns.")
+        found |= here
+    stems = {source: item.stem if isinstance(item, Path) else item.name for source, item in found.items()}
+    names = distinct_names(with_parents(stems, found), known or {})
+    return [
+        PictureCase(source, names[source], names[source])
+        if isinstance(item, Path)
+        else VolumeCase(source, names[source], names[source], item)
+        for source, item in found.items()
+    ]
+
+
+def inputs_at(path: Path) -> dict[str, VolumeSource | Path]:
+    """Volumes and pictures in a file or directly in a folder, by source, sorted."""
+    volumes = find_volumes(path)
+    if path.is_dir():
+        suffixes, parts = picture_suffixes(), {file for volume in volumes for file in volume.files}
+        pictures = {file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file()} - parts
+        pictures |= set(find_dicom_pictures(path))
+    else:
+        pictures = set() if volumes else {path}
+    found: dict[str, VolumeSource | Path] = {str(picture): picture for picture in pictures}
+    shared = Counter(volume.path for volume in volumes)
+    for volume in volumes:
+        # Several series in one folder are told apart by their names.
+        found[f"{volume.path}#{volume.name}" if shared[volume.path] > 1 else str(volume.path)] = volume
+    return dict(sorted(found.items()))
+
+
+def with_parents(stems: Mapping[str, str], found: Mapping[str, VolumeSource | Path]) -> dict[str, str]:
+    """Stems by source, with the name of its folder before each that several share."""
+    shared = Counter(stem.casefold() for stem in stems.values())
+    folders = {source: (item if isinstance(item, Path) else item.path).parent.name for source, item in found.items()}
+    return {
+        source: f"{folders[source]}-{stem}" if shared[stem.casefold()] > 1 and folders[source] else stem
+        for source, stem in stems.items()
+    }
+
+
+def dataset_cases(folder: str, split: str, known: Mapping[str, str] | None = None) -> list[Case]:
+    """Cases of the rows of one part of a prepared dataset.
+
+    Raises:
+        BadInputError: no prepared dataset, or no such part.
+    """
+    from datasets import Image as ImageFeature
+
+    from ..data.prepared import load_prepared
+
+    prepared = load_prepared(folder)
+    if split not in prepared.dataset:
+        raise BadInputError(f"--split {split}: {folder} has no such part; it has {', '.join(prepared.dataset)}.")
+    part = prepared.dataset[split]
+    images = part.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+    files = tuple(Path(file["filename"]) for file in part.cache_files)
+    facts = part.select_columns(["case_id", "slice_index", "spacing"]).to_dict()
+    several = len(set(facts["case_id"])) < len(part)
+    stems = {
+        f"{folder}#{split}[{row}]": f"{case_id}-{index:03d}" if several else case_id
+        for row, (case_id, index) in enumerate(zip(facts["case_id"], facts["slice_index"], strict=True))
+    }
+    names = distinct_names(stems, known or {})
+    return [
+        RowCase(
+            source=source,
+            name=names[source],
+            case_id=facts["case_id"][row],
+            images=images,
+            row=row,
+            slice_index=facts["slice_index"][row],
+            spacing=None if facts["spacing"][row] is None else tuple(facts["spacing"][row]),
+            files=files,
+        )
+        for row, source in enumerate(stems)
+    ]
+
+
+def distinct_names(stems: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """A file name for the results of each source: its stem, numbered where several share it, upper and lower case alike.
+
+    Args:
+        stems: by source.
+        known: names of results by source; they stay what they are, and no other source gets them.
+    """
+    names: dict[str, str] = {}
+    taken = {name.casefold() for name in known.values()}
+    for source, stem in stems.items():
+        stem = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", stem).lstrip(".") or "unnamed"
+        name, number = stem, 2
+        while source not in known and name.casefold() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        names[source] = known.get(source, name)
+        taken.add(names[source].casefold())
+    return names

@@ -1,0 +1,197 @@
+"""A whole run of `scripts/predict.py`: inputs to cases, what is left of them to do, and the tables of all."""
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data.problems import BadInputError
+from .cases import Case, VolumeCase, dataset_cases, find_cases
+from .journal import Journal, Record, prepare_output
+from .predictor import Predictor, load_pipeline
+from .processes import Processes
+from .running import Inline, Problem, Run, units_of
+from .tables import Row, prediction_columns, volume_columns, write_tables
+from .writing import SHEET_PICTURES, sheet_tile, write_json, write_sheet
+
+
+MOST_WORKERS = 8
+SHOWN_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for, as `scripts/predict.py` takes it.
+
+    Attributes:
+        model, revision: folder or Hub id.
+        inputs: files, folders and patterns; empty where `dataset` (a prepared dataset) and `split` are given.
+        output: folder to write; `overwrite` removes the predictions in it.
+        threshold: decision threshold on the class scores; the checkpoint's own where None.
+        tta: flips to average over, or False.
+        draw: whether to draw overlays, sheets and en-face views.
+        batch_size: pictures a forward pass.
+        cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
+    """
+
+    model: str
+    output: Path
+    revision: str | None = None
+    inputs: tuple[str, ...] = ()
+    dataset: str | None = None
+    split: str = "test"
+    overwrite: bool = False
+    threshold: float | None = None
+    tta: str | bool = False
+    draw: bool = True
+    batch_size: int = 8
+    cpu_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did: rows of the table, rows and seconds of this call alone, files written, and problems."""
+
+    rows: list[Row]
+    done_now: int
+    seconds: float
+    files: list[Path]
+    problems: list[Problem]
+
+    def text(self) -> str:
+        lines = []
+        for row in self.rows[:SHOWN_ROWS]:
+            scores = [f"{name.removeprefix('score_')} {row[name]:.2f}" for name in row if name.startswith("score_")]
+            lines.append(f"{row.get('overlay') or row['source']}: {', '.join(scores)}")
+        lines += map(str, self.files)
+        rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
+        lines.append(
+            f"{len(self.rows)} pictures and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
+            f"{len(self.problems)} problems"
+        )
+        return "\n".join(lines) + "\n"
+
+
+def predict(request: Request, processes: Processes) -> Summary:
+    """Does this process's part of a run; the first process also writes the tables.
+
+    Raises:
+        BadInputError, FileNotFoundError: the request cannot be met.
+        OutputError: a result cannot be written; what is finished is kept.
+    """
+    journal = Journal(request.output, processes.rank)
+    known = {} if request.overwrite else {source: one["name"] for source, one in journal.finished().items()}
+    cases = (
+        find_cases(request.inputs, known) if request.inputs else dataset_cases(request.dataset, request.split, known)
+    )
+    check_flips(request.tta, cases)
+    pipe = load_pipeline(request.model, request.revision, processes.device)
+    predictor = Predictor(pipe, request.threshold, request.tta)
+    with processes.together():
+        if processes.is_first:
+            settings = {**predictor.settings(), "overlays": request.draw}
+            prepare_output(request.output, settings, request.overwrite)
+    stamps = {case.source: case.stamp() for case in cases}
+    before = set(finished(journal, cases, stamps))
+    started = time.monotonic()
+    with processes.together():
+        problems = run_share(request, processes, predictor, journal, cases, before, stamps)
+    problems = processes.gather(problems)
+    seconds = time.monotonic() - started
+    if not processes.is_first:
+        return Summary([], 0, seconds, [], problems)
+    order = {case.source: number for number, case in enumerate(cases)}
+    problems.sort(key=lambda problem: order[problem["source"]])
+    records = finished(journal, cases, stamps)
+    files = write_results(request, predictor, records, problems)
+    rows = [row for record in records.values() for row in record["rows"]]
+    done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
+    return Summary(rows, done_now, seconds, files, problems)
+
+
+def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
+    """Refuses to turn B-scans upside down.
+
+    Raises:
+        BadInputError: naming the first volume.
+    """
+    if tta != "both":
+        return
+    for case in cases:
+        if isinstance(case, VolumeCase) or case.slice_index > 0:
+            raise BadInputError(
+                f"--tta both: {case.source} belongs to a volume, and slices have an up and a down; use --tta horizontal"
+            )
+
+
+def finished(journal: Journal, cases: Sequence[Case], stamps: dict[str, list[int]]) -> dict[str, Record]:
+    """Records of the finished cases, in the order of the cases."""
+    records = journal.finished()
+    return {
+        case.source: records[case.source]
+        for case in cases
+        if journal.is_finished(records.get(case.source), stamps[case.source])
+    }
+
+
+def run_share(
+    request: Request,
+    processes: Processes,
+    predictor: Predictor,
+    journal: Journal,
+    cases: Sequence[Case],
+    before: set[str],
+    stamps: dict[str, list[int]],
+) -> list[Problem]:
+    """Predicts this process's share of what is left; returns what could not be done."""
+    left = [unit for unit in units_of(cases, request.batch_size) if any(case.source not in before for case in unit)]
+    share = processes.share(left)
+    todo = {case.source: stamps[case.source] for unit in share for case in unit if case.source not in before}
+    workers = worker_count(request.cpu_threads)
+    with (
+        pool_of(workers) as pool,
+        tqdm(desc="Predicting", total=len(todo), unit="case", disable=not processes.is_first) as bar,
+    ):
+        run = Run(predictor, journal, todo, pool, workers, request.batch_size, request.draw, bar)
+        try:
+            run.do(share)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return run.problems
+
+
+def worker_count(cpu_threads: int | None) -> int:
+    """Threads that read and write beside the forward pass; none where a process may use one thread only."""
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    wanted = cpu_threads or max(share, 2)
+    return 0 if wanted == 1 else min(wanted, MOST_WORKERS)
+
+
+def pool_of(workers: int) -> Executor:
+    return ThreadPoolExecutor(workers) if workers else Inline()
+
+
+def write_results(
+    request: Request, predictor: Predictor, records: dict[str, Record], problems: list[Problem]
+) -> list[Path]:
+    """Writes tables, sheet and problems from the records alone, so that a resumed run leaves what one run would have."""
+    output, classes = request.output, predictor.classes
+    rows = [row for record in records.values() for row in record["rows"]]
+    volumes = [record["volume"] for record in records.values() if "volume" in record]
+    written = write_tables(output / "predictions", prediction_columns(classes), rows)
+    if volumes:
+        written += write_tables(output / "volumes", volume_columns(classes), volumes)
+    tiles = [
+        sheet_tile(output / row["overlay"], {name: row[f"score_{name}"] for name in classes.image})
+        for row in [row for row in rows if row.get("overlay")][:SHEET_PICTURES]
+    ]
+    if tiles:
+        written.append(write_sheet(output / "sheet.png", tiles, predictor.mask_class_names))
+    (output / "problems.json").unlink(missing_ok=True)
+    if problems:
+        written.append(write_json(output / "problems.json", problems))
+    return written
