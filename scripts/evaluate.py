@@ -6,6 +6,12 @@
 The same on every GPU of a machine: `accelerate launch scripts/evaluate.py ...`. The model is a folder or a Hub id; into
 the output folder go `results.json` and `per_case.csv`, as `scripts/train.py` leaves them.
 
+Scores are computed at the size of the dataset's masks. Where these were resized, the source's own masks give scores at
+native size, and so comparable with published ones:
+
+    python scripts/evaluate.py --model_name_or_path runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
+        --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
+
 With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation part, each
 class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
 them too. Balanced accuracy, because it does not depend on how common a class is; no other part is looked at.
@@ -29,7 +35,9 @@ from modeling_resformer.training.building import (
     check_labels,
     load_model,
 )
-from modeling_resformer.training.results import evaluate_split
+from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.training.results import Scoring, evaluate_split
+from modeling_resformer.training.rows import EvaluationRows
 from modeling_resformer.training.thresholds import choose_on_validation, write_thresholds
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
@@ -49,13 +57,23 @@ def evaluate(arguments: EvaluationArguments) -> None:
         compute_metrics=build_metrics(model, arguments.auc_classes),
     )
     check(arguments, trainer, prepared)
+    rows = rows_to_score(arguments, prepared)
     if arguments.choose_thresholds:
         thresholds = choose_on_validation(trainer, prepared.dataset)
         if trainer.is_world_process_zero():
             write_thresholds(thresholds, Path(arguments.model_name_or_path))
-    bootstrap = Bootstrap(arguments.bootstrap_samples)
-    evaluate_split(trainer, prepared.dataset, arguments.split, Path(arguments.output), bootstrap)
+    scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
+    evaluate_split(trainer, prepared.dataset, arguments.split, Path(arguments.output), scoring, rows)
     trainer.accelerator.end_training()
+
+
+def rows_to_score(arguments: EvaluationArguments, prepared: PreparedDataset) -> EvaluationRows:
+    rows = prepared.dataset[arguments.split]
+    if arguments.raw_masks is None:
+        return EvaluationRows(rows)
+    return RawMaskRows(
+        rows, Path(arguments.raw_masks), mask_values_of(arguments.raw_mask_values, prepared.mask_classes)
+    )
 
 
 def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
@@ -64,6 +82,9 @@ def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: P
         raise BadInputError(f"{arguments.dataset} has no {missing} part; it has {sorted(prepared.dataset)}.")
     if arguments.choose_thresholds and trainer.task.class_logits is None:
         raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
+    if arguments.raw_masks and trainer.task.mask_logits is None:
+        raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
+    Scoring(Bootstrap(0), arguments.group_by).column(prepared.dataset[arguments.split])
     check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
     if arguments.choose_thresholds and arguments.split == "validation":
         logger.warning("Thresholds and scores come from the same rows: accuracy and the like will look too good.")

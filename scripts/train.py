@@ -89,6 +89,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     set_seed(training_args.seed)
     prepared = load_prepared(data_args.dataset)
     check_splits(prepared, data_args.dataset)
+    scoring = Scoring(Bootstrap(data_args.bootstrap_samples), data_args.group_by, data_args.per_case_format)
+    scoring.column(prepared.dataset["test"])
     check_annotations(prepared, TASKS[model_args.task], data_args.dataset)
     model = build_model(model_args, prepared)
     if model_args.init_resnet is not None:
@@ -116,7 +118,6 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
-    scoring = Scoring(Bootstrap(data_args.bootstrap_samples), data_args.group_by, data_args.per_case_format)
     with named_write_failure("results", output):
         evaluate_split(trainer, prepared.dataset, "test", output, scoring)
         if trainer.is_world_process_zero():

@@ -51,12 +51,12 @@ class MultiTaskCollator:
 
         Args:
             rows: each with `image`, `mask` (None where unlabelled), `class_labels`, `class_labels_unknown`, `case_id`;
-                rows of the evaluation also with `row_index`.
+                rows of the evaluation also with `row_index`, and `raw_mask` where the mask to score is another one.
 
         Returns:
             `pixel_values` (B, 3, h, w) float32, `mask_labels` (B, h, w) int64, `class_labels` (B, K) float32 and
             `case_index` (B,) int64, always. Where the rows carry a `row_index`, it as (B,) int64 and `stored_masks`, a
-            list of B (H, W) uint8 tensors at the size the dataset holds, which is where scores are computed.
+            list of B (H, W) uint8 tensors at the size the dataset (or `raw_mask`) holds, where scores are computed.
         """
         encoded = self.image_processor(
             images=[row["image"] for row in rows],
@@ -78,7 +78,8 @@ class MultiTaskCollator:
         return row["mask"] or Image.new("L", row["image"].size, self.ignore_index)
 
     def _stored_mask(self, row: Mapping[str, Any]) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._mask_or_ignored(row), dtype=np.uint8))
+        mask = row.get("raw_mask") or self._mask_or_ignored(row)
+        return torch.from_numpy(np.array(mask, dtype=np.uint8))
 
     def _class_labels(self, row: Mapping[str, Any]) -> torch.Tensor:
         return class_label_row(row["class_labels"], row.get("class_labels_unknown") or (), self.num_classes)

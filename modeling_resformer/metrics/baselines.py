@@ -84,7 +84,8 @@ def baseline_counts(
     """Counts of every baseline on the same rows and at the same resolution as the model.
 
     Args:
-        rows: rows with `image` and `mask` (None where unlabelled), read one at a time.
+        rows: rows with `image` and `mask` (None where unlabelled), read one at a time; a `raw_mask` takes the place of
+            the mask.
         training: what the training masks tell.
         ignore_index: value of pixels that nobody annotated.
 
@@ -94,7 +95,7 @@ def baseline_counts(
     num_classes = len(training.frequency)
     counts: dict[str, list[Counts]] = {}
     for row in rows:
-        true = row["mask"] or Image.new("L", row["image"].size, ignore_index)
+        true = row.get("raw_mask") or row["mask"] or Image.new("L", row["image"].size, ignore_index)
         true = np.asarray(true, dtype=np.int64)
         for name, predicted in _predictions(row["image"], true.shape, training).items():
             counts.setdefault(name, []).append(mask_counts(predicted[None], true[None], num_classes, ignore_index))
@@ -108,5 +109,13 @@ def _predictions(image: Image.Image, shape: tuple[int, int], training: TrainingM
         "mean_training_mask": training.mean_mask(*shape),
     }
     if len(training.frequency) == 2:
-        predictions["otsu_threshold"] = otsu_mask(image)
+        predictions["otsu_threshold"] = _resized(otsu_mask(image), shape)
     return predictions
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """An index mask at another size (height, width), each pixel that of the nearest."""
+    if mask.shape == shape:
+        return mask
+    picture = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(picture.resize(shape[::-1], Image.Resampling.NEAREST), dtype=np.int64)

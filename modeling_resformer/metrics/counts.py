@@ -11,6 +11,9 @@ import torch
 
 ArrayLike = np.ndarray | torch.Tensor
 
+# Pixels compared at once: what is held per pixel, some forty bytes, would fill gigabytes for masks as a camera takes them.
+_MAX_PIXELS = 2**22
+
 
 class Counts(NamedTuple):
     """True and false positives and negatives, four int64 arrays of one shape, the classes on the last axis.
@@ -54,18 +57,11 @@ def mask_counts(predicted: ArrayLike, true: ArrayLike, num_classes: int, ignore_
             f"The predicted mask has shape {tuple(predicted.shape)}, the true mask {tuple(true.shape)}; both must be "
             "(B, H, W) and equal. Resize the logits to the mask before taking the argmax."
         )
-    predicted, true = predicted.long(), true.long()
-    valid = true != ignore_index
-    for name, mask in (("predicted", predicted[valid]), ("true", true[valid])):
-        if mask.numel() and not 0 <= int(mask.min()) <= int(mask.max()) < num_classes:
-            raise ValueError(
-                f"The {name} mask holds values {int(mask.min())}..{int(mask.max())}; expected 0..{num_classes - 1}"
-                f" or the ignore index {ignore_index}. Store class indices, not grey levels."
-            )
-    image = torch.arange(len(true), device=true.device)[:, None, None].expand_as(true)
-    cell = (image * num_classes + true) * num_classes + predicted
-    confusion = torch.bincount(cell[valid], minlength=len(true) * num_classes**2)
-    confusion = confusion.view(len(true), num_classes, num_classes).cpu().numpy()
+    strips = max(1, -(-true.numel() // _MAX_PIXELS))
+    rows = max(1, -(-true.shape[1] // strips))
+    confusion = np.zeros((len(true), num_classes, num_classes), dtype=np.int64)
+    for part in zip(predicted.split(rows, dim=1), true.split(rows, dim=1), strict=True):
+        confusion += _confusion(*part, num_classes, ignore_index)
     return _counts_from_confusion(confusion)
 
 
@@ -107,6 +103,22 @@ def sum_by_case(counts: Counts, case_index: np.ndarray) -> tuple[Counts, np.ndar
         np.add.at(total, inverse, part)
         sums.append(total)
     return Counts(*sums), cases
+
+
+def _confusion(predicted: torch.Tensor, true: torch.Tensor, num_classes: int, ignore_index: int) -> np.ndarray:
+    """(B, S true, S predicted) pixel counts of index masks (B, H, W)."""
+    predicted, true = predicted.long(), true.long()
+    valid = true != ignore_index
+    for name, mask in (("predicted", predicted[valid]), ("true", true[valid])):
+        if mask.numel() and not 0 <= int(mask.min()) <= int(mask.max()) < num_classes:
+            raise ValueError(
+                f"The {name} mask holds values {int(mask.min())}..{int(mask.max())}; expected 0..{num_classes - 1}"
+                f" or the ignore index {ignore_index}. Store class indices, not grey levels."
+            )
+    image = torch.arange(len(true), device=true.device)[:, None, None].expand_as(true)
+    cell = (image * num_classes + true) * num_classes + predicted
+    counts = torch.bincount(cell[valid], minlength=len(true) * num_classes**2)
+    return counts.view(len(true), num_classes, num_classes).cpu().numpy()
 
 
 def _counts_from_confusion(confusion: np.ndarray) -> Counts:

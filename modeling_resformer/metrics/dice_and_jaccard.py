@@ -18,6 +18,7 @@ Args:
     predictions: (B, H, W) class indices; batches may differ in size.
     references: (B, H, W) class indices, or the ignore index.
     case_index: for compute() only, (N,) integers equal for images of one case; default one case per image.
+    pixel_volume: for compute() only, (N,) mm3 of one pixel; without it there is no volume_difference.
 Returns:
     The score of every name in scores.py as a float, and under `n` the number of images or cases behind each.
 """
@@ -63,11 +64,16 @@ class DiceAndJaccard(evaluate.Metric):
         self.add_batch(predictions=prediction[None], references=reference[None], **kwargs)
 
     def _compute(
-        self, predictions: list, references: list, case_index: Sequence[int] | None = None
+        self,
+        predictions: list,
+        references: list,
+        case_index: Sequence[int] | None = None,
+        pixel_volume: Sequence[float] | None = None,
     ) -> dict[str, float | dict[str, int]]:
         parts = np.concatenate([np.array(predictions), np.array(references)], axis=1)
         cases = np.arange(len(parts)) if case_index is None else np.asarray(case_index)
-        scores = segmentation_scores(Counts(*np.moveaxis(parts, 1, 0)), cases, self.class_names)
+        volume = None if pixel_volume is None else np.asarray(pixel_volume, dtype=np.float64)
+        scores = segmentation_scores(Counts(*np.moveaxis(parts, 1, 0)), cases, self.class_names, volume)
         return {
             **{name: score.value for name, score in scores.items()},
             "n": {name: score.n for name, score in scores.items()},

@@ -118,10 +118,65 @@ def calibration_error(
     """
     weights = np.ones((1, len(true))) if weights is None else weights
     known = (true == 1) | (true == 0)
-    bin_of = np.minimum((probabilities[known] * bins).astype(int), bins - 1)
+    bin_of = _bin_of(probabilities[known], bins)
     gap = (probabilities[known] - true[known])[:, None] * (bin_of[:, None] == np.arange(bins))
     weights = weights[:, known]
     return _ratio(np.abs(weights @ gap).sum(1), weights.sum(1))
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The rows whose probability of a class lies in [low, high), in the last bin in [low, 1].
+
+    Attributes:
+        low, high: ends of the bin.
+        n: number of rows.
+        mean_probability: of these rows; NaN without any.
+        share_present: share of them that have the class; NaN without any.
+    """
+
+    low: float
+    high: float
+    n: int
+    mean_probability: float
+    share_present: float
+
+
+def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 10) -> list[ReliabilityBin]:
+    """What a reliability diagram shows of one class, in the bins of `calibration_error`.
+
+    Args:
+        probabilities: (N,) in [0, 1].
+        true: (N,) 1 or 0; other values are unknown and left out.
+        bins: number of bins of equal width.
+    """
+    known = (true == 1) | (true == 0)
+    inside = _bin_of(probabilities[known], bins) == np.arange(bins)[:, None]
+    n = inside.sum(axis=1)
+    columns = (n, _ratio(inside @ probabilities[known], n), _ratio(inside @ (true[known] == 1), n))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [ReliabilityBin(i / bins, (i + 1) / bins, *row) for i, row in enumerate(rows)]
+
+
+def roc_curve(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ROC curve of one class, from (0, 0) to (1, 1), one point for each different score.
+
+    Args:
+        scores: (N,) any monotone score of the class.
+        true: (N,) 1 or 0; other values are unknown and left out.
+
+    Returns:
+        False positive rates and true positive rates, ascending; NaN where one of the two classes is missing.
+    """
+    known = (true == 1) | (true == 0)
+    order = np.argsort(-scores[known], kind="stable")
+    scores, true = scores[known][order], true[known][order]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.empty(0, dtype=int)
+    rates = []
+    for value in (0, 1):
+        passed = np.append(0, np.cumsum(true == value)[ends])
+        rates.append(_ratio(passed, np.full(len(passed), passed[-1])))
+    return rates[0], rates[1]
 
 
 def segmentation_scores(
@@ -213,6 +268,11 @@ def classification_scores(
         n = int(known[:, chosen].any(axis=1).sum())
         scores |= _estimate(statistic, case_index, ["auc_" + "+".join(auc_classes)], [n], bootstrap)
     return scores
+
+
+def _bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    """(N,) number of the bin that each probability falls into."""
+    return np.minimum((probabilities * bins).astype(int), bins - 1)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan, annotated: np.ndarray | int = 1) -> np.ndarray:

@@ -16,6 +16,7 @@ Args:
     predictions: (N, K) probabilities in [0, 1].
     references: (N, K) 1 present, 0 absent, negative where unknown.
     thresholds: for compute() only; a class is decided present at or above it, one number or K, default 0.5.
+    auc_classes: for compute() only; classes whose mean AUC is wanted besides that of all classes.
 Returns:
     The score of every name in scores.py as a float, and under `n` the number of entries behind each.
 """
@@ -44,11 +45,15 @@ class SensitivitySpecificity(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list, references: list, thresholds: Sequence[float] | float = 0.5
+        self,
+        predictions: list,
+        references: list,
+        thresholds: Sequence[float] | float = 0.5,
+        auc_classes: Sequence[str] = (),
     ) -> dict[str, float | dict[str, int]]:
         rows = np.arange(len(predictions))
         scores = classification_scores(
-            np.array(predictions), np.array(references), rows, self.class_names, thresholds=thresholds
+            np.array(predictions), np.array(references), rows, self.class_names, thresholds, auc_classes
         )
         return {
             **{name: score.value for name, score in scores.items()},

@@ -56,6 +56,11 @@ class RowStatistics:
         _, first = np.unique(joined["row_index"], return_index=True)
         return cls(**{name: array[first] for name, array in joined.items()})
 
+    def take(self, rows: np.ndarray) -> "RowStatistics":
+        """Some of the rows, by index or boolean mask."""
+        kept = {name: None if array is None else array[rows] for name, array in vars(self).items()}
+        return RowStatistics(**kept)
+
     @property
     def has_masks(self) -> bool:
         """Whether the model segments."""
@@ -151,11 +156,28 @@ class EvaluationMetrics:
         loss = config.segmentation_loss_weight * parts["segmentation_loss"]
         return {"loss": loss + config.classification_loss_weight * parts["classification_loss"], **parts}
 
-    def scores(self, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
-        """The scores of `metrics/scores.py` that the model's task has, by name, with intervals if asked for."""
+    def scores(
+        self,
+        bootstrap: Bootstrap | None = None,
+        pixel_volume: np.ndarray | None = None,
+        chosen: np.ndarray | None = None,
+    ) -> dict[str, Score]:
+        """The scores of `metrics/scores.py` that the model's task has, by name.
+
+        Args:
+            bootstrap: how intervals are made; None makes none.
+            pixel_volume: (N,) mm3 of one pixel of the scored masks, NaN where unknown; None leaves
+                `volume_difference` out.
+            chosen: (N,) booleans, the rows to score; None scores all.
+        """
         config, rows, scores = self.config, self.rows, {}
+        if chosen is not None:
+            rows = rows.take(chosen)
+            pixel_volume = None if pixel_volume is None else pixel_volume[chosen]
         if rows.has_masks:
-            scores |= segmentation_scores(rows.counts, rows.case_index, config.mask_class_names, bootstrap=bootstrap)
+            scores |= segmentation_scores(
+                rows.counts, rows.case_index, config.mask_class_names, pixel_volume, bootstrap
+            )
         if rows.has_labels:
             scores |= classification_scores(
                 rows.probabilities,
@@ -194,12 +216,11 @@ def _counts_at_stored_size(
     ignore_index: int,
 ) -> torch.Tensor:
     """(B, 4, S) pixel counts; one picture at a time, since stored sizes differ and may be large."""
-    sizes = [tuple(mask.shape) for mask in stored_masks]
-    predicted = image_processor.post_process_semantic_segmentation({"logits": logits}, target_sizes=sizes)
-    counts = [
-        np.stack(mask_counts(p[None], t[None], logits.shape[1], ignore_index), axis=1)
-        for p, t in zip(predicted, stored_masks, strict=True)
-    ]
+    counts = []
+    for i, true in enumerate(stored_masks):
+        picture = {"logits": logits[i : i + 1]}
+        (predicted,) = image_processor.post_process_semantic_segmentation(picture, target_sizes=[tuple(true.shape)])
+        counts.append(np.stack(mask_counts(predicted[None], true[None], logits.shape[1], ignore_index), axis=1))
     return torch.from_numpy(np.concatenate(counts))
 
 

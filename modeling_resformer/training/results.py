@@ -2,33 +2,49 @@
 
 `results.json`:
 
-    {"split": "test", "images": 14, "cases": 14, "mask_resolution": "as stored in the dataset",
+    {"split": "test", "images": 14, "cases": 14,
+     "mask_resolution": "as stored in the dataset" or "native, from the source's own masks" or null,
      "interval": {"level": 0.95, "samples": 1000, "resampled": "cases"},
      "losses": {"loss": ..., "segmentation_loss": ..., "classification_loss": ...},
      "model": {"dice": {"value": ..., "low": ..., "high": ..., "n": ...}, "dice_lesion": {...}, ..., "auc": {...}},
      "baselines": {"everything_lesion": {"dice": {...}, ...}, "mean_training_mask": {...}, "otsu_threshold": {...}},
-     "thresholds": {"melanoma": 0.5, ...}}
+     "group_by": "vendor" or null,
+     "groups": {"Cirrus": {"images": ..., "cases": ..., "model": {...}, "baselines": {...}}, ...},
+     "absent_classes": ["PED"],
+     "thresholds": {"melanoma": 0.5, ...},
+     "auc_classes": ["melanoma", "seborrheic_keratosis"],
+     "decisions": {"melanoma": {"tp": ..., "fp": ..., "fn": ..., "tn": ...}, ...},
+     "reliability": {"melanoma": [{"low": 0.0, "high": 0.1, "n": ..., "mean_probability": ..., "share_present": ...},
+                                  ... ten bins], ...}}
 
-The names are those of `metrics/scores.py`. A value that the data leave undefined is null. A model of one task has that
-task's loss and scores only; the baselines are masks, learned from the training part, and need both.
+- The names of scores and what they mean stand in `metrics/scores.py`; `n` is what a score was computed from. A value that
+  the data leave undefined is null. `volume_difference` is there where rows tell the size of a voxel.
+- `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
+  it is `{}` where there is no such column.
+- `absent_classes` never occur in this part, so that scores which need them are null.
+- A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
+  `auc_classes`, `decisions` (rows by class at the thresholds) and `reliability`.
+- The baselines are masks, learned from the training part, and need both.
 """
 
-import csv
-import io
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
+from ..data.problems import BadInputError
 from ..metrics.baselines import baseline_counts, summarise_training_masks
-from ..metrics.counts import Counts
-from ..metrics.scores import Bootstrap, Score, dice, jaccard, segmentation_scores
+from ..metrics.counts import Counts, label_counts
+from ..metrics.scores import Bootstrap, Score, reliability, segmentation_scores
 from .compute_metrics import EvaluationMetrics
+from .per_case import per_case_lines, write_per_case
+from .raw_masks import RawMaskRows
 from .rows import EvaluationRows
 from .trainer import ResFormerTrainer
 
@@ -41,6 +57,7 @@ TABLE_SCORES = (
     "dice_present",
     "jaccard_present",
     "dice_volume",
+    "volume_difference",
     "false_positive_rate_empty",
     "accuracy",
     "sensitivity",
@@ -48,11 +65,45 @@ TABLE_SCORES = (
     "auc",
     "calibration_error",
 )
+DEFAULT_GROUP = "vendor"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a part is scored and what is written of it.
+
+    Attributes:
+        bootstrap: how intervals are made.
+        group_by: column whose values get scores of their own; None takes `vendor` where the dataset has it.
+        per_case_format: `csv` or `parquet`.
+    """
+
+    bootstrap: Bootstrap
+    group_by: str | None = None
+    per_case_format: str = "csv"
+
+    def column(self, rows: datasets.Dataset) -> str | None:
+        """The column to group by.
+
+        Raises:
+            BadInputError: the dataset has no such column, or it holds lists or pictures.
+        """
+        columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Value)]
+        if self.group_by is None:
+            return DEFAULT_GROUP if DEFAULT_GROUP in columns else None
+        if self.group_by not in columns:
+            raise BadInputError(f"--group_by {self.group_by}: no such column; expected one of {columns}.")
+        return self.group_by
 
 
 def evaluate_split(
-    trainer: ResFormerTrainer, dataset: datasets.DatasetDict, split: str, folder: Path, bootstrap: Bootstrap
-) -> None:
+    trainer: ResFormerTrainer,
+    dataset: datasets.DatasetDict,
+    split: str,
+    folder: Path,
+    scoring: Scoring,
+    rows: EvaluationRows | None = None,
+) -> dict[str, Any] | None:
     """Evaluate one part on all processes; the main one leaves `results.json` and `per_case.csv` and logs the table.
 
     Args:
@@ -60,56 +111,78 @@ def evaluate_split(
         dataset: the prepared dataset, whose training part the baselines learn from.
         split: the part to evaluate.
         folder: made where it does not exist.
-        bootstrap: how intervals are made.
+        scoring: how.
+        rows: of that part; `RawMaskRows` to score at the source's own size.
+
+    Returns:
+        The content of `results.json`; None on the other processes.
     """
-    trainer.evaluate(EvaluationRows(dataset[split]), metric_key_prefix=split)
+    rows = EvaluationRows(dataset[split]) if rows is None else rows
+    trainer.evaluate(rows, metric_key_prefix=split)
     if not trainer.is_world_process_zero():
-        return
-    results = summarise(trainer.compute_metrics, dataset, split, bootstrap)
+        return None
+    results = summarise(trainer.compute_metrics, dataset, split, rows, scoring)
+    lines = per_case_lines(
+        trainer.compute_metrics, rows.rows, scoring.column(rows.rows), pixel_volumes(rows, trainer.compute_metrics)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_results(results, folder / "results.json")
-    write_per_case(trainer.compute_metrics, dataset[split], folder / "per_case.csv")
+    write_per_case(lines, folder / f"per_case.{scoring.per_case_format}")
+    if results["absent_classes"]:
+        absent = ", ".join(results["absent_classes"])
+        logger.warning("%s never occur in the %s part: scores that need them are left out.", absent, split)
     logger.info("%d %s images\n%s\nwritten to %s", results["images"], split, format_table(results), folder)
-
-
-def summarise(
-    metrics: EvaluationMetrics, dataset: datasets.DatasetDict, split: str, bootstrap: Bootstrap
-) -> dict[str, Any]:
-    """The content of `results.json` for the rows that an evaluation of `split` has just seen.
-
-    The baselines learn from the training part and predict the same rows at the same resolution.
-    """
-    rows, config = metrics.rows, metrics.config
-    results = {
-        "split": split,
-        "images": len(rows.row_index),
-        "cases": len(set(rows.case_index.tolist())),
-        "mask_resolution": "as stored in the dataset" if rows.has_masks else None,
-        "interval": {"level": bootstrap.level, "samples": bootstrap.samples, "resampled": "cases"},
-        "losses": metrics.losses(),
-        "model": _as_dicts(metrics.scores(bootstrap)),
-        "baselines": _baselines(metrics, dataset, split, bootstrap),
-    }
-    if rows.has_labels:
-        results["thresholds"] = dict(zip(config.image_class_names, metrics.thresholds, strict=True))
     return results
 
 
-def _baselines(
-    metrics: EvaluationMetrics, dataset: datasets.DatasetDict, split: str, bootstrap: Bootstrap
-) -> dict[str, dict[str, Any]]:
-    """Mask scores by baseline; none for a model without masks or a dataset without a training part."""
-    rows, names = metrics.rows, metrics.config.mask_class_names
-    if not rows.has_masks or "train" not in dataset:
-        return {}
-    ignore_index = metrics.config.semantic_loss_ignore_index
-    masks = (row["mask"] for row in dataset["train"].select_columns("mask") if row["mask"] is not None)
-    training = summarise_training_masks(masks, len(names), ignore_index)
-    pairs = dataset[split].select(rows.row_index).select_columns(["image", "mask"])
-    return {
-        name: _as_dicts(segmentation_scores(counts, rows.case_index, names, bootstrap=bootstrap))
-        for name, counts in baseline_counts(pairs, training, ignore_index).items()
+def summarise(
+    metrics: EvaluationMetrics, dataset: datasets.DatasetDict, split: str, rows: EvaluationRows, scoring: Scoring
+) -> dict[str, Any]:
+    """The content of `results.json` for the rows that an evaluation has just seen.
+
+    The baselines learn from the training part and predict the same rows at the same resolution.
+    """
+    seen = metrics.rows
+    baselines = _baselines(metrics, dataset, rows)
+    volumes = pixel_volumes(rows, metrics)
+    everything = np.ones(len(seen.row_index), dtype=bool)
+    groups = {
+        name: {
+            "images": int(chosen.sum()),
+            "cases": len(set(seen.case_index[chosen].tolist())),
+            **_scores(metrics, baselines, volumes, chosen, scoring.bootstrap),
+        }
+        for name, chosen in _groups(rows.rows, seen.row_index, scoring)
     }
+    return {
+        "split": split,
+        "images": len(seen.row_index),
+        "cases": len(set(seen.case_index.tolist())),
+        "mask_resolution": _mask_resolution(rows) if seen.has_masks else None,
+        "interval": {"level": scoring.bootstrap.level, "samples": scoring.bootstrap.samples, "resampled": "cases"},
+        "losses": metrics.losses(),
+        **_scores(metrics, baselines, volumes, everything, scoring.bootstrap),
+        "group_by": scoring.column(rows.rows),
+        "groups": groups,
+        "absent_classes": _absent_classes(metrics),
+        **(_decisions(metrics) if seen.has_labels else {}),
+    }
+
+
+def pixel_volumes(rows: EvaluationRows, metrics: EvaluationMetrics) -> np.ndarray | None:
+    """(N,) mm3 of one pixel of the scored masks of the rows seen, NaN where unknown; None where all are.
+
+    In-plane spacing and distance of the slices both come with the rows; those of pictures have no third dimension.
+    """
+    table = rows.rows.select(metrics.rows.row_index)
+    if not metrics.rows.has_masks or "slice_spacing" not in table.column_names:
+        return None
+    missing = (np.nan, np.nan)
+    area = np.array([spacing or missing for spacing in table["spacing"]], dtype=np.float64).prod(axis=1)
+    if isinstance(rows, RawMaskRows):
+        area *= rows.area_ratios(metrics.rows.row_index)
+    volumes = area * np.array(table["slice_spacing"], dtype=np.float64)
+    return None if np.isnan(volumes).all() else volumes
 
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:
@@ -117,46 +190,22 @@ def write_results(results: Mapping[str, Any], path: Path) -> None:
     replace_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
-def write_per_case(metrics: EvaluationMetrics, rows: datasets.Dataset, path: Path) -> None:
-    """Write a CSV line for every image, keyed by `case_id` and `slice_index`: counts, scores, probabilities, labels.
-
-    Whatever the tables report can be computed from these lines again. An empty field is unknown or undefined. A model
-    of one task has that task's columns only.
-
-    Args:
-        metrics: after the evaluation.
-        rows: the split that was evaluated.
-        path: of the CSV file.
-    """
-    seen, config = metrics.rows, metrics.config
-    keys = rows.select(seen.row_index).select_columns(["case_id", "slice_index"])
-    columns: list[Iterable[Mapping[str, Any]]] = [keys]
-    if seen.has_masks:
-        columns.append(_mask_fields(seen.counts.take([i]), config.mask_class_names) for i in range(len(keys)))
-    if seen.has_labels:
-        labels = zip(seen.probabilities, seen.class_labels, strict=True)
-        columns.append(_label_fields(*pair, config.image_class_names) for pair in labels)
-    lines = [{name: part[name] for part in parts for name in part} for parts in zip(*columns, strict=True)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]))
-    writer.writeheader()
-    writer.writerows(lines)
-    replace_text(path, text.getvalue())
-
-
 def format_table(results: Mapping[str, Any]) -> str:
-    """The main scores of the model, those the data define, with n and interval, beside the baselines."""
+    """The main scores of the model, those the data define, with n and interval, beside the baselines; then by group."""
     model, baselines = results["model"], results["baselines"]
     lines = [["score", "n", "model", f"{results['interval']['level']:.0%} interval", *baselines]]
-    for name in TABLE_SCORES:
+    names = [*TABLE_SCORES, *(name for name in model if name.startswith("auc_"))]
+    for name in names:
         if name not in model or not model[name]["n"]:
             continue
         value, low, high, n = (model[name][key] for key in ("value", "low", "high", "n"))
         others = [_figure(scores[name]["value"]) if name in scores else "" for scores in baselines.values()]
         interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
         lines.append([name, str(n), _figure(value), interval, *others])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    text = _align(lines)
+    if groups := results.get("groups"):
+        text += "\n\n" + _align(_group_lines(groups, results["group_by"]))
+    return text
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -166,32 +215,101 @@ def replace_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def _scores(
+    metrics: EvaluationMetrics,
+    baselines: Mapping[str, Counts],
+    volumes: np.ndarray | None,
+    chosen: np.ndarray,
+    bootstrap: Bootstrap,
+) -> dict[str, dict[str, Any]]:
+    """Scores of the model and of the baselines for some of the rows."""
+    cases, names = metrics.rows.case_index[chosen], metrics.config.mask_class_names
+    volumes_chosen = None if volumes is None else volumes[chosen]
+    return {
+        "model": _as_dicts(metrics.scores(bootstrap, volumes, chosen)),
+        "baselines": {
+            name: _as_dicts(segmentation_scores(counts.take(chosen), cases, names, volumes_chosen, bootstrap))
+            for name, counts in baselines.items()
+        },
+    }
+
+
+def _baselines(metrics: EvaluationMetrics, dataset: datasets.DatasetDict, rows: EvaluationRows) -> dict[str, Counts]:
+    """Mask counts by baseline; none for a model without masks or a dataset without a training part."""
+    if not metrics.rows.has_masks or "train" not in dataset:
+        return {}
+    ignore_index, num_classes = metrics.config.semantic_loss_ignore_index, len(metrics.config.mask_class_names)
+    masks = (row["mask"] for row in dataset["train"].select_columns("mask") if row["mask"] is not None)
+    training = summarise_training_masks(masks, num_classes, ignore_index)
+    return baseline_counts((rows[int(i)] for i in metrics.rows.row_index), training, ignore_index)
+
+
+def _groups(rows: datasets.Dataset, row_index: np.ndarray, scoring: Scoring) -> Iterator[tuple[str, np.ndarray]]:
+    """Value and (N,) rows that have it, by ascending value; nothing without a column to group by."""
+    column = scoring.column(rows)
+    if column is None:
+        return
+    values = np.array(["unknown" if value is None else str(value) for value in rows.select(row_index)[column]])
+    for value in sorted(set(values.tolist())):
+        yield value, values == value
+
+
+def _decisions(metrics: EvaluationMetrics) -> dict[str, Any]:
+    """What results say of image-level classes besides scores."""
+    rows, names = metrics.rows, metrics.config.image_class_names
+    counts = label_counts(rows.probabilities >= np.array(metrics.thresholds), rows.class_labels)
+    pairs = zip(names, rows.probabilities.T, rows.class_labels.T, strict=True)
+    return {
+        "thresholds": dict(zip(names, metrics.thresholds, strict=True)),
+        "auc_classes": list(metrics.auc_classes),
+        "decisions": {
+            name: {part: int(values[:, k].sum()) for part, values in counts._asdict().items()}
+            for k, name in enumerate(names)
+        },
+        "reliability": {
+            name: [_without_nan(asdict(bin_)) for bin_ in reliability(probabilities, true)]
+            for name, probabilities, true in pairs
+        },
+    }
+
+
+def _absent_classes(metrics: EvaluationMetrics) -> list[str]:
+    """Foreground and image-level classes that no row of the part has."""
+    rows, config, absent = metrics.rows, metrics.config, []
+    if rows.has_masks:
+        pixels = (rows.counts.tp + rows.counts.fn).sum(axis=0)
+        absent += [name for name, number in zip(config.mask_class_names[1:], pixels[1:], strict=True) if not number]
+    if rows.has_labels:
+        present = (rows.class_labels == 1).any(axis=0)
+        absent += [name for name, some in zip(config.image_class_names, present, strict=True) if not some]
+    return list(dict.fromkeys(absent))
+
+
+def _mask_resolution(rows: EvaluationRows) -> str:
+    return "native, from the source's own masks" if isinstance(rows, RawMaskRows) else "as stored in the dataset"
+
+
+def _group_lines(groups: Mapping[str, Mapping[str, Any]], group_by: str) -> list[list[str]]:
+    """One line a group, one column a score that any of them defines."""
+    names = [name for name in TABLE_SCORES if any(group["model"].get(name, {}).get("n") for group in groups.values())]
+    lines = [[group_by, "images", "cases", *names]]
+    for value, group in groups.items():
+        figures = [_figure(group["model"].get(name, {}).get("value")) for name in names]
+        lines.append([value, str(group["images"]), str(group["cases"]), *figures])
+    return lines
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
 def _as_dicts(scores: Mapping[str, Score]) -> dict[str, dict[str, float | int | None]]:
-    return {name: {key: _none_if_nan(value) for key, value in asdict(score).items()} for name, score in scores.items()}
+    return {name: _without_nan(asdict(score)) for name, score in scores.items()}
 
 
-def _mask_fields(counts: Counts, class_names: Sequence[str]) -> dict[str, float | int | None]:
-    """Counts and scores of one image, (1, S), by column name."""
-    fields: dict[str, float | int | None] = {}
-    dices, jaccards = dice(counts), jaccard(counts)
-    for c, name in enumerate(class_names):
-        fields |= {f"{part}_{name}": int(values[0, c]) for part, values in counts._asdict().items()}
-        fields |= {f"dice_{name}": _none_if_nan(dices[0, c]), f"jaccard_{name}": _none_if_nan(jaccards[0, c])}
-    return fields
-
-
-def _label_fields(
-    probabilities: Iterable[float], labels: Iterable[float], class_names: Sequence[str]
-) -> dict[str, float | int | None]:
-    """Probabilities and labels of one image, K each, by column name."""
-    fields: dict[str, float | int | None] = {}
-    for probability, label, name in zip(probabilities, labels, class_names, strict=True):
-        fields |= {f"probability_{name}": float(probability), f"label_{name}": int(label) if label >= 0 else None}
-    return fields
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _without_nan(fields: Mapping[str, float | int]) -> dict[str, float | int | None]:
+    return {key: None if math.isnan(value) else value for key, value in fields.items()}
 
 
 def _figure(value: float | None) -> str:

@@ -1,0 +1,285 @@
+"""results.json and the lines per case: groups, volumes, decisions and reliability worked out by hand; raw masks."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import sklearn.metrics
+import torch
+from conftest import tiny_config
+from datasets import Dataset, DatasetDict, Value
+from PIL import Image
+from prepared_data import CLASS_LABELS, picture_row
+
+from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.data.columns import dataset_features
+from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.metrics.scores import Bootstrap
+from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
+from modeling_resformer.training.per_case import per_case_lines, write_per_case
+from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.training.results import Scoring, format_table, pixel_volumes, summarise
+from modeling_resformer.training.rows import EvaluationRows
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import evaluate
+
+
+CLASSES = ["background", "fluid", "detachment"]
+
+
+@pytest.fixture
+def oct_rows():
+    """Six B-scans of 10 x 10 pixels, two volumes of Cirrus, one of Topcon and one of nobody knows whom."""
+    features = dataset_features(
+        CLASSES, CLASSES[1:], {"vendor": Value("string"), "slice_spacing": Value("float64"), "age": Value("int32")}
+    )
+    picture = Image.new("L", (10, 10))
+    table = [  # case, slice, vendor, in-plane spacing, slice spacing
+        ("a", 0, "Cirrus", [0.1, 0.2], 0.5),
+        ("a", 1, "Cirrus", [0.1, 0.2], 0.5),
+        ("b", 0, "Cirrus", [0.1, 0.2], 0.5),
+        ("c", 0, "Topcon", [0.2, 0.2], 0.5),
+        ("c", 1, "Topcon", [0.2, 0.2], 0.5),
+        ("d", 0, None, None, None),
+    ]
+    rows = [
+        {
+            "image": picture,
+            "mask": picture,
+            "class_labels": [],
+            "class_labels_unknown": [],
+            "case_id": case,
+            "slice_index": number,
+            "source": "test",
+            "spacing": spacing,
+            "original_size": [10, 10],
+            "mask_classes": [],
+            "vendor": vendor,
+            "slice_spacing": slice_spacing,
+            "age": None,
+        }
+        for case, number, vendor, spacing, slice_spacing in table
+    ]
+    return Dataset.from_list(rows, features=features)
+
+
+@pytest.fixture
+def metrics():
+    """What an evaluation of these rows would have seen: fluid in the volumes a, c and d, detachment nowhere."""
+    tp, fp, fn = [4, 1, 0, 3, 0, 5], [1, 1, 4, 0, 0, 0], [0, 1, 0, 3, 0, 5]
+    counts = np.zeros((6, 4, 3), dtype=np.int64)
+    counts[:, :3, 1] = np.transpose([tp, fp, fn])
+    counts[:, 0, 0] = 100 - counts[:, :3, 1].sum(axis=1)
+    counts[:, 1, 0], counts[:, 2, 0] = counts[:, 2, 1], counts[:, 1, 1]
+    counts[:, 3] = 100 - counts[:, :3].sum(axis=1)
+    config = tiny_config(id2label=dict(enumerate(CLASSES)), classification_labels=CLASSES[1:])
+    config.classification_thresholds = [0.25, 0.5]
+    metrics = EvaluationMetrics(config)
+    probabilities = torch.tensor([[0.9, 0.15], [0.3, 0.15], [0.2, 0.15], [0.6, 0.15], [0.1, 0.15], [0.8, 0.15]])
+    metrics.rows = RowStatistics(
+        row_index=np.arange(6),
+        case_index=np.array([0, 0, 1, 2, 2, 3]),
+        mask_counts=counts,
+        dice_statistics=np.ones((6, 3, 3), np.float32),
+        pixel_losses=np.ones((6, 3), np.float32),
+        classification_logits=torch.logit(probabilities).numpy(),
+        class_labels=np.array([[1, 0], [1, 0], [0, 0], [1, 0], [0, 0], [-100, 0]], np.float32),
+    )
+    return metrics
+
+
+@pytest.fixture
+def results(metrics, oct_rows):
+    dataset = DatasetDict({"test": oct_rows})
+    return summarise(metrics, dataset, "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+
+
+def test_scores_of_each_vendor_worked_out_by_hand(results):
+    assert results["group_by"] == "vendor"
+    assert {name: (group["images"], group["cases"]) for name, group in results["groups"].items()} == {
+        "Cirrus": (3, 2),
+        "Topcon": (2, 1),
+        "unknown": (1, 1),
+    }
+    model = {name: group["model"] for name, group in results["groups"].items()}
+    # Volume a: 5 shared, 2 too many, 1 missed; volume b: 4 too many, no truth.
+    assert model["Cirrus"]["dice_volume_fluid"]["value"] == pytest.approx((10 / 13 + 0) / 2)
+    # 0.01 mm3 a pixel: volume a is 1 pixel too large, b 4.
+    assert model["Cirrus"]["volume_difference_fluid"] == {
+        "value": pytest.approx((0.01 + 0.04) / 2),
+        "low": None,
+        "high": None,
+        "n": 2,
+    }
+    # Volume c: 3 of 6 found, at 0.02 mm3 a pixel.
+    assert model["Topcon"]["dice_volume_fluid"]["value"] == pytest.approx(6 / 9)
+    assert model["Topcon"]["volume_difference_fluid"]["value"] == pytest.approx(0.06)
+    assert model["Topcon"]["dice_present_fluid"] == {"value": pytest.approx(6 / 9), "low": None, "high": None, "n": 1}
+    assert model["unknown"]["volume_difference_fluid"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert model["unknown"]["dice_volume_fluid"]["value"] == pytest.approx(10 / 15)
+    # All four volumes; that of unknown spacing has no size in mm3.
+    assert results["model"]["volume_difference_fluid"]["n"] == 3
+    assert results["model"]["volume_difference_fluid"]["value"] == pytest.approx((0.01 + 0.04 + 0.06) / 3)
+
+
+def test_decisions_and_reliability_worked_out_by_hand(results):
+    assert results["thresholds"] == {"fluid": 0.25, "detachment": 0.5}
+    # Of fluid .9, .3, .6 are there and found; .2, .1 are neither; the last label is unknown.
+    assert results["decisions"]["fluid"] == {"tp": 3, "fp": 0, "fn": 0, "tn": 2}
+    assert results["decisions"]["detachment"] == {"tp": 0, "fp": 0, "fn": 0, "tn": 6}
+    bins = results["reliability"]["detachment"]
+    assert [entry["n"] for entry in bins] == [0, 6, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert bins[0] == {"low": 0, "high": 0.1, "n": 0, "mean_probability": None, "share_present": None}
+    assert bins[1]["mean_probability"] == pytest.approx(0.15)
+    assert bins[1]["share_present"] == 0
+    assert sum(entry["n"] for entry in results["reliability"]["fluid"]) == 5
+
+
+def test_a_class_that_never_occurs_is_named_and_its_scores_are_null(results):
+    assert results["absent_classes"] == ["detachment"]
+    assert results["model"]["dice_present_detachment"]["value"] is None
+    assert results["model"]["auc_detachment"] == {"value": None, "low": None, "high": None, "n": 6}
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_the_table_has_a_line_for_every_vendor(results):
+    lines = [line.split() for line in format_table(results).splitlines()]
+    header = next(line for line in lines if line[:1] == ["vendor"])
+    cirrus = next(line for line in lines if line[:1] == ["Cirrus"])
+    assert cirrus[1:3] == ["3", "2"]
+    assert cirrus[header.index("dice_volume")] == f"{10 / 13 / 2:.3f}"
+    # 0.025 mm3 of fluid and no detachment at all.
+    assert cirrus[header.index("volume_difference")] == f"{0.025 / 2:.3f}"
+
+
+def test_any_column_of_single_values_can_group_and_others_are_refused(metrics, oct_rows):
+    assert Scoring(Bootstrap(0), "case_id").column(oct_rows) == "case_id"
+    for name in ("vendr", "mask", "spacing"):
+        with pytest.raises(BadInputError, match=f"--group_by {name}: no such column; expected one of .*'vendor'"):
+            Scoring(Bootstrap(0), name).column(oct_rows)
+    by_case = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0), "case_id"))
+    assert list(by_case["groups"]) == ["a", "b", "c", "d"]
+    without = oct_rows.remove_columns(["vendor", "slice_spacing"])
+    plain = summarise(metrics, DatasetDict(), "test", EvaluationRows(without), Scoring(Bootstrap(0)))
+    assert (plain["group_by"], plain["groups"]) == (None, {})
+    assert "volume_difference" not in plain["model"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_lines_per_case_carry_vendor_and_volume(metrics, oct_rows, tmp_path, suffix):
+    lines = per_case_lines(metrics, oct_rows, "vendor", pixel_volumes(EvaluationRows(oct_rows), metrics))
+    path = tmp_path / f"per_case.{suffix}"
+    write_per_case(lines, path)
+    table = pandas.read_csv(path) if suffix == "csv" else pandas.read_parquet(path)
+    assert table["vendor"].fillna("-").tolist() == ["Cirrus"] * 3 + ["Topcon"] * 2 + ["-"]
+    np.testing.assert_allclose(table["volume_true_fluid"], [0.04, 0.02, 0, 0.12, 0, np.nan])
+    np.testing.assert_allclose(table["volume_predicted_fluid"], [0.05, 0.02, 0.04, 0.06, 0, np.nan])
+    np.testing.assert_allclose(table["label_fluid"], [1, 1, 0, 1, 0, np.nan])
+    assert [path.name for path in tmp_path.iterdir()] == [f"per_case.{suffix}"]
+
+
+@pytest.fixture
+def resized(tmp_path):
+    """Four pictures of 80 x 96 pixels stored at 40 x 48, a folder of their own masks, and a checkpoint: (folder, masks)."""
+    rng, rows, masks = np.random.default_rng(1), [], {}
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        row = {**picture_row(3 * number, rng, size=(80, 96)), "case_id": f"ISIC_{number}", "slice_index": 0}
+        masks[row["case_id"]] = np.asarray(row["mask"])
+        name = f"isic_{number}_Segmentation.png"
+        Image.fromarray(masks[row["case_id"]] * np.uint8(255)).save(tmp_path / "masks" / name)
+        row["image"] = row["image"].resize((48, 40))
+        row["mask"] = row["mask"].resize((48, 40), Image.Resampling.NEAREST)
+        rows.append(row)
+    features = dataset_features(["background", "lesion"], CLASS_LABELS)
+    dataset = DatasetDict({name: Dataset.from_list(rows, features=features) for name in ("train", "test")})
+    dataset.save_to_disk(str(tmp_path / "dataset"))
+    config = tiny_config(id2label={0: "background", 1: "lesion"}, classification_labels=CLASS_LABELS)
+    ResFormerForMultiTask(config).save_pretrained(tmp_path / "model")
+    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    return tmp_path, masks
+
+
+def run_evaluate(folder, *flags):
+    paths = ["--model_name_or_path", str(folder / "model"), "--dataset", str(folder / "dataset")]
+    paths += ["--output", str(folder / "out"), "--bootstrap_samples", "0", "--use_cpu"]
+    return evaluate.main([*paths, "--raw_masks", str(folder / "masks"), *flags])
+
+
+def test_raw_masks_are_scored_at_their_own_size(resized):
+    folder, masks = resized
+    assert run_evaluate(folder, "--batch_size", "3") == 0
+    results = json.loads((folder / "out" / "results.json").read_text())
+    model, processor = (
+        ResFormerForMultiTask.from_pretrained(folder / "model"),
+        ResFormerImageProcessor.from_pretrained(folder / "model"),
+    )
+    expected = []
+    for row in DatasetDict.load_from_disk(str(folder / "dataset"))["test"]:
+        with torch.no_grad():
+            logits = model.eval()(**processor(row["image"], return_tensors="pt")).segmentation_logits
+        predicted = torch.nn.functional.interpolate(logits, size=(80, 96), mode="bilinear").argmax(1)
+        expected.append(sklearn.metrics.jaccard_score(masks[row["case_id"]].ravel(), predicted.numpy().ravel()))
+    assert results["model"]["jaccard"]["value"] == pytest.approx(np.mean(expected))
+    assert results["mask_resolution"] == "native, from the source's own masks"
+    lines = csv.DictReader(io.StringIO((folder / "out" / "per_case.csv").read_text()))
+    assert {sum(int(line[f"{part}_lesion"]) for part in ("tp", "fp", "fn", "tn")) for line in lines} == {80 * 96}
+    # Everything lesion scores the share of the lesion in the masks at their own size.
+    share = np.mean([mask.mean() for mask in masks.values()])
+    assert results["baselines"]["everything_lesion"]["jaccard"]["value"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda masks: (masks / "isic_1_Segmentation.png").unlink(), "no mask of case ISIC_1"),
+        (lambda masks: Image.new("L", (96, 80)).save(masks / "ISIC_1.png"), "both fit ISIC_1"),
+        (
+            lambda masks: Image.new("L", (48, 40)).save(masks / "isic_1_Segmentation.png"),
+            "mask is 40 x 48, its picture",
+        ),
+        (
+            lambda masks: Image.new("L", (96, 80), 7).save(masks / "isic_1_Segmentation.png"),
+            "mask values 7 are unknown",
+        ),
+        (lambda masks: Image.new("RGB", (96, 80)).save(masks / "isic_1_Segmentation.png"), "one-channel"),
+    ],
+)
+def test_raw_masks_that_do_not_fit_are_named(resized, capsys, spoil, message):
+    folder, _ = resized
+    spoil(folder / "masks")
+    assert run_evaluate(folder) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--raw_masks", "nowhere"], "--raw_masks nowhere: no such folder"),
+        (["--raw_mask_values", "0=background,255=spot"], "names ['spot']; expected some of"),
+        (["--task", "classification"], "only classifies"),
+        (["--group_by", "vendor"], "--group_by vendor: no such column"),
+        (["--per_case_format", "xls"], "expected csv or parquet"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(resized, capsys, flags, message):
+    assert run_evaluate(resized[0], *flags) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_cases_of_several_pictures_have_no_raw_masks(oct_rows, tmp_path):
+    with pytest.raises(BadInputError, match=r"case . has 2 pictures"):
+        RawMaskRows(oct_rows, tmp_path, {0: 0})
+
+
+def test_raw_mask_values():
+    assert mask_values_of(None, ["background", "lesion"]) == {0: 0, 255: 1}
+    assert mask_values_of(None, CLASSES) == {0: 0, 1: 1, 2: 2}
+    assert mask_values_of("0=background,128=fluid,255=fluid", CLASSES) == {0: 0, 128: 1, 255: 1}
