@@ -1,7 +1,8 @@
 """The model card: a template of `hub_cards/` filled with what the run recorded and measured."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def card_data(terms: Terms, facts: Facts, examples: Sequence[str]) -> ModelCardD
 
 def eval_results(terms: Terms, facts: Facts) -> list[EvalResult]:
     """One entry of the model index for every score, under one dataset config for every vendor."""
-    parts = {facts.recorded("dataset", "config") or "default": facts.results["model"], **facts.groups}
+    parts = {facts.recorded("dataset", "config") or "default": facts.results["model"]}
+    parts |= {name: group["model"] for name, group in facts.groups.items()}
     return [
         EvalResult(
             task_type="image-segmentation" if name.startswith(("dice", "jaccard")) else "image-classification",
@@ -168,16 +170,19 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "scores": {name: facts.score(name) for name in ("dice", "jaccard", "auc", "calibration_error")},
         "interval": facts.results.get("interval") or {},
         "verdicts": list(tables.verdicts(facts)),
-        "overall_table": tables.overall_table(facts),
+        "overall_table": tables.overall_table(facts, facts.results),
         "mask_class_table": tables.mask_class_table(facts),
         "image_class_table": tables.image_class_table(facts),
+        "decision_table": tables.decision_table(facts),
+        "reliability_table": tables.reliability_table(facts),
         "groups": tables.group_sections(facts),
+        "group_by": facts.results.get("group_by"),
         "paper_table": tables.paper_table(facts),
         "training_table": tables.training_table(facts),
-        "settings": json.dumps(recorded("settings"), indent=2) if recorded("settings") is not None else None,
+        "settings": None if recorded("settings") is None else recipe(recorded("settings")),
         "data_table": tables.data_table(facts),
         "dataset": {
-            key: recorded("dataset", key) or NOT_RECORDED
+            key: described(recorded("dataset", key))
             for key in ("name", "config", "licence", "split_rule", "mask_resolution", "fingerprint")
         },
         "network": network(facts),
@@ -186,6 +191,21 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "version": __version__,
         "citations": "\n\n".join(text for text in (PAPER, facts.source.citation, SOFTWARE) if text),
     }
+
+
+def recipe(settings: Mapping[str, Any]) -> str:
+    """Settings as JSON with every list on one line."""
+    text = json.dumps(settings, indent=2)
+    return re.sub(
+        r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+    )
+
+
+def described(value: Any) -> str:
+    """A recorded value in words."""
+    if isinstance(value, list):
+        return f"{' x '.join(map(str, value))} (height x width)"
+    return NOT_RECORDED if value is None else str(value)
 
 
 def network(facts: Facts) -> str:

@@ -114,9 +114,9 @@ class Facts:
         return Interval(found["value"], found.get("low"), found.get("high"), found["n"])
 
     @property
-    def groups(self) -> dict[str, Mapping[str, Any]]:
-        """Scores by vendor, or by whatever else the evaluation was broken down; empty for one group."""
-        return {}
+    def groups(self) -> Mapping[str, Mapping[str, Any]]:
+        """`images`, `cases`, `model` and `baselines` by vendor or other group; empty where there are none."""
+        return self.results.get("groups") or {}
 
 
 def read_facts(run: Path) -> Facts:

@@ -44,12 +44,17 @@ def baseline_title(name: str) -> str:
     return BASELINES.get(name, name.replace("_", " "))
 
 
-def overall_table(facts: Facts) -> str:
-    """Scores over all classes with n and interval, beside the trivial baselines."""
-    baselines: Mapping[str, Any] = facts.results.get("baselines", {})
+def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
+    """Scores over all classes with n and interval, beside the trivial baselines.
+
+    Args:
+        facts: of the run.
+        part: `model` and `baselines`, of the results or of one of their groups.
+    """
+    baselines: Mapping[str, Any] = part.get("baselines") or {}
     rows = []
     for name, title in SCORE_TITLES.items():
-        if (score := facts.score(name)) is not None:
+        if (score := facts.score(name, part["model"])) is not None:
             others = [facts.score(name, scores) for scores in baselines.values()]
             rows.append(
                 [title, str(score.n), f"**{score}**", *("-" if o is None else f"{o.value:.3f}" for o in others)]
@@ -83,18 +88,47 @@ def class_table(
     return markdown_table(["class", "n", *(f"`{column}`" for column in cells)], rows if cells else [])
 
 
+def decision_table(facts: Facts) -> str:
+    """How the image-level decisions fell, by class."""
+    thresholds = facts.results.get("thresholds") or {}
+    rows = [
+        [
+            name,
+            f"{thresholds[name]:.3g}" if name in thresholds else "-",
+            *(str(counts[key]) for key in ("tp", "fn", "fp", "tn")),
+        ]
+        for name, counts in (facts.results.get("decisions") or {}).items()
+    ]
+    return markdown_table(["class", "threshold", "found", "missed", "false alarms", "rightly absent"], rows)
+
+
+def reliability_table(facts: Facts) -> str:
+    """Predicted probability against how often the class was there, by class and bin."""
+    rows = [
+        [
+            name,
+            f"{b['low']:.1f} to {b['high']:.1f}",
+            str(b["n"]),
+            f"{b['mean_probability']:.2f}",
+            f"{b['share_present']:.2f}",
+        ]
+        for name, bins in (facts.results.get("reliability") or {}).items()
+        for b in bins
+        if b["n"]
+    ]
+    return markdown_table(["class", "score", "pictures", "mean score", "share with the class"], rows)
+
+
 def group_sections(facts: Facts) -> str:
     """Overall and per-class scores of every vendor, or other group."""
     sections = []
-    for name, scores in facts.groups.items():
-        rows = [
-            [title, str(score.n), str(score)]
-            for key, title in SCORE_TITLES.items()
-            if (score := facts.score(key, scores)) is not None
+    for name, part in facts.groups.items():
+        parts = [
+            f"#### {name}: {part.get('images')} pictures of {part.get('cases')} cases",
+            overall_table(facts, part),
         ]
-        parts = [f"#### {name}", markdown_table(["score", "n", "this model"], rows)]
-        parts += [mask_class_table(facts, scores), image_class_table(facts, scores)]
-        sections.append("\n\n".join(part for part in parts if part))
+        parts += [mask_class_table(facts, part["model"]), image_class_table(facts, part["model"])]
+        sections.append("\n\n".join(text for text in parts if text))
     return "\n\n".join(sections)
 
 

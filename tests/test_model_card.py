@@ -1,0 +1,237 @@
+"""The card says what the run measured and recorded, says so where something is missing, and claims nothing else."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
+
+from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.publishing.card import Terms, write_model_card
+from modeling_resformer.publishing.checks import check_card
+from modeling_resformer.publishing.facts import read_facts
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def render(tmp_path):
+    """Renders the card of a run with these results and this record; returns its text."""
+
+    def render(labels=ISIC, task="multi_task", results=None, record=None, pictures=(), examples=(), **terms):
+        run = write_run(tmp_path / "run", labels, task, results, record, weights=False)
+        folder = tmp_path / "repository"
+        folder.mkdir(exist_ok=True)
+        for name in ("network.png", *pictures):
+            (folder / name).touch()
+        write_model_card(folder, Terms("org/tiny", **terms), read_facts(run), examples)
+        check_card(folder / "README.md")
+        return (folder / "README.md").read_text()
+
+    return render
+
+
+def header(text):
+    return yaml.safe_load(text.split("\n---\n")[0])
+
+
+def test_the_header_tells_the_hub_what_it_asks_for(render):
+    text = render(dataset_id="org/isic2017", examples=["ISIC_0000051.jpg"])
+    card = header(text)
+    assert card["library_name"] == "transformers"
+    assert card["pipeline_tag"] == "image-segmentation"
+    assert card["license"] == "apache-2.0"
+    assert card["datasets"] == ["org/isic2017"]
+    assert {"dice", "jaccard", "auc", "accuracy"} <= set(card["metrics"])
+    assert {"medical", "custom_code", "image-classification", "dermoscopy", "arxiv:2412.00351"} <= set(card["tags"])
+    assert card["widget"] == [
+        {
+            "src": "https://huggingface.co/org/tiny/resolve/main/examples/ISIC_0000051.jpg",
+            "example_title": "ISIC_0000051",
+        }
+    ]
+    found = {(r.dataset_config, r.metric_type): r.metric_value for r in ModelCard(text).data.eval_results}
+    assert found["default", "dice"] == 0.88
+    assert found["default", "auc"] == 0.85
+
+
+def test_every_fact_of_the_run_is_there(render):
+    text = render(pictures=["report.png", "samples.png"], space_id="org/space")
+    for fact in (
+        "commit `0123abcd`",
+        "Abacus 9000",
+        "30.0 minutes",
+        "torch 2.14.1",
+        "residual layers from `microsoft/resnet-34`",
+        "| **Seed** | 7;",
+        "15, 1875, 12",
+        "by case, seed 0",
+        "256 x 256",
+        "`f00d`",
+        "CC0 1.0",
+        "0.880 (0.860 to 0.900)",
+        "| melanoma | 0.5 | 42 | 14 | 61 | 183 |",
+        "![Learning curves",
+        "(samples.png)",
+        "https://huggingface.co/spaces/org/space",
+        "**Not a medical device.**",
+        "arXiv:1710.05006",
+        '"hidden_sizes": [8, 16, 24, 32]',
+    ):
+        assert fact in text, fact
+    assert not re.search(r"\{\{ |\{%|None|Undefined", text)
+
+
+def test_what_was_not_recorded_says_so(render):
+    text = render(record={})
+    assert "a dataset that is not recorded" in text
+    assert "of which it is not recorded whether they took part in training" in text
+    for name in ("Seed", "Hardware", "Duration", "Libraries", "Code", "Initial weights", "Selected weights"):
+        assert f"| **{name}** | not recorded |" in text
+    card = header(text)
+    assert (card["license"], card["license_name"]) == ("other", "ask-the-owner")
+    assert "widget" not in card and "datasets" not in card
+
+
+def test_good_numbers_are_called_good(render):
+    text = render()
+    assert "better than every trivial baseline: Dice 0.880 (0.860 to 0.900) against 0.580 (0.550 to 0.610)" in text
+    assert "Better than chance (the interval of the AUC lies above 0.5): melanoma 0.850 (0.800 to 0.900)" in text
+    assert "do not use" not in text
+
+
+def test_scores_at_chance_must_not_be_used(render):
+    text = render(results=made_up_results(auc=(0.53, 0.41, 0.66)))
+    assert "**Not shown to be better than chance, so do not use the scores**: melanoma 0.530 (0.410 to 0.660)" in text
+    assert "Better than chance" not in text
+
+
+@pytest.mark.parametrize(
+    ("dice", "words"),
+    [
+        ((0.55, 0.5, 0.6), "no better than a trivial baseline; do not use them"),
+        ((0.62, 0.58, 0.66), "above every trivial baseline, but the intervals meet"),
+        ((0.7, None, None), "above every trivial baseline, but the intervals meet or are unknown"),
+    ],
+)
+def test_masks_are_judged_by_the_baseline(render, dice, words):
+    assert words in render(results=made_up_results(dice=dice))
+
+
+def test_few_cases_and_missed_classes_are_named(render):
+    results = made_up_results()
+    results["cases"] = 14
+    results["model"]["sensitivity_melanoma"] = {"value": 0.2, "low": 0.0, "high": 0.6, "n": 14}
+    text = render(results=results)
+    assert "Only 14 cases were tested" in text
+    assert "It misses 80% of the pictures with melanoma at its threshold of 0.50." in text
+
+
+def test_figures_of_a_part_that_was_trained_on_flatter(render):
+    assert "so that these figures **flatter**" in render(results={**made_up_results(), "split": "validation"})
+
+
+def test_undefined_scores_are_left_out(render):
+    results = made_up_results()
+    for name in ("auc_melanoma", "dice_present", "false_positive_rate_empty"):
+        results["model"][name] = {"value": None, "low": None, "high": None, "n": 0}
+    text = render(results=results)
+    assert "Nothing is known about how well it tells melanoma" in text
+    assert "dice_present" not in header(text)["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("task", "tag", "there", "absent"),
+    [
+        ("segmentation", "image-segmentation", "AutoModelForSemanticSegmentation", 'pipeline("image-classification"'),
+        ("classification", "image-classification", 'pipeline("image-classification"', "**Mask**"),
+    ],
+)
+def test_models_of_one_task_speak_of_that_task(render, task, tag, there, absent):
+    text = render(task=task)
+    assert header(text)["pipeline_tag"] == tag
+    assert there in text
+    assert absent not in text
+    assert "would draw the other one at random" in text
+    found = {result.task_type for result in ModelCard(text).data.eval_results}
+    assert found == {tag}
+
+
+def test_each_vendor_has_its_entry_and_its_table(render):
+    results = made_up_results(FLUIDS)
+    part = {key: copy.deepcopy(results[key]) for key in ("model", "baselines")}
+    results |= {"group_by": "vendor", "groups": {}}
+    for number, vendor in enumerate(("Cirrus", "Spectralis", "Topcon")):
+        part["model"]["dice"] = {"value": 0.7 + number / 100, "low": 0.6, "high": 0.8, "n": 49}
+        results["groups"][vendor] = {"images": 49, "cases": 4, **copy.deepcopy(part)}
+    text = render(FLUIDS, results=results, record=made_up_record(FLUIDS, source="retouch", config="all"))
+    found = {(r.dataset_config, r.metric_type): r.metric_value for r in ModelCard(text).data.eval_results}
+    assert [found[vendor, "dice"] for vendor in ("Cirrus", "Spectralis", "Topcon")] == [0.7, 0.71, 0.72]
+    assert "#### Spectralis: 49 pictures of 4 cases" in text
+    assert "may not be redistributed without its organisers' consent" in text
+    assert "those of gated data may not be passed on" in text
+    assert "| Cirrus, sequential | 73.4 | 83.0 | 98.9 | 98.1 | 99.2 |" in text  # the paper's Table 8
+    assert "not measured here and are **not comparable**" in " ".join(text.split())
+    card = header(text)
+    assert (card["license"], card["license_name"]) == ("other", "ask-the-owner")
+
+
+def test_the_papers_figures_are_those_of_its_table_4(render):
+    text = render()
+    assert "| sequential | 78.6 | 86.6 | 84.6 | 75.7 | 89.1 |" in text
+    assert "| parallel | 78.4 | 86.5 | 83.6 | 74.3 | 88.3 |" in text
+
+
+def test_a_folder_of_ones_own(render):
+    text = render(record={**made_up_record(source="my scanner"), "task": "multi_task"})
+    assert "`data`, a dataset of its owner's" in text
+    assert "The paper reports nothing on these data." in text
+
+
+def test_synthetic_data_make_no_result(render):
+    text = render(synthetic=True)
+    assert "> **SYNTHETIC.**" in text
+    assert "model-index" not in header(text)
+    assert "synthetic-data" in header(text)["tags"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        ("license: [apache", "YAML header is invalid"),
+        ("license: 2", "license must be a text"),
+        ("license: other", "needs a license_name"),
+        ("tags: medical", "tags must be a list of texts"),
+        ("widget:\n- src: examples/a.jpg", "src that starts with https://"),
+    ],
+)
+def test_an_invalid_header_is_refused(tmp_path, spoilt, message):
+    (tmp_path / "README.md").write_text(f"---\n{spoilt}\n---\n\n# Card\n")
+    with pytest.raises(BadInputError, match=message):
+        check_card(tmp_path / "README.md")
+
+
+def test_a_card_without_a_header_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("# Card\n")
+    with pytest.raises(BadInputError, match="no YAML header"):
+        check_card(tmp_path / "README.md")
+
+
+METRIC_CARDS = sorted((ROOT / "hub_cards").glob("metric_card_*.md"))
+
+
+@pytest.mark.parametrize("path", METRIC_CARDS, ids=[path.stem for path in METRIC_CARDS])
+def test_the_worked_examples_of_the_metric_cards(path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    check_card(path)
+    blocks = re.findall(r"```python\n(.*?)```\n\n```json\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for code, printed in blocks:
+        scope = {}
+        exec(code, scope)
+        assert scope["scores"] == pytest.approx(json.loads(printed), abs=5e-4)
