@@ -10,7 +10,7 @@ OUTPUT ?= outputs/demo
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow quality style clean
+.PHONY: help demo test test-slow test-isic-scorer quality style clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -39,9 +39,21 @@ demo: $(DEMO_STAMP)
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS)
 
+# ISIC's own scorer needs pandas below 3, so it gets an environment of its own. Building it takes a C compiler.
+ISIC_ENV := $(abspath $(VENV))/isic-scorer
+export ISIC_SCORER ?= $(ISIC_ENV)/bin/python
+$(ISIC_ENV)/.installed: | $(BIN)/python
+	$(BIN)/python -m venv $(ISIC_ENV)
+	$(ISIC_ENV)/bin/python -m pip install $(PIP_ARGS) "isic-challenge-scoring>=5.6" "pandas<3"
+	@touch $@
+
 ## make test-slow  run the slow tests as well
-test-slow: $(DEV_STAMP)
+test-slow: $(DEV_STAMP) $(ISIC_ENV)/.installed
 	$(BIN)/python -m pytest $(TESTS) -m ""
+
+## make test-isic-scorer  compare the metrics with the ISIC challenge's own scorer
+test-isic-scorer: $(DEV_STAMP) $(ISIC_ENV)/.installed
+	$(BIN)/python -m pytest tests/test_isic_scorer.py -m slow
 
 ## make quality    check lint and formatting
 quality: $(DEV_STAMP)
