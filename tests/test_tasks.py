@@ -96,7 +96,7 @@ def test_eval_loss_is_what_the_model_itself_gives_for_one_batch_of_everything(tm
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_a_single_task_starts_from_a_multi_task_checkpoint(dataset_folder, tmp_path, task):
-    """At learning rate 0 its weights stay; labels come from the dataset, thresholds of other weights are dropped."""
+    """At learning rate 0 its weights stay, but for classes of other names; thresholds of other weights are dropped."""
     config = tiny_config(
         id2label=dict(enumerate(MASK_CLASSES)),
         classification_labels=["one", "two"],
@@ -112,7 +112,8 @@ def test_a_single_task_starts_from_a_multi_task_checkpoint(dataset_folder, tmp_p
     assert model.config.classification_thresholds is None
     expected = dict(source.named_parameters())
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, expected[name]), name
+        anew = name.startswith("classification_head.classifier")
+        assert torch.equal(parameter, expected[name]) != (anew and parameter.dim() > 1), name
 
 
 def test_a_class_without_a_task_is_refused_by_name():

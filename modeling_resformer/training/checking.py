@@ -34,7 +34,7 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
         BadInputError: naming the part and what it lacks.
     """
     wanted = {"mask_classes": task.mask_logits, "class_labels": task.class_logits}
-    names = {"mask_classes": "mask", "class_labels": "image-level label"}
+    names = {"mask_classes": "a mask", "class_labels": "image-level labels"}
     columns = [column for column, logits in wanted.items() if logits is not None]
     for part, use in (("train", "be learned"), ("validation", "select by")):
         rows = prepared.dataset[part]
@@ -42,11 +42,11 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
         if len(lacking) == len(columns):
             kinds = " or ".join(names[column] for column in lacking)
             raise BadInputError(
-                f"{folder}: no row of the {part} part has a {kinds}, so there is nothing to {use}; expected some. "
+                f"{folder}: no row of the {part} part has {kinds}, so there is nothing to {use}; expected some. "
                 "Another --task may have some."
             )
         for column in lacking:
-            logger.warning("No row of the %s part has a %s: for that task nothing can %s.", part, names[column], use)
+            logger.warning("No row of the %s part has %s: nothing can %s by it.", part, names[column], use)
 
 
 def check_picture_size(image_processor: BaseImageProcessor, config: ResFormerConfig) -> None:
