@@ -82,9 +82,9 @@ def sort_files(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource],
         except BadInputError:
             volumes.append(VolumeSource(path, path.stem, DICOM, (path,)))
             continue
-        if "Rows" not in header:  # reports, indices (DICOMDIR): no pixels
-            continue
-        if frame_count(header) > 1:
+        if "Rows" not in header and ("SOPClassUID" in header or "DirectoryRecordSequence" in header):
+            continue  # a report, or the index of a disc
+        if "Rows" not in header or frame_count(header) > 1:
             volumes.append(VolumeSource(path, path.stem, DICOM, (path,)))
         elif header.get("PhotometricInterpretation") in GREY:
             series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
@@ -127,6 +127,8 @@ def read_dicom_volume(files: Sequence[Path]) -> DicomVolume:
     """
     headers = [read_dataset(path) for path in files]
     try:
+        _check_samples(files[0], headers[0])
+        _check_claim(files[0], headers[0], max(len(files), frame_count(headers[0])))
         if len(files) > 1:
             return _read_series(files, headers)
         return _read_frames(files[0], headers[0])
@@ -303,15 +305,11 @@ def _number(value: float | None) -> float | None:
 def _voxels(files: Sequence[Path], headers: Sequence[Dataset], count: int) -> np.ndarray:
     """Decodes frame by frame into one array (count, rows, columns)."""
     first = headers[0]
-    _check_samples(files[0], first)
     linear = [_slope_and_intercept(header) for header in headers]
     plain = all(pair == (1.0, 0.0) for pair in linear)
     stored = np.dtype(f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
     shape = count, int(first.Rows), int(first.Columns)
-    dtype = stored if plain else np.dtype(np.float32)
-    if min(shape) < 1 or math.prod(shape) * dtype.itemsize > MAX_VOLUME_BYTES:
-        raise BadInputError(f"{files[0]}: claims {' x '.join(map(str, shape))} voxels; expected at most 4 GiB")
-    voxels = np.empty(shape, dtype)
+    voxels = np.empty(shape, stored if plain else np.float32)
     index = 0
     for path, header, (slope, intercept) in zip(files, headers, linear, strict=True):
         _check_samples(path, header)
@@ -342,11 +340,21 @@ def _decoded(path: Path, count: int) -> Iterator[np.ndarray]:
 
 
 def _check_samples(path: Path, header: Dataset) -> None:
+    if "Rows" not in header:
+        raise BadInputError(f"{path}: its header ends before the picture begins; copy it again")
     photometric = header.get("PhotometricInterpretation")
     if photometric not in GREY:
         raise BadInputError(f"{path}: frames in colour ({photometric}), expected grey; give single pictures instead")
     if header.get("BitsAllocated") not in (8, 16):
         raise BadInputError(f"{path}: BitsAllocated is {header.get('BitsAllocated')}, expected 8 or 16")
+
+
+def _check_claim(path: Path, header: Dataset, count: int) -> None:
+    shape = count, int(header.Rows), int(header.Columns)
+    if min(shape) < 1 or math.prod(shape) * np.dtype(np.float32).itemsize > MAX_VOLUME_BYTES:
+        raise BadInputError(
+            f"{path}: claims {' x '.join(map(str, shape))} voxels; expected at most {MAX_VOLUME_BYTES // 4}"
+        )
 
 
 def _bounds(header: Dataset) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a NIfTI-1 header claims, checked against its file before ITK reads it. Nothing but the standard library.
+"""What a NIfTI-1 header claims, checked against its file before ITK reads it.
 
 Fields and offsets are those of the NIfTI-1.1 standard (Cox et al., nifti.nimh.nih.gov/nifti-1).
 """
@@ -7,14 +7,18 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..data.problems import BadInputError
 from ..data.readers import MAX_VOLUME_BYTES, MAX_ZLIB_RATIO
 
 
 HEADER_BYTES = 348
+PIECE_BYTES = 1 << 24
 SAMPLE_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # datatype code: one plain number
 LENGTH_UNITS = (1, 2, 3)  # metre, mm, micrometre, which ITK turns into mm; 0 says that nobody knows
 
@@ -34,7 +38,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         BadInputError: not NIfTI-1 in one file, not three axes, colour or complex samples, truncated, or too large.
     """
     packed = path.name.lower().endswith(".gz")
-    head = _unpacked(path, HEADER_BYTES)[0] if packed else _head(path)
+    head = next(_pieces(path, packed, HEADER_BYTES), b"")
     order = next((sign for sign in "<>" if head[:4] == struct.pack(f"{sign}i", HEADER_BYTES)), None)
     if len(head) < HEADER_BYTES or order is None or head[344:347] != b"n+1":
         raise BadInputError(f"{path}: no NIfTI-1 header of a single file; save it as NIfTI-1 (.nii or .nii.gz)")
@@ -52,17 +56,10 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     (offset,) = struct.unpack_from(f"{order}f", head, 108)
     claimed = columns * rows * slices * SAMPLE_BYTES[datatype] + (int(offset) if 0 <= offset < 1e9 else 0)
     _check_size(path, claimed, packed)
+    _check_content(path, claimed, packed, int(offset), {16: f"{order}f4", 64: f"{order}f8"}.get(datatype))
     lengths = struct.unpack_from(f"{order}3f", head, 80)
     has_units = head[123] & 7 in LENGTH_UNITS and all(0 < length < math.inf for length in lengths)
     return NiftiHeader((slices, rows, columns), has_units)
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(HEADER_BYTES)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _check_size(path: Path, claimed: int, packed: bool) -> None:
@@ -72,18 +69,33 @@ def _check_size(path: Path, claimed: int, packed: bool) -> None:
         raise BadInputError(f"{claim}, more than the {MAX_VOLUME_BYTES} a volume may have; correct the header")
     if packed and claimed > MAX_ZLIB_RATIO * stored:
         raise BadInputError(f"{claim}, {stored} cannot hold that; copy it again")
-    found = _unpacked(path, claimed)[1] if packed else stored
+
+
+def _check_content(path: Path, claimed: int, packed: bool, offset: int, floats: str | None) -> None:
+    """Reads all the file claims: what is missing, and float samples that ITK would silently set to zero."""
+    found, rest = 0, b""
+    for piece in _pieces(path, packed, claimed):
+        if floats is not None:
+            rest += piece[max(offset - found, 0) :]
+            whole = len(rest) - len(rest) % int(floats[-1])
+            if not np.isfinite(np.frombuffer(rest[:whole], floats)).all():
+                raise BadInputError(f"{path}: holds NaN or infinite values; export it again")
+            rest = rest[whole:]
+        found += len(piece)
     if found < claimed:
-        raise BadInputError(f"{claim}, it holds {found}: it is truncated; copy it again")
+        raise BadInputError(
+            f"{path}: its header claims {claimed} bytes, it holds {found}: it is truncated; copy it again"
+        )
 
 
-def _unpacked(path: Path, limit: int) -> tuple[bytes, int]:
-    """Returns the first piece of a gzip file, and how many bytes up to `limit` it unpacks to; holds 16 MiB at a time."""
-    first, found = b"", 0
+def _pieces(path: Path, packed: bool, limit: int) -> Iterator[bytes]:
+    """Yields the first `limit` bytes of a file, unpacked, in pieces."""
+    found = 0
     try:
-        with gzip.open(path) as file:
-            while found < limit and (piece := file.read(min(limit - found, 1 << 24))):
-                first, found = first or piece, found + len(piece)
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            while found < limit and (piece := file.read(min(limit - found, PIECE_BYTES))):
+                found += len(piece)
+                yield piece
     except (EOFError, OSError, zlib.error) as error:
-        raise BadInputError(f"{path}: cannot be unpacked ({error}); copy it again") from error
-    return first, found
+        action = "unpacked" if packed else "read"
+        raise BadInputError(f"{path}: cannot be {action} ({error}); copy it again") from error
