@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn.calibration
 import sklearn.metrics
 import torch
 from monai.metrics import DiceMetric, MeanIoU
 from PIL import Image
 
+from modeling_resformer.metrics import counts as counts_module
 from modeling_resformer.metrics.baselines import baseline_counts, otsu_mask, otsu_threshold, summarise_training_masks
 from modeling_resformer.metrics.counts import Counts, label_counts, mask_counts, sum_by_case
 from modeling_resformer.metrics.scores import (
@@ -21,6 +23,8 @@ from modeling_resformer.metrics.scores import (
     classification_scores,
     dice,
     jaccard,
+    reliability,
+    roc_curve,
     segmentation_scores,
 )
 
@@ -71,6 +75,16 @@ def test_mask_counts_equal_the_confusion_matrix_of_scikit_learn(masks):
         )
         ours = np.stack([part[image] for part in counts])
         np.testing.assert_array_equal(ours, [tables[:, 1, 1], tables[:, 0, 1], tables[:, 1, 0], tables[:, 0, 0]])
+
+
+def test_masks_too_large_to_compare_at_once_are_counted_in_strips(masks, monkeypatch):
+    predicted, true = masks
+    whole = mask_counts(predicted, true, 3)
+    monkeypatch.setattr(counts_module, "_MAX_PIXELS", 300)
+    in_strips = mask_counts(predicted, true, 3)
+    np.testing.assert_array_equal(np.stack(in_strips), np.stack(whole))
+    monkeypatch.setattr(counts_module, "_MAX_PIXELS", 1)
+    np.testing.assert_array_equal(np.stack(mask_counts(predicted, true, 3)), np.stack(whole))
 
 
 @pytest.mark.parametrize(
@@ -223,6 +237,35 @@ def test_calibration_error_of_a_table_worked_out_by_hand():
     assert calibration_error(probabilities, true)[0] == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
 
 
+def test_reliability_bins_agree_with_scikit_learn_and_with_the_calibration_error():
+    rng = np.random.default_rng(8)
+    probabilities = rng.random(300) * 0.8
+    true = np.where(rng.random(300) < 0.1, -100, rng.random(300) < probabilities).astype(float)
+    known = true >= 0
+    bins = reliability(probabilities, true)
+    filled = [entry for entry in bins if entry.n]
+    share, mean = sklearn.calibration.calibration_curve(true[known], probabilities[known], n_bins=10)
+    np.testing.assert_allclose([entry.share_present for entry in filled], share)
+    np.testing.assert_allclose([entry.mean_probability for entry in filled], mean)
+    assert sum(entry.n for entry in bins) == known.sum()
+    assert [entry.n for entry in bins[8:]] == [0, 0]
+    gaps = [entry.n * abs(entry.mean_probability - entry.share_present) for entry in filled]
+    assert calibration_error(probabilities, true)[0] == pytest.approx(sum(gaps) / known.sum())
+
+
+def test_the_roc_curve_is_that_of_scikit_learn():
+    rng = np.random.default_rng(9)
+    scores = rng.random(80).round(1)
+    true = np.where(rng.random(80) < 0.1, -100, rng.integers(0, 2, 80)).astype(float)
+    known = true >= 0
+    expected = sklearn.metrics.roc_curve(true[known], scores[known], drop_intermediate=False)[:2]
+    false_positive, true_positive = roc_curve(scores, true)
+    np.testing.assert_allclose([false_positive, true_positive], expected)
+    area = sklearn.metrics.auc(false_positive, true_positive)
+    assert area_under_curve(scores, true)[0] == pytest.approx(area)
+    assert np.isnan(roc_curve(scores, np.ones(80))[0]).all()
+
+
 def test_an_unknown_auc_class_is_refused():
     with pytest.raises(ValueError, match="melanom"):
         classification_scores(np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), ["nevus"], auc_classes=["melanom"])
@@ -299,8 +342,10 @@ predicted, true = np.load(sys.argv[1])
 metric = DiceAndJaccard(["background", "fluid", "detachment"])
 metric.add_batch(predictions=predicted[:5], references=true[:5])
 metric.add_batch(predictions=predicted[5:, :4], references=true[5:, :4])
-masks = metric.compute(case_index=np.arange(12) // 2)
-labels = SensitivitySpecificity(["a", "b"]).compute(predictions=[[0.9, 0.2], [0.4, 0.7]], references=[[1, 1], [0, -100]])
+masks = metric.compute(case_index=np.arange(12) // 2, pixel_volume=np.full(12, 0.25))
+labels = SensitivitySpecificity(["a", "b"]).compute(
+    predictions=[[0.9, 0.2], [0.4, 0.7]], references=[[1, 1], [0, -100]], thresholds=[0.5, 0.75], auc_classes=["a"]
+)
 print(json.dumps([masks, labels]))
 """
     np.save(tmp_path / "masks.npy", np.stack(masks))
@@ -311,9 +356,10 @@ print(json.dumps([masks, labels]))
     predicted, true = masks
     parts = [mask_counts(predicted[:5], true[:5], 3), mask_counts(predicted[5:, :4], true[5:, :4], 3)]
     counts = Counts(*map(np.concatenate, zip(*parts, strict=True)))
-    expected = segmentation_scores(counts, np.arange(12) // 2, NAMES)
+    expected = segmentation_scores(counts, np.arange(12) // 2, NAMES, np.full(12, 0.25))
     n = mask_scores.pop("n")
     assert mask_scores == pytest.approx({name: score.value for name, score in expected.items()}, nan_ok=True)
     assert n == {name: score.n for name, score in expected.items()}
+    assert label_scores["auc_a"] == 1
     assert (label_scores["sensitivity"], label_scores["specificity"], label_scores["n"]["accuracy"]) == (0.5, 1, 3)
     assert not (tmp_path / "home" / "metrics").exists()

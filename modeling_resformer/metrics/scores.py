@@ -153,7 +153,7 @@ def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 10) -> 
     known = (true == 1) | (true == 0)
     inside = _bin_of(probabilities[known], bins) == np.arange(bins)[:, None]
     n = inside.sum(axis=1)
-    columns = (n, _ratio(inside @ probabilities[known], n), _ratio(inside @ (true[known] == 1), n))
+    columns = (n, _ratio(inside @ probabilities[known], n), _ratio(inside @ true[known].astype(np.float64), n))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [ReliabilityBin(i / bins, (i + 1) / bins, *row) for i, row in enumerate(rows)]
 
