@@ -208,22 +208,24 @@ def check_pixels(picture: Image.Image, limits: Limits) -> None:
 
 
 def segments(logits: torch.Tensor, names: Sequence[str], parameters: Parameters) -> list[dict[str, Any]]:
-    """One segment per mask class that occurs, background included, from (S, height, width) float logits.
+    """One segment per mask class that occurs, from (S, height, width) float logits.
+
+    The background (class 0) is left out: it is what no mask covers, and widgets would tint the whole picture.
 
     Returns:
         `[{"label", "score": mean probability within the mask, "mask": base64 PNG, mode L, 0 or 255}]` in class order.
     """
     chosen, probabilities = logits.argmax(dim=0), logits.softmax(dim=0)
     found = []
-    for index, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
-        mask = chosen == index
+    for index in range(1, len(names)):
+        mask, probability = chosen == index, probabilities[index]
         if parameters.mask_threshold is not None:
             mask &= probability >= parameters.mask_threshold
         if not mask.any() or is_overlapped(mask, probability, parameters):
             continue
         score = probability[mask].mean().item()
         if parameters.threshold is None or score >= parameters.threshold:
-            found.append({"label": name, "score": score, "mask": encoded_mask(mask)})
+            found.append({"label": names[index], "score": score, "mask": encoded_mask(mask)})
     return found
 
 

@@ -31,6 +31,7 @@ ROUTES = {
     "/models/{model_id:path}": "segmentation",
     "/image-segmentation": "segmentation",
     "/image-classification": "classification",
+    "/image-classification/models/{model_id:path}": "classification",
     "/predict": "both",
 }
 
@@ -84,7 +85,7 @@ def create_app(
             *(Route(path, answering(task), methods=["POST"]) for path, task in ROUTES.items()),
             Route("/", show_routes, methods=["GET"]),
             Route("/health", show_health, methods=["GET"]),
-            Route("/status/{model_id:path}", show_status, methods=["GET"]),
+            *(Route(f"{path}/status/{{model_id:path}}", show_status) for path in ("", "/image-classification")),
         ],
         middleware=[
             # Headers of any name are allowed: the widget and the clients send their own.
