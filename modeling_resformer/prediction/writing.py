@@ -57,7 +57,8 @@ def write_whole(path: Path, content: bytes | Image.Image) -> Path:
     """
     if isinstance(content, Image.Image):
         encoded = BytesIO()
-        content.save(encoded, "PNG")
+        # Colour pictures are for looking at: four times faster to write, a fifth larger.
+        content.save(encoded, "PNG", compress_level=1 if content.mode == "RGB" else 6)
         content = encoded.getvalue()
     return write_by(path, lambda partial: partial.write_bytes(content))
 
