@@ -1,6 +1,6 @@
 """A Hub in one process: enough of its HTTP interface to push datasets, models and Spaces, and to read any revision back.
 
-Nothing leaves the machine. It can hang up in the middle of an upload or of a commit, and refuses a card without a header.
+Nothing leaves the machine. It can hang up in the middle of an upload or of a commit, and refuses a card with a wrong header.
 """
 
 import base64
@@ -112,7 +112,8 @@ class Handler(BaseHTTPRequestHandler):
         content = json.loads(body)["content"]
         found = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
         try:
-            problem = None if found and isinstance(yaml.safe_load(found[1]), dict) else "there is no header"
+            header = yaml.safe_load(found[1]) if found else {}
+            problem = None if isinstance(header.get("license", ""), str) else '"license" must be a string'
         except yaml.YAMLError as error:
             problem = str(error)
         self.answer({"errors": [{"message": problem}] if problem else [], "warnings": []}, 400 if problem else 200)

@@ -1,5 +1,6 @@
 """One folder to one repository of the Hub in one commit."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ def push_folder(folder: Path, push: Push) -> str:
     """
     api = HfApi(token=push.token)
     with as_one_line(folder, push):
-        RepoCard.load(folder / "README.md").validate(repo_type=push.repo_type)
+        validate_card(folder / "README.md", push.repo_type)
         exists = check_target(api, push)
         if not exists:
             sdk = "gradio" if push.repo_type == "space" else None
@@ -68,6 +69,18 @@ def push_folder(folder: Path, push: Push) -> str:
         if push.public:
             api.update_repo_settings(push.repo_id, private=False, repo_type=push.repo_type)
     return commit.commit_url
+
+
+def validate_card(path: Path, repo_type: str) -> None:
+    """Asks the Hub whether it would take the card's header."""
+    try:
+        RepoCard.load(path).validate(repo_type=repo_type)
+    except ValueError as error:
+        try:
+            reason = "; ".join(problem["message"] for problem in json.loads(str(error))["errors"])
+        except (ValueError, KeyError, TypeError):
+            reason = " ".join(str(error).split())
+        raise BadInputError(f"{path}: the Hub refuses its header ({reason})") from error
 
 
 def check_target(api: HfApi, push: Push) -> bool:

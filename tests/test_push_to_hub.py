@@ -1,0 +1,441 @@
+"""From a run to a repository and to the Hub: complete, tried as a stranger would, in one commit, or not at all."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from conftest import tiny_config
+from hub_stand_in import StandInHub
+from PIL import Image
+from prepared_data import prepared_dataset
+from published_run import FLUIDS, ISIC, made_up_record, write_run
+from raw_data import write_photograph, write_retouch_volume
+from safetensors.torch import load_file, save_file
+
+
+pytest.importorskip("jinja2")
+
+from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.publishing import repository as repository_module
+from modeling_resformer.publishing.card import Terms
+from modeling_resformer.publishing.hub import Push, push_folder
+from modeling_resformer.publishing.repository import make_repository
+
+
+ROOT = Path(__file__).parents[1]
+REPO = "org/resformer-tiny-isic2017"
+CODE = {
+    "configuration_resformer.py",
+    "handler.py",
+    "image_processing_pil_resformer.py",
+    "image_processing_resformer.py",
+    "modeling_resformer.py",
+    "pipeline_resformer.py",
+}
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import push_to_hub
+import train
+
+
+def dry_run(run, output, *flags):
+    return push_to_hub.main([str(run), "--repo-id", REPO, "--dry-run", "--output", str(output), *flags])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = write_run(tmp_path_factory.mktemp("run") / "run")
+    for name in ("report.png", "samples.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    (folder / "per_case.csv").write_text("case_id\nISIC_0000051\n")
+    (folder / "checkpoint-7").mkdir()
+    (folder / "checkpoint-7" / "optimizer.pt").write_bytes(b"not for others")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(run, tmp_path_factory):
+    """A dry run, tried in a fresh process."""
+    output = tmp_path_factory.mktemp("repository") / "repository"
+    assert dry_run(run, output, "--dataset-id", "org/isic2017") == 0
+    return output
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = StandInHub().start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Leaves the fresh process out, which other tests start."""
+    monkeypatch.setattr(repository_module, "check_reload", lambda folder, model: None)
+
+
+def files_below(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_makes_everything_a_repository_needs(run, repository):
+    pictures = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg"}
+    texts = {"README.md", "config.json", "preprocessor_config.json", "requirements.txt", "results.json", "run.json"}
+    assert files_below(repository) == CODE | pictures | texts | {"model.safetensors"}
+    weights = load_file(repository / "model.safetensors")
+    assert {tensor.dtype for name, tensor in weights.items() if tensor.is_floating_point()} == {torch.float32}
+    config = json.loads((repository / "config.json").read_text())
+    assert config["dtype"] == "float32"
+    assert config["auto_map"]["AutoModel"] == "modeling_resformer.ResFormerForMultiTask"
+    assert list(config["custom_pipelines"]) == ["multitask-image-analysis"]
+    assert config["resformer_version"]
+    for name in ("results.json", "run.json"):
+        assert json.loads((repository / name).read_text()) == json.loads((run / name).read_text())
+    assert {path.stat().st_mode & 0o777 for path in repository.iterdir() if path.is_file()} == {0o644}
+
+
+def test_requirements_are_those_of_the_package(repository):
+    setup = (ROOT / "setup.py").read_text()
+    for line in (repository / "requirements.txt").read_text().split():
+        assert f'"{line}"' in setup
+
+
+def test_a_made_repository_can_be_published_again_under_another_name(repository, tmp_path, untried):
+    assert (
+        push_to_hub.main([str(repository), "--repo-id", "me/mine", "--dry-run", "--output", str(tmp_path / "a")]) == 0
+    )
+    assert files_below(tmp_path / "a") == files_below(repository)
+    assert 'model="me/mine"' in (tmp_path / "a" / "README.md").read_text()
+
+
+def broken(run, tmp_path, change):
+    """A copy of the run without its pictures, changed."""
+    copy = tmp_path / "broken"
+    copy.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors", "results.json", "run.json"):
+        (copy / name).write_bytes((run / name).read_bytes())
+    change(copy)
+    return copy
+
+
+def without(name):
+    return lambda run: (run / name).unlink()
+
+
+def with_text(name, text):
+    return lambda run: (run / name).write_text(text)
+
+
+def with_weight(value):
+    def change(run):
+        weights = load_file(run / "model.safetensors")
+        weights["segmentation_head.classifier.bias"][0] = value
+        save_file(weights, run / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def without_a_tensor(run):
+    weights = load_file(run / "model.safetensors")
+    del weights["segmentation_head.classifier.bias"]
+    save_file(weights, run / "model.safetensors", metadata={"format": "pt"})
+
+
+def as_retouch(run):
+    (run / "run.json").write_text(json.dumps(made_up_record(FLUIDS, source="retouch")))
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (without("results.json"), (), "without an evaluation is not published; make one with scripts/evaluate.py"),
+        (with_text("results.json", '{"model": {}}'), (), "holds no score of the model"),
+        (with_text("results.json", "{"), (), "is no readable JSON"),
+        (with_weight(float("nan")), (), "1 of its tensors hold NaN or infinite values"),
+        (with_weight(float("-inf")), (), "1 of its tensors hold NaN or infinite values"),
+        (with_text("model.safetensors", "text"), (), "is no readable safetensors file"),
+        (without_a_tensor, (), "lacks 1 tensors, segmentation_head.classifier.bias first"),
+        (without("model.safetensors"), (), "model.safetensors is missing"),
+        (with_text("pytorch_model.bin", "x"), (), "pickle files are not published"),
+        (with_text("ema.pth", "x"), (), "pickle files are not published"),
+        (as_retouch, ("--public",), "if your agreement with the organisers allows public weights"),
+        (without("run.json"), ("--public",), "nothing records what the weights were trained on"),
+    ],
+)
+def test_what_must_not_be_published_is_refused_in_one_line(
+    run, tmp_path, change, flags, message, capsys, monkeypatch, untried
+):
+    monkeypatch.setattr(push_to_hub, "push_folder", None)  # nothing may be sent
+    assert push_to_hub.main([str(broken(run, tmp_path, change)), "--repo-id", REPO, "--tag", "v1", *flags]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+@pytest.mark.parametrize("repo_id", ["no-owner", "two//slashes", "a/b/c", "org/.."])
+def test_an_impossible_name_is_refused(run, tmp_path, repo_id, capsys):
+    assert push_to_hub.main([str(run), "--repo-id", repo_id, "--dry-run", "--output", str(tmp_path / "a")]) == 1
+    assert f"--repo-id {repo_id}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(run, tmp_path, capsys, untried):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    assert dry_run(run, tmp_path / "mine") == 1
+    assert "exists already" in capsys.readouterr().err
+    assert dry_run(run, tmp_path / "mine", "--overwrite") == 1
+    assert "is no Hub repository of this project" in capsys.readouterr().err
+    assert files_below(tmp_path) == {"mine/letter.txt"}
+    assert dry_run(run, tmp_path / "repository") == 0
+    assert dry_run(run, tmp_path / "repository", "--overwrite") == 0
+
+
+def test_a_folder_that_does_not_work_elsewhere_is_refused(run, tmp_path, capsys, monkeypatch):
+    spoil = lambda folder: (folder / "handler.py").write_text("import modeling_resformer\n")  # noqa: E731
+    monkeypatch.setattr(repository_module, "write_code", spoil)
+    assert dry_run(run, tmp_path / "out") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "does not reload in a fresh process by trust_remote_code" in error
+    assert "modeling_resformer" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "shown"),
+    [
+        ("retouch", (), False),
+        ("retouch", ("--share-pictures",), False),
+        ("x", (), False),
+        ("x", ("--share-pictures",), True),
+    ],
+)
+def test_pictures_that_are_not_free_stay_out(run, tmp_path, source, flags, shown, untried):
+    changed = broken(run, tmp_path, with_text("run.json", json.dumps(made_up_record(source=source))))
+    for name in ("report.png", "samples.png"):
+        (changed / name).write_bytes((run / name).read_bytes())
+    assert dry_run(changed, tmp_path / "out", *flags) == 0
+    assert ({"report.png", "samples.png"} <= files_below(tmp_path / "out")) == shown
+    assert not (tmp_path / "out" / "examples").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The push
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_is_one_private_tagged_commit(run, hub, untried):
+    assert push_to_hub.main([str(run), "--repo-id", REPO, "--tag", "v1"]) == 0
+    pushed = hub.repositories[REPO]
+    assert pushed["private"] is True
+    assert len(pushed["commits"]) == 1
+    assert pushed["tags"] == {"v1"}
+    assert set(pushed["files"]) >= CODE | {"README.md", "model.safetensors", "results.json"}
+    paths = [path for _, path in hub.calls]
+    assert paths.index("/api/validate-yaml") < paths.index("/api/repos/create")
+
+
+def test_a_second_push_replaces_files_and_keeps_the_tag(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO, tag="v1"))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Another\n")
+    push_folder(tmp_path, Push(REPO))
+    pushed = hub.repositories[REPO]
+    assert set(pushed["files"]) == {"README.md"}
+    assert set(pushed["commits"][pushed["refs"]["v1"]]) == files_below(repository)
+    with pytest.raises(BadInputError, match="has a tag v1 already"):
+        push_folder(tmp_path, Push(REPO, tag="v1"))
+
+
+def test_a_branch_leaves_main_alone(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Another\n")
+    push_folder(tmp_path, Push(REPO, revision="trial"))
+    pushed = hub.repositories[REPO]
+    assert set(pushed["files"]) == files_below(repository)
+    assert set(pushed["commits"][pushed["refs"]["trial"]]) == {"README.md"}
+
+
+def test_public_only_when_said_and_only_once_complete(tmp_path, hub):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Card\n")
+    push_folder(tmp_path, Push(REPO, public=True))
+    assert hub.repositories[REPO]["private"] is False
+    paths = [path.split("/")[-2:] for _, path in hub.calls]
+    assert paths.index(["commit", "main"]) < paths.index(["resformer-tiny-isic2017", "settings"])
+    with pytest.raises(BadInputError, match="is public already; say --public"):
+        push_folder(tmp_path, Push(REPO))
+
+
+def test_the_hub_refuses_a_card_before_anything_is_made(tmp_path, hub):
+    (tmp_path / "README.md").write_text("---\nlicense: 5\n---\n\n# A number is no licence\n")
+    with pytest.raises(BadInputError, match=r'the Hub refuses its header \("license" must be a string\)'):
+        push_folder(tmp_path, Push(REPO))
+    assert hub.repositories == {}
+
+
+@pytest.mark.parametrize("moment", ["upload", "commit"])
+def test_a_push_cut_off_in_the_middle_leaves_the_old_revision_whole(repository, tmp_path, hub, moment, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its attempts
+    push_folder(repository, Push(REPO, tag="v1"))
+    before = {name: bytes(data) for name, data in hub.repositories[REPO]["files"].items()}
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for name in ("README.md", "config.json"):
+        (changed / name).write_bytes((repository / name).read_bytes() + b"\n")
+    save_file({"weight": torch.ones(100_000)}, changed / "model.safetensors")
+    hub.hang_up = moment
+    with pytest.raises(BadInputError, match="is complete but was not pushed"):
+        push_folder(changed, Push(REPO, tag="v2"))
+    assert hub.repositories[REPO]["files"] == before
+    assert hub.repositories[REPO]["tags"] == {"v1"}
+    hub.hang_up = None
+    push_folder(changed, Push(REPO, tag="v2"))
+    assert set(hub.repositories[REPO]["files"]) == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_training_pushes_once_at_the_end(tmp_path, hub, untried):
+    prepared_dataset(train=4, validation=3, test=3).save_to_disk(str(tmp_path / "dataset"))
+    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
+    recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
+    recipe |= {"num_train_epochs": 2, "bootstrap_samples": 0, "disable_tqdm": True, "report_to": "none"}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--push_to_hub"]
+    assert train.main([str(tmp_path / "recipe.json"), *flags]) == 1  # before anything is trained
+    assert not (tmp_path / "run").exists()
+    assert train.main([str(tmp_path / "recipe.json"), *flags, "--hub_model_id", "org/trained"]) == 0
+    pushed = hub.repositories["org/trained"]
+    assert pushed["private"] is True
+    assert len(pushed["commits"]) == 1
+    assert b"Not a medical device" in pushed["files"]["README.md"]
+    assert not any(name.endswith(".bin") or name.startswith("checkpoint") for name in pushed["files"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pull, in fresh processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fresh_process(code, hub, home, *flags):
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_x"}
+    environment |= {"HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "0"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, *flags, "-c", code]
+    result = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+LOADS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch, modeling_resformer
+from safetensors.torch import load_file
+from transformers import AutoBackbone, AutoModel
+pixels = torch.zeros(1, 3, 48, 64)
+model = AutoModel.from_pretrained({REPO!r}, revision="v1").eval()
+assert type(model) is modeling_resformer.ResFormerForMultiTask
+backbone = AutoBackbone.from_pretrained({REPO!r}, out_indices=[4]).eval()
+assert type(backbone) is modeling_resformer.ResFormerBackbone
+with torch.no_grad():
+    print(model(pixels).classification_logits.tolist(), backbone(pixels).feature_maps[0].shape[1])
+try:
+    AutoModel.from_pretrained({REPO!r}, revision="v9")
+except OSError as error:
+    print("v9" in str(error))
+"""
+
+
+@pytest.mark.slow
+def test_a_pull_by_name_with_the_package_imported(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO, tag="v1"))
+    from modeling_resformer import ResFormerForMultiTask
+
+    with torch.no_grad():
+        expected = ResFormerForMultiTask.from_pretrained(repository).eval()(torch.zeros(1, 3, 48, 64))
+    first, last = fresh_process(LOADS, hub, tmp_path).splitlines()
+    logits, channels = first.rsplit(" ", 1)
+    assert json.loads(logits)[0] == pytest.approx(expected.classification_logits[0].tolist(), abs=1e-5)
+    assert (int(channels), last) == (32, "True")
+
+
+STRANGER = f"""
+import sys
+sys.modules["modeling_resformer"] = None
+import huggingface_hub, torch, transformers
+folder = huggingface_hub.snapshot_download({REPO!r}, revision="v1")
+print(folder.split("/")[-1])
+backbone = transformers.AutoBackbone.from_pretrained({REPO!r}, trust_remote_code=True)
+assert type(backbone).__name__ == "ResFormerBackbone"
+"""
+
+
+def test_a_stranger_runs_the_code_of_the_card_against_the_hub(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO, tag="v1"))
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    write_photograph(tmp_path / "photo.jpg", size=(83, 61))
+    commit, *printed = fresh_process(STRANGER + "\n".join(blocks), hub, tmp_path, "-P").splitlines()
+    assert commit == hub.repositories[REPO]["refs"]["v1"]
+    text = "\n".join(printed)
+    assert text.count("torch.Size([61, 83])") == 2
+    for name in ISIC["classification_labels"]:
+        assert text.count(name) >= 2
+
+
+def test_a_space_goes_up_as_a_folder(tmp_path, hub):
+    (tmp_path / "README.md").write_text("---\ntitle: Try it\nsdk: gradio\napp_file: app.py\n---\n\n# Try it\n")
+    (tmp_path / "app.py").write_text("import gradio\n")
+    push_folder(tmp_path, Push("org/space", repo_type="space", message="Add the app"))
+    pushed = hub.repositories["org/space"]
+    assert (pushed["type"], pushed["sdk"], set(pushed["files"])) == ("space", "gradio", {"README.md", "app.py"})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# RETOUCH, from made-up volumes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("vendor", "first", "dtype"), [("Cirrus", 1, "uint8"), ("Spectralis", 25, "uint16"), ("Topcon", 49, "uint8")]
+)
+def test_a_repository_per_vendor_marked_synthetic(tmp_path, hub, vendor, first, dtype):
+    import prepare_retouch
+
+    for number in range(3):
+        write_retouch_volume(tmp_path / "raw" / vendor / f"TRAIN{first + number:03d}", dtype=dtype, seed=number)
+    manifest = "case_id,split\n" + "".join(
+        f"TRAIN{first + number:03d},{split}\n" for number, split in enumerate(("train", "validation", "test"))
+    )
+    (tmp_path / "splits.csv").write_text(manifest)
+    flags = ["--source", tmp_path / "raw", "--output", tmp_path / "data", "--vendor", vendor.lower()]
+    assert prepare_retouch.main([str(flag) for flag in [*flags, "--splits", tmp_path / "splits.csv"]]) == 0
+    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
+    recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
+    recipe |= {"num_train_epochs": 1, "bootstrap_samples": 20, "disable_tqdm": True, "report_to": "none"}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    run = tmp_path / "run"
+    assert (
+        train.main([str(tmp_path / "recipe.json"), "--dataset", str(tmp_path / "data"), "--output_dir", str(run)]) == 0
+    )
+    folder = make_repository(run, Terms(f"org/retouch-{vendor.lower()}", synthetic=True), tmp_path / "repository")
+    card = (folder / "README.md").read_text()
+    assert "> **SYNTHETIC.**" in card
+    assert "model-index" not in card
+    assert f"`{vendor.lower()}`" in card
+    assert "0 background, 1 IRF, 2 SRF, 3 PED" in card
+    assert not {"report.png", "samples.png"} & files_below(folder)
+    push_folder(folder, Push(f"org/retouch-{vendor.lower()}"))
+    assert hub.repositories[f"org/retouch-{vendor.lower()}"]["private"] is True
