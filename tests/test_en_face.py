@@ -46,8 +46,8 @@ def test_thickness_counts_the_pixels_of_each_a_scan(masks):
 
 
 def drawn_map(counts, spacing):
-    panel = Figure().subplots()
-    draw_map(panel, "IRF", counts, spacing)
+    panel, scale = Figure().subplots(2)
+    draw_map(panel, scale, "IRF", counts, spacing)
     return panel, panel.images[0]
 
 

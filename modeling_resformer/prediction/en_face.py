@@ -17,8 +17,9 @@ from .measurements import known_spacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-PANEL_INCHES = 4.0
+CELL_WIDTH, CELL_HEIGHT, HEADING = 5.2, 4.7, 0.4  # inches
 PANELS_A_ROW = 3
 DOTS_PER_INCH = 100
 ABSENT = "0.88"  # Matplotlib's light grey: no pixel of the class, which no colour of the scale looks like
@@ -68,25 +69,26 @@ def draw_en_face(
     maps = thickness_maps(masks, len(class_names))
     columns = min(PANELS_A_ROW, len(maps))
     lines = -(-len(maps) // columns)
-    figure = Figure(
-        figsize=(PANEL_INCHES * 1.25 * columns, PANEL_INCHES * 1.1 * lines + 0.5),
-        dpi=DOTS_PER_INCH,
-        layout="constrained",
-    )
+    width, height = columns * CELL_WIDTH, lines * CELL_HEIGHT + HEADING
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+    figure.text(0.5, 1 - 0.1 / height, f"{title}\nfirst B-scan at the top; grey: none".strip(), ha="center", va="top")
+    for index, (name, counts) in enumerate(zip(class_names[1:], maps, strict=True)):
+        left, bottom = index % columns * CELL_WIDTH, (lines - 1 - index // columns) * CELL_HEIGHT
+        panel = axes_at(figure, left + 0.6, bottom + 0.5, 3.8, 3.8)
+        draw_map(panel, axes_at(figure, left + 4.5, bottom + 0.9, 0.12, 3.0), name, counts, spacing)
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}\nfirst B-scan at the top; grey: none".strip(), fontsize=10)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel, name, counts in zip(panels, class_names[1:], maps, strict=False):
-        draw_map(panel, name, counts, spacing)
-    for panel in panels[len(maps) :]:
-        panel.set_visible(False)
-    canvas.draw()  # lays the panels out; only the second time do labels fit
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def draw_map(panel: "Axes", name: str, counts: np.ndarray, spacing: Spacing | None) -> None:
-    """Draws one map (Z, W) of pixel counts with its colour bar."""
+def axes_at(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
+    """Adds axes of this size at this place, in inches from the lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def draw_map(panel: "Axes", scale: "Axes", name: str, counts: np.ndarray, spacing: Spacing | None) -> None:
+    """Draws one map (Z, W) of pixel counts, and its colours with their values on `scale`."""
     from matplotlib import colormaps
 
     slice_mm, row_mm, column_mm = spacing or (None, None, None)
@@ -104,7 +106,7 @@ def draw_map(panel: "Axes", name: str, counts: np.ndarray, spacing: Spacing | No
         aspect=in_plane[0] / in_plane[1] if in_plane else width / height,
         interpolation="nearest",
     )
-    bar = panel.figure.colorbar(drawn, ax=panel, shrink=0.8)
+    bar = panel.figure.colorbar(drawn, cax=scale)
     bar.set_label(f"thickness ({unit})", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     affected = np.count_nonzero(counts.any(axis=1))
