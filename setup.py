@@ -16,17 +16,19 @@ TQDM = "tqdm>=4.67"
 EXTRAS = {
     "vision": ["torchvision>=0.26"],
     "data": [DATASETS, "SimpleITK>=2.4.1", "ImageHash>=4.3.2", TQDM],
-    "train": [DATASETS, "accelerate>=1.12", "evaluate>=0.4.6", TQDM],
+    "train": [DATASETS, "accelerate>=1.12", "evaluate>=0.4.6", "matplotlib>=3.9.4", TQDM],
+    "track": ["tensorboard>=2.21"],
     "predict": ["SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
     "hub": ["Jinja2>=3.1.6"],
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
+    "space": ["gradio>=6.31"],
     "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
     "benchmark": ["matplotlib>=3.9.4"],
 }
 EXTRAS["dev"] = sorted(
     {
         requirement
-        for extra in ("vision", "data", "train", "predict", "hub", "serve", "benchmark")
+        for extra in ("vision", "data", "train", "track", "predict", "hub", "serve", "benchmark")
         for requirement in EXTRAS[extra]
     }
     | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}

@@ -4,7 +4,7 @@
         --output runs/isic2017/test
 
 The same on every GPU of a machine: `accelerate launch scripts/evaluate.py ...`. The model is a folder or a Hub id; into
-the output folder go `results.json` and `per_case.csv`, as `scripts/train.py` leaves them.
+the output folder go `results.json`, `per_case.csv`, `report.png` and `samples.png`, as `scripts/train.py` leaves them.
 
 Scores are computed at the size of the dataset's masks. Where these were resized, the source's own masks give scores at
 native size, and so comparable with published ones:
@@ -36,6 +36,7 @@ from modeling_resformer.training.building import (
     load_model,
 )
 from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows
 from modeling_resformer.training.thresholds import choose_on_validation, write_thresholds
@@ -63,7 +64,9 @@ def evaluate(arguments: EvaluationArguments) -> None:
         if trainer.is_world_process_zero():
             write_thresholds(thresholds, Path(arguments.model_name_or_path))
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
-    evaluate_split(trainer, prepared.dataset, arguments.split, Path(arguments.output), scoring, rows)
+    output = Path(arguments.output)
+    results = evaluate_split(trainer, prepared.dataset, arguments.split, output, scoring, rows)
+    write_pages(trainer, rows, results, output)
     trainer.accelerator.end_training()
 
 

@@ -62,6 +62,7 @@ from modeling_resformer.training.building import (
 )
 from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
 from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
+from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows, TrainingRows
@@ -119,9 +120,11 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     trainer.save_model()
     trainer.save_state()
     with named_write_failure("results", output):
-        evaluate_split(trainer, prepared.dataset, "test", output, scoring)
+        rows = EvaluationRows(prepared.dataset["test"])
+        results = evaluate_split(trainer, prepared.dataset, "test", output, scoring, rows)
         if trainer.is_world_process_zero():
             write_run_record(trainer, prepared, model_args, data_args, code)
+        write_pages(trainer, rows, results, output)
     trainer.accelerator.end_training()
     if push is not None and trainer.is_world_process_zero():
         push(output)
