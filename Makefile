@@ -55,6 +55,12 @@ test-slow: $(DEV_STAMP) $(ISIC_ENV)/.installed
 test-isic-scorer: $(DEV_STAMP) $(ISIC_ENV)/.installed
 	$(BIN)/python -m pytest tests/test_isic_scorer.py -m slow
 
+## make test-clients  try npm's client and widget, and the Space, in Chromium (Debian: apt-get install chromium nodejs npm)
+test-clients: $(DEV_STAMP)
+	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[space]"
+	cd tests/clients && npm ci --no-audit --no-fund
+	$(BIN)/python -m pytest tests/test_clients.py -m slow
+
 ## make quality    check lint and formatting
 quality: $(DEV_STAMP)
 	$(BIN)/ruff check .
