@@ -1,10 +1,6 @@
 """Training and evaluation: what batch size, workers and processes must not change, and what a run must learn."""
 
-import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +173,16 @@ def test_workers_do_not_change_what_an_epoch_looks_like(dataset, tmp_path, persi
     assert not torch.equal(first[0], second[0])
 
 
+def test_persistent_workers_do_not_give_one_part_for_another(dataset, tmp_path):
+    """Evaluated on the validation part first, then on the test part, as every run does."""
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = make_trainer(dataset, tmp_path, **workers)
+    trainer.evaluate()
+    on_test = trainer.evaluate(EvaluationRows(dataset["test"]), metric_key_prefix="test")
+    alone = make_trainer(dataset, tmp_path).evaluate(EvaluationRows(dataset["test"]), metric_key_prefix="test")
+    assert scores_of(on_test) == scores_of(alone)
+
+
 def test_training_draws_a_new_augmentation_every_epoch(dataset, tmp_path):
     trainer = make_trainer(dataset, tmp_path, Augmentation(), num_train_epochs=3)
     drawn = []
@@ -230,34 +236,3 @@ def test_an_output_that_is_no_number_stops_evaluation_and_names_that_case_alone(
     trainer.data_collator = poisoned(trainer.data_collator, case_id)
     with pytest.raises(NonFiniteLossError, match=rf"for the cases {case_id}\."):
         trainer.evaluate()
-
-
-WORKER = """
-import json, os, sys
-sys.path[:0] = {paths!r}
-from prepared_data import prepared_dataset
-from test_trainer import make_trainer, scores_of
-trainer = make_trainer(prepared_dataset(), {folder!r}, per_device_eval_batch_size=2, ddp_backend="gloo")
-metrics = scores_of(trainer.evaluate())
-trainer.args.max_steps = 2
-trainer.train()
-if trainer.is_world_process_zero():
-    with open({output!r}, "w") as file:
-        json.dump([trainer.args.world_size, metrics], file)
-trainer.accelerator.end_training()
-"""
-
-
-def test_two_processes_evaluate_like_one_and_train(dataset, tmp_path):
-    """Five rows in batches of two on two processes: three rows are padding, none may count."""
-    script, output, tests = tmp_path / "worker.py", tmp_path / "metrics.json", Path(__file__).parent
-    paths = [str(tests), str(tests.parent)]
-    script.write_text(WORKER.format(paths=paths, folder=str(tmp_path / "run"), output=str(output)))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, str(script)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    world_size, metrics = json.loads(output.read_text())
-    assert world_size == 2
-    alone = scores_of(make_trainer(dataset, tmp_path, per_device_eval_batch_size=2).evaluate())
-    assert metrics == pytest.approx(alone, abs=1e-6)

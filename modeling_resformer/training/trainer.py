@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import broadcast
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from .compute_metrics import row_statistics
 from .resuming import ResumableTrainer
@@ -66,6 +66,12 @@ class ResFormerTrainer(ResumableTrainer):
             self._loss_sums.zero_()
             self._loss_steps = 0
         super().log(logs, start_time)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation part for any."""
+        if eval_dataset is None or eval_dataset is self.eval_dataset:
+            return super().get_eval_dataloader()
+        return self.get_test_dataloader(eval_dataset)
 
     def evaluate(
         self,
