@@ -19,9 +19,13 @@ from modeling_resformer import (
     ResFormerForImageClassification,
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
+    ResFormerImageProcessor,
 )
+from modeling_resformer.training.compute_metrics import EvaluationMetrics
+from modeling_resformer.training.rows import EvaluationRows
 
 
+TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 PROCESSES = 2
 TWO_LEVELS = {
     "hidden_sizes": [4, 8],
@@ -166,6 +170,36 @@ def test_sync_batch_norm_keeps_its_statistics_under_gradient_checkpointing_and_s
     synchronised.save_pretrained(tmp_path)
     _, report = ResFormerForMultiTask.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
+
+
+def test_accelerate_launch_runs_the_script_from_data_to_results(tmp_path):
+    """Nine training and seven test rows in batches of two on two processes: last batches are filled up or incomplete."""
+    dataset = prepared_dataset(train=9, validation=5, test=7)
+    dataset.save_to_disk(str(tmp_path / "dataset"))
+    recipe = {"config": {**TWO_LEVELS, "dilation_rates": [1, 2]}, "num_train_epochs": 1, "bootstrap_samples": 0}
+    recipe |= {"image_size": 32, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
+    recipe |= {"class_weights": "balanced", "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(PROCESSES), str(TRAIN)]
+    flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run")]
+    flags += ["--use_cpu", "--ddp_backend", "gloo"]
+    command = [sys.executable, *launch, str(tmp_path / "recipe.json"), *flags]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    # Five batches of two for two processes: three steps.
+    assert sum("grad_norm" in line for line in log) == 3
+    assert finished.stderr.count("7 test images") == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    trainer = make_trainer(dataset, tmp_path / "alone", per_device_eval_batch_size=3)
+    trainer.model = ResFormerForMultiTask.from_pretrained(tmp_path / "run")
+    trainer.data_collator.image_processor = ResFormerImageProcessor.from_pretrained(tmp_path / "run")
+    trainer.compute_metrics = EvaluationMetrics(trainer.model.config)
+    alone = trainer.evaluate(EvaluationRows(dataset["test"]))
+    for name, value in results["losses"].items():
+        assert value == pytest.approx(alone[f"eval_{name}"], abs=1e-6), name
+    for name in ("dice", "jaccard", "dice_volume", "accuracy", "auc"):
+        assert results["model"][name]["value"] == pytest.approx(alone[f"eval_{name}"], abs=1e-6), name
 
 
 if __name__ == "__main__":
