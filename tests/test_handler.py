@@ -5,7 +5,10 @@ import json
 import shutil
 import struct
 import sys
+import threading
 import zlib
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_config
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from test_remote_code import packages_without, run_as_stranger
 
@@ -132,6 +137,53 @@ def test_a_stranger_loads_it_by_path_as_inference_endpoints_do(folder, picture, 
         assert isinstance(segment["score"], float) and 0 < segment["score"] <= 1
     assert {one["label"]: one["score"] for one in both["classification"]} == pytest.approx(scores, abs=1e-5)
     assert both["predicted_labels"] == [name for name, score in scores.items() if score >= 0.5]
+
+
+@contextmanager
+def toolkit(endpoint):
+    """The handler behind HTTP, called as the toolkit of Inference Endpoints calls it; yields its address."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            try:
+                if self.headers["Content-Type"].startswith("image/"):
+                    data = {"inputs": Image.open(BytesIO(body)).convert("RGB")}
+                else:
+                    data = json.loads(body)
+                status, answer = 200, endpoint(data)
+            except Exception as error:
+                status, answer = 400, {"error": str(error)}
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_python_client_on_an_inference_endpoint(endpoint, folder, picture, tmp_path):
+    picture.save(tmp_path / "picture.png")
+    mask, _ = reference(folder, picture)
+    with toolkit(endpoint) as url:
+        client = InferenceClient(model=url)
+        found = client.image_segmentation(tmp_path / "picture.png")
+        assert [one.label for one in found] == foreground(mask)
+        for one in found:
+            np.testing.assert_array_equal(np.asarray(one.mask), (mask == NAMES.index(one.label)) * 255)
+        # With parameters the client sends base64 in JSON.
+        best = max(found, key=lambda one: one.score)
+        strict = client.image_segmentation((tmp_path / "picture.png").read_bytes(), threshold=best.score - 1e-6)
+        assert [one.label for one in strict] == [best.label]
+        with pytest.raises(HfHubHTTPError, match="expected a number from 0 to 1"):
+            client.image_segmentation(tmp_path / "picture.png", threshold=2)
 
 
 def test_pictures_bytes_and_base64_give_one_answer(endpoint, picture):
