@@ -76,7 +76,7 @@ def test_every_fact_of_the_run_is_there(render):
         "CC0 1.0",
         "0.880 (0.860 to 0.900)",
         "| melanoma | 0.5 | 42 | 14 | 61 | 183 |",
-        "![Learning curves",
+        "](report.png)",
         "(samples.png)",
         "https://huggingface.co/spaces/org/space",
         "**Not a medical device.**",
@@ -129,7 +129,7 @@ def test_few_cases_and_missed_classes_are_named(render):
     results["model"]["sensitivity_melanoma"] = {"value": 0.2, "low": 0.0, "high": 0.6, "n": 14}
     text = render(results=results)
     assert "Only 14 cases were tested" in text
-    assert "It misses 80% of the pictures with melanoma at its threshold of 0.50." in text
+    assert "It misses 80% of the pictures with melanoma at its threshold of 0.5." in text
 
 
 def test_figures_of_a_part_that_was_trained_on_flatter(render):

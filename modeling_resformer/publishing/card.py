@@ -161,6 +161,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "height": height,
         "width": width,
         "mask_classes": ", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names)),
+        "foreground": ", ".join(config.mask_class_names[1:]),
         "image_classes": ", ".join(config.image_class_names),
         "thresholds": ", ".join(
             f"{name} {threshold:.3g}"

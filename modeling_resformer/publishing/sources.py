@@ -44,6 +44,7 @@ class Source:
         gated: whether its organisers decide who may hold it.
         weights_licence: Hub id of the licence that weights trained on it get unless another is named; None for none.
         limits: what is known to be narrow about it.
+        unseen: what its pictures do not show, and what a model trained on it must be expected to get wrong.
         citation: BibTeX, or None.
         tags: for the Hub.
         paper: rows of the paper's own results, (what, JI, DSC, accuracy, sensitivity, specificity) in percent.
@@ -57,6 +58,7 @@ class Source:
     gated: bool
     weights_licence: str | None
     limits: str
+    unseen: str
     citation: str | None = None
     tags: Sequence[str] = ()
     paper: Sequence[tuple[str, ...]] = field(default=())
@@ -73,6 +75,8 @@ SOURCES: Mapping[str, Source] = {
         weights_licence="apache-2.0",
         limits="Mostly fair skin, specialist centres, one visit per lesion, three diagnoses only. Near-duplicates exist "
         "within and across parts of this collection, so that held-out figures may flatter.",
+        unseen="other devices and magnifications, other kinds of lesion, ink, rulers, coloured patches and hair across the "
+        "lesion, several lesions in one picture, and pictures that show none",
         citation=ISIC_2017_CITATION,
         tags=("dermatology", "dermoscopy"),
         paper=(
@@ -89,6 +93,7 @@ SOURCES: Mapping[str, Source] = {
         gated=True,
         weights_licence=None,
         limits="Three devices, two centres, adults with macular oedema or degeneration.",
+        unseen="other devices and scan protocols, other diseases of the retina, weak signal, shadows and motion",
         citation=RETOUCH_CITATION,
         tags=("ophthalmology", "oct"),
         paper=(
@@ -112,6 +117,7 @@ UNKNOWN = Source(
     gated=False,
     weights_licence=None,
     limits="Not recorded. Ask whoever trained it where the pictures come from before believing any figure.",
+    unseen="any picture that was not taken as those it was trained on",
 )
 
 

@@ -35,10 +35,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def shown(score: Interval | None) -> str:
-    return "-" if score is None else str(score)
-
-
 def baseline_title(name: str) -> str:
     """The name of a trivial baseline in words."""
     return BASELINES.get(name, name.replace("_", " "))
@@ -54,12 +50,19 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
     baselines: Mapping[str, Any] = part.get("baselines") or {}
     rows = []
     for name, title in SCORE_TITLES.items():
-        if (score := facts.score(name, part["model"])) is not None:
+        score = facts.score(name, part["model"])
+        if score is not None and not is_repeated(facts, name, part["model"]):
             others = [facts.score(name, scores) for scores in baselines.values()]
             rows.append(
                 [title, str(score.n), f"**{score}**", *("-" if o is None else f"{o.value:.3f}" for o in others)]
             )
     return markdown_table(["score", "n", "this model", *map(baseline_title, baselines)], rows)
+
+
+def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
+    """Whether another convention gives the very figures of `dice` or `jaccard`: every picture a case with every class."""
+    plain = name.removesuffix("_present").removesuffix("_volume")
+    return plain != name and facts.score(plain, scores) == facts.score(name, scores)
 
 
 def mask_class_table(facts: Facts, scores: Mapping[str, Any] | None = None) -> str:
@@ -77,6 +80,8 @@ def class_table(
     facts: Facts, names: Sequence[str], columns: Sequence[str], scores: Mapping[str, Any] | None = None
 ) -> str:
     """A line a class, a column a score; columns that the data define for no class are left out."""
+    model = facts.results["model"] if scores is None else scores
+    columns = [column for column in columns if not is_repeated(facts, column, model)]
     cells = {column: [facts.score(f"{column}_{name}", scores) for name in names] for column in columns}
     cells = {column: values for column, values in cells.items() if any(value is not None for value in values)}
     rows = []
@@ -147,7 +152,9 @@ def training_table(facts: Facts) -> str:
         ("Libraries", ", ".join(f"{name} {version}" for name, version in (recorded("libraries") or {}).items())),
         ("Parameters", number(recorded("model", "parameters"))),
     ]
-    return markdown_table(["", ""], [[f"**{name}**", str(value or NOT_RECORDED)] for name, value in rows])
+    return markdown_table(
+        ["training", "of this model"], [[f"**{name}**", str(value or NOT_RECORDED)] for name, value in rows]
+    )
 
 
 def data_table(facts: Facts) -> str:
@@ -220,7 +227,7 @@ def missed_verdicts(facts: Facts) -> Iterator[str]:
         score = facts.score(f"sensitivity_{name}")
         if score is not None and score.value <= 0.5:
             threshold = thresholds.get(name)
-            at = "" if threshold is None else f" at its threshold of {threshold:.2f}"
+            at = "" if threshold is None else f" at its threshold of {threshold:.3g}"
             yield f"It misses {1 - score.value:.0%} of the pictures with {name}{at}."
 
 
