@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny_config
 from prepared_data import prepared_dataset
+from safetensors.torch import load_file
 
 from modeling_resformer.training.checkpoints import checkpoints_in, problem_of
 
@@ -160,6 +162,39 @@ def test_a_misspelt_metric_ends_before_the_first_step_and_lists_the_names(folder
     assert re.search(r"error: --metric_for_best_model is 'jacard'.*expected one of .*\bauc,.* jaccard,", error)
     assert "runtime" not in error
     assert not checkpoints_in(folder / "misspelt")
+
+
+WORKER = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import killed_runs
+if os.environ["RANK"] == "1" and {step} is not None:
+    killed_runs.die_before_step({step})
+sys.exit(killed_runs.train.main({flags!r}))
+"""
+
+
+def run_on_two_processes(folder, name, *flags, step=None):
+    """The exit code; the second process dies before a step, if one is given, and the launcher ends the first."""
+    flags = flags_of(folder, name, "--ddp_backend", "gloo", *flags)
+    script = folder / "worker.py"
+    script.write_text(WORKER.format(tests=str(ROOT / "tests"), step=step, flags=flags))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run([sys.executable, *launch, str(script)], capture_output=True, timeout=500).returncode
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_weights(folder):
+    """To 1e-6; in the middle of the second epoch, whose order of rows must be its own on both processes."""
+    recipe = ("--gradient_accumulation_steps", "1", "--num_train_epochs", "4")
+    assert run_on_two_processes(folder, "two", *recipe) == 0
+    assert run_on_two_processes(folder, "two_killed", *recipe, step=5) != 0
+    assert [checkpoint.name for checkpoint in checkpoints_in(folder / "two_killed")][-1] == "checkpoint-4"
+    assert run_on_two_processes(folder, "two_killed", *recipe, *RESUME) == 0
+    whole, resumed = (load_file(folder / name / "model.safetensors") for name in ("two", "two_killed"))
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=1e-6)
+    assert what_is_left(folder / "two")["best"][0] == what_is_left(folder / "two_killed")["best"][0]
 
 
 @pytest.mark.slow
