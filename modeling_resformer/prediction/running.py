@@ -4,6 +4,7 @@ In memory are the network's inputs and outputs of a few batches, as many full pi
 Pictures are decoded once for the network and again for their overlay, which costs less than keeping them.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -163,7 +164,7 @@ class Run:
             message = str(error).strip().split("\n")[0]
             message = message if case.source in message else f"{case.source}: {message}"
             self.problems.append({"source": case.source, "problem": message})
-            self.bar.write(f"ERROR: {message}")
+            self.bar.write(f"ERROR: {message}", file=sys.stderr)
 
     def finish_picture(self, case: Picture, logits: Logits) -> Record:
         """Writes mask and overlay of one picture; returns its record."""
