@@ -6,10 +6,15 @@ A full run; any field of transformers' TrainingArguments is a flag too:
         --class_weights balanced --per_device_train_batch_size 8 --learning_rate 3e-4 --weight_decay 0.05 \
         --num_train_epochs 100 --seed 0
 
-The same on every GPU of a machine, and on two CPU processes:
+The same on every GPU of a machine, with the model shared out over them, and on two CPU processes:
 
     accelerate launch scripts/train.py --dataset data/isic2017 --output_dir runs/isic2017 ...
+    accelerate launch --config_file scripts/accelerate/fsdp.yaml scripts/train.py --dataset ...
     torchrun --nproc_per_node 2 scripts/train.py --use_cpu --ddp_backend gloo --dataset ...
+
+Each process pools Dice and batch norm over its own batch; --sync_batch_norm pools batch norm over all GPUs. FSDP and
+SyncBN have not been run on GPUs yet, nor has `gpu_isic2017.json --bf16 --tf32 true`, meant to train the full network
+in minutes on one large GPU.
 
 A recipe is one JSON file of the same names; flags win. `*_paper.json` is what the paper states (arXiv 2412.00351) and,
 where it states nothing, no schedule, no clipping, any angle and balanced class weights; `*_recommended.json` warms up,

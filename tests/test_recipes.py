@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import tiny_config
 
-from modeling_resformer import ResFormerConfig
+from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
 from modeling_resformer.training.arguments import parse_arguments
 
 
@@ -55,4 +57,24 @@ def test_an_eye_is_never_turned_upside_down(tmp_path):
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
 def test_number_formats_are_left_to_flags(recipe):
+    """What one machine computes fast another refuses."""
     assert not {"bf16", "fp16", "tf32", "use_cpu"} & set(json.loads(recipe.read_text()))
+
+
+def test_the_gpus_recipe_trains_the_full_network_in_large_batches(tmp_path):
+    model, data, training = read("gpu_isic2017", tmp_path)
+    config = ResFormerConfig(**model.config)
+    assert (config.hidden_sizes, config.cnn_depths) == (ResFormerConfig().hidden_sizes, ResFormerConfig().cnn_depths)
+    assert (data.image_size, training.per_device_train_batch_size) == (224, 32)
+    assert training.dataloader_num_workers > 0
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES.parent / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_launchers_configs_are_read_by_accelerate_and_name_our_layers(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes > 1
+    model = ResFormerForMultiTask(tiny_config())
+    layers = {type(module).__name__ for module in model.modules()}
+    wrapped = config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap", "")
+    assert {name for name in wrapped.split(",") if name} <= layers
+    assert (str(config.distributed_type.value) == "FSDP") == (path.stem == "fsdp")
