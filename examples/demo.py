@@ -1,5 +1,6 @@
 """The main job, start to end, on sixty real photographs: what `make demo` runs.
 
+First the model of `hub_cards/resformer-tiny-isic2017`, which was trained longer, predicts photographs it never saw. Then:
 Prepare the sample as an Arrow dataset, train a tiny model on the CPU, evaluate it on photographs it never saw beside
 trivial baselines, save it, load it in new processes, predict three photographs and draw them.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "isic2017_sample"
+READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"  # a complete Hub repository, from a longer training
 IMAGE_SIZE = 128
 
 logger = logging.getLogger("demo")
@@ -53,8 +55,14 @@ def test_photographs(count: int) -> list[Path]:
 
 def demo(output: Path) -> None:
     dataset, trained, predictions = output / "dataset", output / "model", output / "predictions"
-    for folder in (dataset, trained, predictions):
+    ready_predictions = output / "ready_predictions"
+    for folder in (dataset, trained, predictions, ready_predictions):
         shutil.rmtree(folder, ignore_errors=True)
+    if READY.is_dir():
+        run(
+            "Predict with the model that comes along; it was not trained on these photographs",
+            *("scripts/predict.py", READY, READY / "examples", "--output", ready_predictions),
+        )
     run(
         "Prepare sixty real photographs",
         "scripts/prepare_isic2017.py",
@@ -72,6 +80,7 @@ def demo(output: Path) -> None:
     )
     logger.info("\n== Look at")
     for label, path in (
+        *((("ready", ready_predictions / "sheet.png"),) if READY.is_dir() else ()),
         ("overlays", predictions / "sheet.png"),
         ("scores", predictions / "predictions.csv"),
         ("results", trained / "results.json"),

@@ -8,6 +8,11 @@ Then the same without --dry-run. The repository is private until --public, and g
 
     python scripts/push_to_hub.py runs/isic2017 --repo-id my-group/resformer-isic2017 --tag v1
 
+With a Space that tries the model in the browser, linked from the card:
+
+    python scripts/push_to_hub.py runs/isic2017 --repo-id my-group/resformer-isic2017 \
+        --space-id my-group/try-resformer --with-space
+
 The run folder is the --output_dir of scripts/train.py, or a folder that this script made, such as
 hub_cards/resformer-tiny-isic2017. Refused are runs without results.json, weights with NaN, pickle files, cards with an
 invalid header, folders that do not reload elsewhere, and --public for weights learned from data that are not free. Log in
@@ -25,13 +30,14 @@ from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import MAIN, Push, push_folder
 from modeling_resformer.publishing.repository import make_repository
+from modeling_resformer.publishing.space import make_space
 
 
 logger = logging.getLogger(__name__)
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Makes the folder, and sends it unless asked not to."""
+    """Makes the folders, and sends them unless asked not to."""
     terms = Terms(
         repo_id=options.repo_id,
         licence=options.license,
@@ -42,19 +48,28 @@ def publish(options: argparse.Namespace) -> None:
         share_pictures=options.share_pictures,
         synthetic=options.synthetic,
     )
-    if options.dry_run:
-        folder = make_repository(options.run, terms, options.output, options.overwrite)
-        logger.info("%s: complete and tried; nothing was sent", folder)
-        return
-    push = Push(options.repo_id, public=options.public, revision=options.revision, tag=options.tag)
-    if options.output is not None:
-        logger.info(
-            "pushed: %s", push_folder(make_repository(options.run, terms, options.output, options.overwrite), push)
-        )
-        return
     with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
-        folder = make_repository(options.run, terms, Path(scratch) / terms.name)
-        logger.info("pushed: %s", push_folder(folder, push))
+        output = options.output or Path(scratch) / terms.name
+        folder = make_repository(options.run, terms, output, options.overwrite)
+        if options.dry_run:
+            logger.info("%s: complete and tried; nothing was sent", folder)
+        else:
+            push = Push(options.repo_id, public=options.public, revision=options.revision, tag=options.tag)
+            logger.info("pushed: %s", push_folder(folder, push))
+        if options.with_space:
+            publish_space(options, folder)
+
+
+def publish_space(options: argparse.Namespace, repository: Path) -> None:
+    """Makes the Space that tries the model beside the repository's folder, and sends it unless asked not to."""
+    output = repository.with_name(f"{repository.name}-space")
+    examples = sorted((repository / "examples").glob("*"))
+    folder = make_space(output, options.repo_id, examples, options.tag, options.overwrite)
+    if options.dry_run:
+        logger.info("%s: the Space; nothing was sent", folder)
+        return
+    push = Push(options.space_id, repo_type="space", public=options.public, message="Add the app that tries the model")
+    logger.info("pushed: %s", push_folder(folder, push))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -70,6 +85,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--license", help="Hub id of the weights' licence; default apache-2.0 where the data are free")
     parser.add_argument("--dataset-id", help="Hub id of the dataset, where it is on the Hub")
     parser.add_argument("--space-id", help="Hub id of a Space that tries the model, for a link in the card")
+    parser.add_argument("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
     parser.add_argument(
         "--data-allow-sharing", action="store_true", help="I state that the data's terms allow public weights"
     )
@@ -82,6 +98,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.dry_run and options.output is None:
         parser.error("--dry-run needs --output FOLDER to write to")
+    if options.with_space and options.space_id is None:
+        parser.error("--with-space needs --space-id owner/name")
     return options
 
 

@@ -394,12 +394,14 @@ def test_a_stranger_runs_the_code_of_the_card_against_the_hub(repository, tmp_pa
         assert text.count(name) >= 2
 
 
-def test_a_space_goes_up_as_a_folder(tmp_path, hub):
-    (tmp_path / "README.md").write_text("---\ntitle: Try it\nsdk: gradio\napp_file: app.py\n---\n\n# Try it\n")
-    (tmp_path / "app.py").write_text("import gradio\n")
-    push_folder(tmp_path, Push("org/space", repo_type="space", message="Add the app"))
+def test_a_space_goes_up_beside_its_model(run, hub, untried):
+    flags = ["--space-id", "org/space", "--with-space", "--tag", "v1"]
+    assert push_to_hub.main([str(run), "--repo-id", REPO, *flags]) == 0
     pushed = hub.repositories["org/space"]
-    assert (pushed["type"], pushed["sdk"], set(pushed["files"])) == ("space", "gradio", {"README.md", "app.py"})
+    assert (pushed["type"], pushed["sdk"], pushed["private"]) == ("space", "gradio", True)
+    assert {"README.md", "app.py", "requirements.txt", "examples/ISIC_0000051.jpg"} <= set(pushed["files"])
+    assert json.loads(pushed["files"]["settings.json"]) == {"model_id": REPO, "revision": "v1"}
+    assert b"https://huggingface.co/spaces/org/space" in hub.repositories[REPO]["files"]["README.md"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
