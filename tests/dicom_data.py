@@ -3,9 +3,10 @@
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, OphthalmicTomographyImageStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 
+OCT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"  # Ophthalmic Tomography Image Storage
 CT = "1.2.840.10008.5.1.4.1.1.2"
 PHOTOGRAPH = "1.2.840.10008.5.1.4.1.1.77.1.4"  # VL Photographic Image Storage
 
@@ -78,7 +79,7 @@ def write_series(
 def write_oct(path, voxels, spacing=(0.12, 0.0039, 0.0115), origin=(1.0, 2.0, 3.0), positions=True, **fields):
     """Writes an Ophthalmic Tomography file: shared pixel measures, a position for each frame. A B-scan lies across (x, z)
     of the patient, further B-scans below it (y)."""
-    dataset = dataset_of(voxels, OphthalmicTomographyImageStorage, **fields)
+    dataset = dataset_of(voxels, OCT, **fields)
     shared = Dataset()
     if spacing is not None:
         measures = Dataset()

@@ -4,6 +4,7 @@ Files are written byte by byte (raw_data.py), by SimpleITK or by pydicom; Simple
 """
 
 import gzip
+import io
 import math
 import struct
 
@@ -16,8 +17,9 @@ from raw_data import VENDORS, random_volume, write_metaimage
 SimpleITK = pytest.importorskip("SimpleITK")
 pytest.importorskip("pydicom")
 
-from dicom_data import PHOTOGRAPH, dataset_of, save, write_oct, write_series
-from pydicom.uid import JPEGLSLossless, RLELossless
+from dicom_data import CT, OCT, PHOTOGRAPH, dataset_of, save, write_oct, write_series
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.image_processing_pil_resformer import ResFormerImageProcessorPil
@@ -248,10 +250,39 @@ def test_a_series_without_positions_goes_by_its_numbers(tmp_path):
 
 def test_lossless_compression_that_pydicom_unpacks(tmp_path):
     voxels = random_volume(SHAPE, "uint16")
-    dataset = dataset_of(voxels, "1.2.840.10008.5.1.4.1.1.77.1.5.4")
+    dataset = dataset_of(voxels, OCT)
     dataset.compress(RLELossless)
     save(dataset, tmp_path / "rle.dcm")
     np.testing.assert_array_equal(scan(tmp_path / "rle.dcm").voxels, voxels)
+
+
+def packed(dataset, frames, kind, syntax, **options):
+    """The same dataset with each frame compressed by Pillow."""
+    pieces = []
+    for frame in frames:
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, kind, **options)
+        pieces.append(buffer.getvalue())
+    dataset.PixelData = encapsulate(pieces)
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_jpeg_2000_as_oct_cameras_use_it(tmp_path, dtype):
+    voxels = random_volume((4, 40, 36), dtype)
+    dataset = packed(dataset_of(voxels, OCT), voxels, "JPEG2000", JPEG2000Lossless, no_jp2=True)
+    np.testing.assert_array_equal(scan(save(dataset, tmp_path / "oct.dcm")).voxels, voxels)
+
+
+def test_a_photograph_in_jpeg_keeps_its_colours(tmp_path):
+    photograph = np.zeros((32, 48, 3), np.uint8)
+    photograph[:, :24], photograph[:, 24:] = (200, 60, 40), (30, 90, 180)
+    dataset = dataset_of(photograph, PHOTOGRAPH, PhotometricInterpretation="YBR_FULL_422")
+    save(packed(dataset, [photograph], "JPEG", JPEGBaseline8Bit, quality=95), tmp_path / "mole.dcm")
+    picture = np.asarray(read_dicom_picture(tmp_path / "mole.dcm")).astype(int)
+    assert abs(picture - photograph)[:, [4, 40]].max() <= 4
 
 
 # Brightness ------------------------------------------------------------------------------------------------------------
@@ -409,7 +440,7 @@ def test_bad_series_are_named(tmp_path):
     paths[2].unlink()
     assert "InstanceNumber 3 is missing" in problem_of(tmp_path / "scan")
     paths = series_with(tmp_path)
-    save(dataset_of(random_volume((7, 12), "uint16"), "1.2.840.10008.5.1.4.1.1.2"), paths[3])
+    save(dataset_of(random_volume((7, 12), "uint16"), CT), paths[3])
     assert "Columns is 12, that of 000.dcm in the same series 11" in problem_of(tmp_path / "scan")
 
 
@@ -432,7 +463,7 @@ def test_bad_frames_are_named(tmp_path):
 
 
 def test_a_compression_no_decoder_takes_is_named(tmp_path):
-    dataset = dataset_of(random_volume(SHAPE), "1.2.840.10008.5.1.4.1.1.77.1.5.4")
+    dataset = dataset_of(random_volume(SHAPE), OCT)
     dataset.compress(RLELossless)
     dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
     found = problem_of(save(dataset, tmp_path / "a.dcm"))
