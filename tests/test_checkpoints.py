@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +130,15 @@ def test_the_best_and_the_newest_are_never_deleted(tmp_path, limit, best, left):
     rotate(tmp_path, limit, tmp_path / "checkpoint-4", tmp_path / f"checkpoint-{best}")
     assert names(tmp_path) == [f"checkpoint-{steps}" for steps in left]
     assert all(problem_of(checkpoint) is None for checkpoint in checkpoints_in(tmp_path))
+
+
+def test_the_best_is_known_by_any_path_to_it(tmp_path, monkeypatch):
+    for steps in (1, 2, 3):
+        save(tmp_path, steps)
+    monkeypatch.chdir(tmp_path.parent)
+    run = Path(tmp_path.name)
+    rotate(run, 2, run / "checkpoint-3", tmp_path / "checkpoint-1")
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-3"]
 
 
 def test_broken_ones_that_were_passed_over_go_first(tmp_path):

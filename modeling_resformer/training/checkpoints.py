@@ -177,9 +177,9 @@ def rotate(run: Path, limit: int | None, newest: Path, best: Path | None) -> Non
     if not limit or limit < 0:
         return
     held = checkpoints_in(run)
-    kept = {path.name for path in (newest, best) if path is not None and path.parent == newest.parent}
+    kept = {path.resolve() for path in (newest, best) if path is not None} & {path.resolve() for path in held}
     passed_over = [path for path in held if steps_of(path) > steps_of(newest)]
-    candidates = [path for path in (*passed_over, *held) if path.name not in kept]
+    candidates = [path for path in (*passed_over, *held) if path.resolve() not in kept]
     for checkpoint in list(dict.fromkeys(candidates))[: max(len(held) - max(limit, len(kept)), 0)]:
         discard(checkpoint)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -365,6 +366,7 @@ class ResumableTrainer(Trainer):
         own = {"id2label", *type(model.config).__annotations__} - {"classification_thresholds", "resformer_version"}
         fixed = {
             "training rows": len(rows),
+            "checksum of their cases": crc32("\n".join(rows.rows["case_id"]).encode()),
             "pictures a step (processes x batch size x accumulation)": (
                 args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
             ),
