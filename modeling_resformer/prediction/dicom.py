@@ -39,6 +39,7 @@ DICOM_ERRORS = (
 )
 GREY = ("MONOCHROME1", "MONOCHROME2")
 SAME_DIRECTION = 1e-3  # largest difference of two cosines taken as equal
+DECIMALS = 9  # of mm; differences of decimal positions have no more
 UNEVEN = 0.1  # largest deviation from the usual distance of two slices, as a share of it
 
 Spacing = tuple[float | None, float, float]
@@ -169,7 +170,7 @@ def _read_frames(path: Path, header: Dataset) -> DicomVolume:
         # Radial and repeated scans are no stack: without one distance there is no volume in mm3.
         usual = float(np.median(gaps))
         even = abs(usual) > 0 and bool((abs(gaps - usual) <= UNEVEN * abs(usual)).all())
-        slice_spacing = abs(float(np.mean(gaps))) if even else None
+        slice_spacing = abs(round(float(np.mean(gaps)), DECIMALS)) if even else None
     elif any(frame.position is not None for frame in frames):
         slice_spacing = None
     return _assembled([path], [header], frames, slice_spacing)
@@ -222,7 +223,7 @@ def _series_spacing(gaps: np.ndarray, files: Sequence[Path]) -> float:
                 f"{path}: lies {gap:.4g} mm from the slice before it, the others {usual:.4g} mm; slices are missing, "
                 "copy the series again"
             )
-    return float(np.mean(gaps))
+    return round(float(np.mean(gaps)), DECIMALS)
 
 
 def _gaps(frames: Sequence[Frame]) -> np.ndarray | None:

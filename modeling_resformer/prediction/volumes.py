@@ -132,8 +132,11 @@ def _read_nifti(source: VolumeSource) -> ScanVolume:
     voxels, geometry = read_image(source.path)
     if voxels.shape != header.shape:
         raise BadInputError(f"{source.path}: read as {voxels.shape}, its header says {header.shape}; export it again")
-    unknown = not header.has_units or geometry.is_default
-    return ScanVolume(source, voxels, None if unknown else geometry.spacing[::-1], geometry)
+    if not header.has_units or geometry.is_default:
+        return ScanVolume(source, voxels, None, geometry)
+    # The file holds 32-bit floats: 0.0039 comes back as 0.0038999999.
+    z, y, x = (float(str(np.float32(mm))) for mm in geometry.spacing[::-1])
+    return ScanVolume(source, voxels, (z, y, x), geometry)
 
 
 def _read_dicom(source: VolumeSource) -> ScanVolume:
