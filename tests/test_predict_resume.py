@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tiny_config
+from hub_stand_in import StandInHub
 from PIL import Image
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
@@ -186,3 +187,28 @@ def test_two_processes_leave_what_one_leaves(predict, model, pictures, tmp_path)
     same_results(tmp_path / "one", tmp_path / "two")
     assert (tmp_path / "one/problems.json").read_bytes() == (tmp_path / "two/problems.json").read_bytes()
     assert len(list((tmp_path / "two/journal").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_hub_id_and_its_revision_are_read(model, pictures, tmp_path):
+    files = {path.name: path.read_bytes() for path in Path(model).iterdir() if path.is_file()}
+    config = json.loads(files["config.json"])
+    old = {**files, "config.json": json.dumps({**config, "classification_thresholds": [0.25, 0.75]}).encode()}
+    hub = StandInHub().start()
+    commits = {"a" * 40: old, "b" * 40: files}
+    hub.repositories["org/model"] = {"private": False, "gated": False, "files": files}
+    hub.repositories["org/model"] |= {"commits": commits, "refs": {"v1": "a" * 40, "main": "b" * 40}}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    for revision, thresholds in (("v1", ["0.25", "0.75"]), ("main", ["0.5", "0.5"])):
+        output = tmp_path / revision
+        command = [sys.executable, str(ROOT / "scripts/predict.py"), "org/model", str(pictures / "0.png")]
+        command += ["--revision", revision, "--output", str(output)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert result.returncode == 0, result.stderr[-3000:]
+        (row,) = csv.DictReader((output / "predictions.csv").read_text().splitlines())
+        assert [row["threshold_a"], row["threshold_b"]] == thresholds
+    command[4:] = ["--revision", "none", "--output", str(tmp_path / "none")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    hub.shutdown()
+    assert result.returncode == 1 and "model org/model: " in result.stderr and "Traceback" not in result.stderr
