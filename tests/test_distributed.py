@@ -13,6 +13,8 @@ import torch
 from conftest import tiny_config
 from prepared_data import prepared_dataset
 from test_trainer import make_trainer, scores_of
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_resformer import (
@@ -95,6 +97,24 @@ def compare_gradients(model_class, settings, use_reentrant, unlabelled):
     }
 
 
+def sharded_difference(unlabelled):
+    """Largest difference of the gradient under FSDP2, by the layers of scripts/accelerate/fsdp.yaml, from the mean."""
+    batches = [make_batch(ResFormerForMultiTask, number, *unlabelled) for number in range(PROCESSES)]
+    torch.manual_seed(0)
+    model = ResFormerForMultiTask(tiny_config(**TWO_LEVELS)).train()
+    expected = torch.stack([gradient(model, model, batch) for batch in batches]).mean(0)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    layers = {"ResFormerStage", "ResFormerDilatedFeatureEnhancement", "ResFormerDecoderLayer"}
+    for module in [module for module in model.modules() if type(module).__name__ in layers]:
+        fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.zero_grad()
+    model(**batches[torch.distributed.get_rank()]).loss.backward()
+    found = torch.cat([parameter.grad.full_tensor().flatten() for parameter in model.parameters()])
+    return (found - expected).abs().max().item()
+
+
 def train_and_evaluate(folder):
     """Losses, scores and counts of an evaluation by all processes after three steps; the model is saved."""
     trainer = make_trainer(
@@ -118,8 +138,10 @@ def work(folder):
         variant: {kind: compare_gradients(*settings, unlabelled) for kind, unlabelled in UNLABELLED.items()}
         for variant, settings in VARIANTS.items()
     }
+    sharded = {kind: sharded_difference(unlabelled) for kind, unlabelled in UNLABELLED.items()}
     if torch.distributed.get_rank() == 0:
-        (folder / "found.json").write_text(json.dumps({"evaluation": evaluation, "gradients": gradients}))
+        found = {"evaluation": evaluation, "gradients": gradients, "sharded": sharded}
+        (folder / "found.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
@@ -141,6 +163,11 @@ def test_every_mix_of_labels_gives_every_process_the_mean_gradient(found, varian
         if variant != "drop_path":
             assert result["from_mean"] < 1e-6, kind
         assert (result["largest"] == 0) == (kind == "nothing"), kind
+
+
+def test_shared_out_over_processes_it_gets_the_mean_gradient_too(found):
+    assert set(found["sharded"]) == set(UNLABELLED)
+    assert max(found["sharded"].values()) < 1e-6
 
 
 def test_evaluation_after_training_is_that_of_the_saved_model_in_one_process(found, tmp_path):

@@ -83,6 +83,9 @@ def test_what_fits_is_filled_and_nothing_else_is_touched(resnet):
     assert set(report.filled) | set(report.kept) == set(before)
     assert len(report.unused) == len(resnet[0].state_dict()) - len(expected)
     assert f"filled 162 tensors ({sum(t.numel() for t in expected.values()):,} numbers)" in str(report)
+    kept = "patch_merging, residual_layers, swin_layers, dilated_feature_enhancement, decoder, segmentation_head"
+    left = str(report).split("as they were, in ")[1].split(";")[0]
+    assert set(left.split(", ")) == {*kept.split(", "), "classification_head"}
 
 
 def test_stem_and_level_1_compute_what_the_resnet_computes(resnet):

@@ -41,7 +41,8 @@ class FilledWeights:
         return (
             f"Start from {self.source}: filled {len(self.filled)} tensors ({self.num_filled:,} numbers), which are the "
             f"stem, level 1 and every later level's residual blocks but the first; left {len(self.kept)} tensors "
-            f"({self.num_kept:,} numbers) as they were; {len(self.unused)} tensors of the ResNet fit nowhere."
+            f"({self.num_kept:,} numbers) as they were, in {', '.join(_parts(self.kept))}; {len(self.unused)} tensors of "
+            "the ResNet fit nowhere, which are the first blocks of its later stages."
         )
 
 
@@ -119,6 +120,17 @@ def _names(model: nn.Module, layers: list[nn.Module]) -> tuple[str, ...]:
     """Names of the tensors of some of a model's layers, as in its `state_dict`."""
     prefixes = {id(module): name for name, module in model.named_modules()}
     return tuple(f"{prefixes[id(layer)]}.{name}" for layer in layers for name in layer.state_dict())
+
+
+def _parts(names: tuple[str, ...]) -> list[str]:
+    """The parts of the network that some of its tensors belong to, each once, in order."""
+    parts = {}
+    for name in names:
+        words = name.split(".")
+        if words[:2] == ["encoder", "stages"]:
+            words = words[4:] if words[3] == "block" else words[3:]
+        parts[words[0]] = None
+    return list(parts)
 
 
 def _count(model: nn.Module, names: tuple[str, ...]) -> int:
