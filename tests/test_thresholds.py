@@ -41,3 +41,14 @@ def test_a_class_that_never_or_always_occurs_keeps_one_half_with_a_warning(value
     with caplog.at_level(logging.WARNING):
         assert choose_thresholds(np.array([[0.2], [0.3]]), np.full((2, 1), value), ["melanoma"]) == [0.5]
     assert "threshold of melanoma stays at 0.5" in caplog.text
+
+
+@pytest.mark.parametrize(("number", "warned"), [(9, True), (10, False)])
+def test_a_threshold_from_few_rows_comes_with_a_warning(number, warned, caplog):
+    probabilities, true = np.linspace(0, 1, 30)[:, None], np.zeros((30, 1))
+    true[-number:] = 1
+    with caplog.at_level(logging.WARNING):
+        choose_thresholds(probabilities, true, ["melanoma"])
+    assert (
+        f"melanoma rests on {number} rows that have the class and {30 - number} that do not" in caplog.text
+    ) is warned

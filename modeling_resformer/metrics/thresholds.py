@@ -12,6 +12,7 @@ import numpy as np
 
 
 DEFAULT_THRESHOLD = 0.5
+FEW = 10  # rows with or without a class, below which its threshold is hardly more than a guess
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: 
     """The threshold of each class with the highest balanced accuracy, "present" being probability >= threshold.
 
     Tried are 0.5 and the middles between neighbouring probabilities; of equally good ones the nearest to 0.5 wins. A
-    class that never or always occurs keeps 0.5, with a warning.
+    class that never or always occurs keeps 0.5, with a warning; one with few rows on either side gets a warning too.
 
     Args:
         probabilities: (N, K) in [0, 1].
@@ -40,6 +41,12 @@ def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: 
             )
             thresholds.append(DEFAULT_THRESHOLD)
         else:
+            if min(len(positive), len(negative)) < FEW:
+                logger.warning(
+                    "The threshold of %s rests on %d rows that have the class and %d that do not; with fewer than %d of "
+                    "either it is hardly more than a guess.",
+                    *(name, len(positive), len(negative), FEW),
+                )
             thresholds.append(_best_threshold(positive, negative))
     return thresholds
 
