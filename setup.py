@@ -18,7 +18,7 @@ EXTRAS = {
     "data": [DATASETS, "SimpleITK>=2.4.1", "ImageHash>=4.3.2", TQDM],
     "train": [DATASETS, "accelerate>=1.12", "evaluate>=0.4.6", "matplotlib>=3.9.4", TQDM],
     "track": ["tensorboard>=2.21"],
-    "predict": ["SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
+    "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
     "hub": ["Jinja2>=3.1.6"],
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
     "space": ["gradio>=6.31"],

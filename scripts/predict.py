@@ -2,7 +2,7 @@
 
     python scripts/predict.py outputs/demo/model picture.jpg folder/ "scans/*/oct.mhd" --output outputs/predictions
     python scripts/predict.py runs/isic2017 --dataset data/isic2017 --split test --output outputs/test
-    accelerate launch scripts/predict.py org/model folder/ --tta both --output outputs/predictions
+    accelerate launch --num_processes 4 --multi_gpu scripts/predict.py org/model folder/ --tta both --output outputs/all
 
 The model is a folder or a Hub id. Inputs are pictures of any kind Pillow reads, 16-bit ones at their full depth; volumes as
 MetaImage (.mhd, .mha), NIfTI (.nii, .nii.gz), DICOM (a file of several frames, or a folder with a series) or a TIFF of several
@@ -13,7 +13,7 @@ pages; folders of these; and glob patterns. Written below --output:
     overlays/NAME.png           contours on the picture, or on the slices of a volume with the largest findings
     en_face/NAME.png            a volume from the front: the thickness of each class over the B-scans
     predictions.csv, .parquet   one row per picture or slice: scores, labels, areas, lesions, diameters
-    volumes.csv, .parquet       one row per volume: mm3, slices affected, the largest slice
+    volumes.csv, .parquet       one row per volume (not for --dataset): mm3, slices affected, the largest slice
     sheet.png                   the first overlays
     problems.json               what could not be done, and why
 
@@ -100,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where something could not be read or written."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     arguments = parse(argv)
-    processes = Processes(arguments.device)
     if arguments.cpu_threads is not None:
         torch.set_num_threads(arguments.cpu_threads)
     try:
+        processes = Processes(arguments.device)
         summary = predict(request(arguments), processes)
     except (BadInputError, OutputError, OSError, ValueError) as error:
         logger.error("%s", error)

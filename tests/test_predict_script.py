@@ -207,3 +207,10 @@ def test_sheets_hold_every_tile_below_the_legend():
     sheet = arrange(tiles, legend(["background", "lesion"], 20), columns=2)
     assert sheet.size == (20, 24 + 24)
     assert [sheet.getpixel((x, y))[0] for x, y in ((5, 30), (15, 30), (5, 40))] == [1, 2, 3]
+
+
+def test_a_device_that_is_not_there_is_one_line(predict, model, tmp_path, caplog):
+    assert predict([model, str(PHOTOGRAPHS[0]), "--output", str(tmp_path / "out"), "--device", "warp"]) == 1
+    (message,) = caplog.messages
+    assert message.startswith("--device warp: ") and "\n" not in message
+    assert not (tmp_path / "out").exists()

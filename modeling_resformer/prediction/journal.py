@@ -113,14 +113,11 @@ class Journal:
         line = (json.dumps(record) + "\n").encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                end = os.lseek(descriptor, 0, os.SEEK_END)
-                if end and os.pread(descriptor, 1, end - 1) != b"\n":
-                    line = b"\n" + line
-                if os.write(descriptor, line) != len(line):
+            with open(self.path, "ab+", buffering=0) as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else b"\n" + line
+                if file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(descriptor)
         except OSError as error:
             raise OutputError(self.path, error) from error

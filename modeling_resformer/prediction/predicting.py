@@ -95,8 +95,11 @@ def predict(request: Request, processes: Processes) -> Summary:
         if processes.is_first:
             settings = {**predictor.settings(), "overlays": request.draw}
             prepare_output(request.output, settings, request.overwrite)
-    stamps = {case.source: case.stamp() for case in cases}
-    before = set(finished(journal, cases, stamps))
+    with (
+        processes.together()
+    ):  # nobody starts before all have seen the same journal, from which the work is shared out
+        stamps = {case.source: case.stamp() for case in cases}
+        before = set(finished(journal, cases, stamps))
     started = time.monotonic()
     with processes.together():
         problems = run_share(request, processes, predictor, journal, cases, before, stamps)
@@ -166,7 +169,9 @@ def run_share(
 
 def worker_count(cpu_threads: int | None) -> int:
     """Threads that read and write beside the forward pass; none where a process may use one thread only."""
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Of the cores this process may use, where the system can tell.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     wanted = cpu_threads or max(share, 2)
     return 0 if wanted == 1 else min(wanted, MOST_WORKERS)
 

@@ -21,6 +21,9 @@ class Processes:
         rank: number of this process.
         count: how many there are.
         device: torch device of this process.
+
+    Raises:
+        BadInputError: there is no such device.
     """
 
     def __init__(self, device: str | None) -> None:
@@ -30,7 +33,7 @@ class Processes:
 
             state = PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
             self.count, self.rank, device = state.num_processes, state.process_index, device or state.device
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def is_first(self) -> bool:
@@ -65,3 +68,16 @@ class Processes:
             raise error
         if errors:
             raise BadInputError(errors[0])
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        BadInputError: torch knows no such device, or this machine has none.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise BadInputError(f"--device {device}: {reason}; expected a device of this machine, such as cpu") from error
