@@ -1,6 +1,6 @@
-"""MetaImage volumes (`.mhd` with `.raw`) to arrays. The only file that imports SimpleITK.
+"""Volumes by SimpleITK, MetaImage (`.mhd` with `.raw`) checked to the byte. The only file that imports SimpleITK.
 
-Axis order is fixed here and nowhere else. A MetaImage header lists x, y, z; the data on disk has x fastest. SimpleITK's
+Axis order is fixed here and nowhere else. A header lists x, y, z; the data on disk has x fastest. SimpleITK's
 arrays are therefore (z, y, x): z the B-scan (slowest), y the depth (rows, vitreous first), x the A-scan (columns). The
 array is used in its stored order: nothing is flipped or resampled, whatever the header's direction says.
 """
