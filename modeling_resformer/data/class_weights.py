@@ -50,7 +50,8 @@ def balanced_class_weights(dataset: Dataset) -> list[float]:
     """
     labelled = sum(present is not None for present in dataset.with_format(None)["class_labels"])
     counts = class_counts(dataset)
-    if absent := [name for name, count in counts.items() if count == 0]:
+    absent = [name for name, count in counts.items() if count == 0]
+    if absent and labelled:
         logger.warning(
             "No training row has the class %s: nothing can be learned of it but its absence; its class weight is 1.",
             ", ".join(absent),

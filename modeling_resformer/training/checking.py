@@ -36,7 +36,7 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
     wanted = {"mask_classes": task.mask_logits, "class_labels": task.class_logits}
     names = {"mask_classes": "a mask", "class_labels": "image-level labels"}
     columns = [column for column, logits in wanted.items() if logits is not None]
-    for part, use in (("train", "be learned"), ("validation", "select by")):
+    for part, use in (("train", "learn from"), ("validation", "select by")):
         rows = prepared.dataset[part]
         lacking = [column for column in columns if all(value is None for value in rows[column])]
         if len(lacking) == len(columns):
@@ -46,7 +46,9 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
                 "Another --task may have some."
             )
         for column in lacking:
-            logger.warning("No row of the %s part has %s: nothing can %s by it.", part, names[column], use)
+            logger.warning(
+                "No row of the %s part has %s: for that task there is nothing to %s.", part, names[column], use
+            )
 
 
 def check_picture_size(image_processor: BaseImageProcessor, config: ResFormerConfig) -> None:
