@@ -24,7 +24,7 @@ DEMO_STAMP := $(call STAMP,demo)
 DEV_STAMP := $(call STAMP,dev)
 
 $(DEMO_STAMP): setup.py | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[vision,data,train]"
+	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[vision,data,train,predict]"
 	@touch $@
 
 $(DEV_STAMP): setup.py | $(BIN)/python
