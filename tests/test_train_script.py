@@ -169,6 +169,17 @@ def test_mistakes_are_named(tmp_path, recipe, flags, message):
         parse_arguments([str(path), *flags])
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [("eval_jaccard", True), ("auc", True), ("segmentation_loss", False), ("calibration_error", False)],
+)
+def test_a_recipe_selected_by_another_metric_knows_its_direction(recipe, metric, greater, tmp_path):
+    flags = ["--dataset", "d", "--output_dir", str(tmp_path), "--metric_for_best_model", metric]
+    assert parse_arguments([str(recipe), *flags])[2].greater_is_better is greater
+    assert parse_arguments([str(recipe), *flags, "--greater_is_better", "False"])[2].greater_is_better is False
+
+
 def test_a_dataset_without_validation_part_is_refused_with_the_cure(run, tmp_path, capsys):
     dataset = type(run[0])({"train": run[0]["train"]})
     dataset.save_to_disk(str(tmp_path / "dataset"))
