@@ -106,7 +106,7 @@ def caption_of(case_id: str, metrics: EvaluationMetrics, position: int) -> str:
     if rows.has_labels:
         names, probabilities = config.image_class_names, rows.probabilities[position]
         best = int(probabilities.argmax())
-        lines.append(f"highest: {names[best]} {probabilities[best]:.2f}")
+        lines.append(f"said: {names[best]} {probabilities[best]:.2f}")
         labels = rows.class_labels[position]
         present = [names[k] for k in np.flatnonzero(labels == 1)]
         lines.append("truth: " + (", ".join(present) or ("none of them" if (labels == 0).any() else "unknown")))

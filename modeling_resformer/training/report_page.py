@@ -186,7 +186,8 @@ def exclude_each_other(labels: np.ndarray) -> bool:
     """Whether every labelled row of (N, K) labels has exactly one of several classes."""
     complete = labels[(labels >= 0).all(axis=1)]
     some_known = (labels >= 0).any(axis=1).sum()
-    return labels.shape[1] > 1 and len(complete) == some_known > 0 and bool((complete.sum(axis=1) == 1).all())
+    alike = len(complete) == some_known > 0 and (complete.sum(axis=1) == 1).all()
+    return labels.shape[1] > 1 and bool(alike)
 
 
 def draw_roc(axes: "Axes", rows: RowStatistics, names: Sequence[str], results: Mapping[str, Any]) -> None:
@@ -219,7 +220,7 @@ def draw_reliability(axes: "Axes", names: Sequence[str], results: Mapping[str, A
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
     axes.set(title="Reliability: calibration error", xlabel="mean probability", ylabel="share with the class")
     axes.set(xlim=(0, 1), ylim=(-0.03, 1.03))
-    _legend(axes, "upper left")
+    _legend(axes, "lower right")
 
 
 def draw_confusion(axes: "Axes", rows: RowStatistics, names: Sequence[str]) -> None:
