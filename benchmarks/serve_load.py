@@ -106,7 +106,7 @@ def run_phase(port: int, body: bytes, expected: bytes, clients: int, requests: i
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - start
-    cuts = statistics.quantiles(load.latencies, n=100)
+    cuts = statistics.quantiles(load.latencies, n=100, method="inclusive")
     answered, refused = load.outcomes.pop("answered", 0), load.outcomes.pop("refused", 0)
     return Phase(
         clients,
@@ -182,7 +182,7 @@ def measure(model: str, picture: Path) -> dict:
         "phases": [asdict(phase) for phase in phases],
         "resident_mib": {
             "after": after,
-            "highest": max(memory.samples, default=None),
+            "highest": max([*memory.samples, *after.values()]),
             "seconds_between_samples": KEPT_SAMPLES * SAMPLE_SECONDS,
             "samples": memory.samples[::KEPT_SAMPLES],
         },
