@@ -70,6 +70,7 @@ def test_every_fact_of_the_run_is_there(render):
         "residual layers from `microsoft/resnet-34`",
         "| **Seed** | 7;",
         "15, 1875, 12",
+        "1 x (soft Dice) for the mask + 0.25 x binary cross-entropy for the image-level classes",
         "by case, seed 0",
         "256 x 256",
         "`f00d`",
@@ -127,7 +128,9 @@ def test_few_cases_and_missed_classes_are_named(render):
     results = made_up_results()
     results["cases"] = 14
     results["model"]["sensitivity_melanoma"] = {"value": 0.2, "low": 0.0, "high": 0.6, "n": 14}
+    results["model"]["specificity_nevus"] = {"value": 0.4, "low": 0.2, "high": 0.6, "n": 14}
     text = render(results=results)
+    assert "It reports nevus in 60% of the pictures without it at its threshold of 0.5." in text
     assert "Only 14 cases were tested" in text
     assert "It misses 80% of the pictures with melanoma at its threshold of 0.5." in text
 

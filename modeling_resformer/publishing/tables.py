@@ -142,6 +142,7 @@ def training_table(facts: Facts) -> str:
     recorded = facts.recorded
     rows = [
         ("Task", recorded("task")),
+        ("Loss", losses(facts)),
         ("Initial weights", initial_weights(facts)),
         ("Code", code(facts)),
         ("Seed", seed(facts)),
@@ -221,14 +222,32 @@ def auc_verdicts(facts: Facts) -> Iterator[str]:
 
 
 def missed_verdicts(facts: Facts) -> Iterator[str]:
-    """Classes of which the decision misses half or more."""
-    thresholds = facts.results.get("thresholds", {})
+    """Classes of which the decision misses half or more, or that it sees in half or more of the pictures without them."""
+    thresholds = facts.results.get("thresholds") or {}
     for name in facts.config.image_class_names:
-        score = facts.score(f"sensitivity_{name}")
-        if score is not None and score.value <= 0.5:
-            threshold = thresholds.get(name)
-            at = "" if threshold is None else f" at its threshold of {threshold:.3g}"
-            yield f"It misses {1 - score.value:.0%} of the pictures with {name}{at}."
+        threshold = thresholds.get(name)
+        at = "" if threshold is None else f" at its threshold of {threshold:.3g}"
+        found, spared = facts.score(f"sensitivity_{name}"), facts.score(f"specificity_{name}")
+        if found is not None and found.value <= 0.5:
+            yield f"It misses {1 - found.value:.0%} of the pictures with {name}{at}."
+        if spared is not None and spared.value <= 0.5:
+            yield f"It reports {name} in {1 - spared.value:.0%} of the pictures without it{at}."
+
+
+def losses(facts: Facts) -> str:
+    """What was minimised, by the config."""
+    config, parts = facts.config, []
+    if facts.segments:
+        terms = ["soft Dice"]
+        for weight, name in ((config.cross_entropy_weight, "cross-entropy"), (config.focal_weight, "focal loss")):
+            terms += [f"{weight:g} x {name}"] if weight else []
+        parts.append((config.segmentation_loss_weight, f"({' + '.join(terms)}) for the mask"))
+    if facts.classifies:
+        kind = "binary cross-entropy, weighted by class," if config.class_weights else "binary cross-entropy"
+        parts.append((config.classification_loss_weight, f"{kind} for the image-level classes"))
+    if len(parts) == 1:
+        return parts[0][1]
+    return " + ".join(f"{weight:g} x {text}" for weight, text in parts)
 
 
 def listed(scores: Mapping[str, Interval | None], names: Sequence[str]) -> str:
