@@ -1,0 +1,373 @@
+# Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
+"""ResFormer configuration: every number of the architecture and of the loss, with its default.
+
+The network is that of "Multi-scale Feature Enhancement in Multi-task Learning for Medical Image Analysis"
+(arXiv 2412.00351). Where the paper gives a value it is the default; where it is silent the default is ours and marked so.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+__version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub repository carries this file and not `__init__`
+
+BLOCK_TYPES = ("sequential", "parallel")
+_PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
+_PER_IMAGE_CLASS = ("class_weights", "classification_thresholds")
+
+
+@dataclass(frozen=True)
+class LabelOverride:
+    """Labels that `from_pretrained` was asked for, while it is open which head they mean.
+
+    Attributes:
+        stored: The mask classes of the checkpoint.
+        wanted: New names by index, or a new number of classes.
+        given: Settings per image-level class that were given along, and so belong to the new classes.
+    """
+
+    stored: dict[int, str]
+    wanted: dict[int, str] | int
+    given: list[str]
+
+    def applied_to(self, id2label: dict[int, str]) -> dict[int, str]:
+        """The labels of a head; a number that is the old one keeps the old names."""
+        if isinstance(self.wanted, dict):
+            return self.wanted
+        if self.wanted == len(id2label):
+            return id2label
+        return {index: f"LABEL_{index}" for index in range(self.wanted)}
+
+
+@strict
+class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""Configuration of all ResFormer models; one saved config serves all of them.
+
+    `id2label` (and so `num_labels`) names the **mask classes**, background first; `classification_labels` names the
+    **image-level classes**. `num_labels=` or `id2label=` given to `from_pretrained` mean the head of the class that is
+    being loaded: image-level classes for `ResFormerForImageClassification`, mask classes for every other.
+
+    Args:
+        num_channels (`int`, defaults to 3): Channels of the input picture.
+        image_size (`int`, defaults to 224): Side the model was trained at. Informative only: any size works.
+        hidden_sizes (`list[int]`, defaults to `(64, 128, 256, 512)`): Channels of each encoder level.
+        cnn_depths (`list[int]`, defaults to `(3, 4, 6, 3)`): ResNet basic blocks per level (ResNet-34's; the paper's
+            formula shows one, `(1, 1, 1, 1)`).
+        transformer_depths (`list[int]`, defaults to `(2, 2, 2, 2)`): Swin layers per level, alternately with regular
+            and shifted windows.
+        num_attention_heads (`list[int]`, defaults to `(2, 4, 8, 16)`): Attention heads per level.
+        block_type (`str`, defaults to `"sequential"`): `"sequential"` is Swin(ResNet(x)), `"parallel"` is
+            ResNet(x) + Swin(x) (paper, section 3.1).
+        window_size (`int`, defaults to 7): Side of an attention window (ours, Swin's); 8 suits 512 x 512 inputs.
+        mlp_ratio (`float`, defaults to 4.0): Width of the feed-forward network over that of the level.
+        qkv_bias (`bool`, defaults to `True`): Bias on query, key and value (ours, Swin's).
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the feed-forward network.
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of layer normalisation (ours).
+        hidden_dropout_prob (`float`, defaults to 0.0): Dropout after attention and feed-forward networks (ours).
+        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention probabilities (ours).
+        drop_path_rate (`float`, defaults to 0.1): Stochastic depth of the last Swin layer, rising linearly from 0 (ours).
+        use_dfe (`bool`, defaults to `True`): Dilated feature enhancement on the skips; `False` gives plain U-Net
+            skips (paper, Table 9).
+        dilation_rates (`list[int]`, defaults to `(6, 12, 18)`): One enhancement branch per rate.
+        decoder_hidden_sizes (`list[int]`, *optional*): Channels of the decoder levels, deepest first; by default the
+            reversed `hidden_sizes[:-1]`.
+        classifier_hidden_size (`int`, defaults to 32): Width between the two linear layers of the classification head (ours).
+        classification_labels (`list[str]`, *optional*): Image-level class names in order; by default the foreground
+            mask classes, `id2label[1:]` (the paper's n and n + 1).
+        classification_thresholds (`list[float]`, *optional*): Decision threshold on the sigmoid per image-level class;
+            0.5 where not set.
+        class_weights (`list[float]`, *optional*): Weight of each image-level class in the classification loss.
+        classification_loss_weight (`float`, defaults to 0.25): Lambda 1 of the paper.
+        segmentation_loss_weight (`float`, defaults to 1.0): Lambda 2 of the paper.
+        semantic_loss_ignore_index (`int`, defaults to 255): Mask value left out of the segmentation loss.
+        dice_smooth (`float`, defaults to 1e-5): Added to numerator and denominator of the Dice coefficient (ours).
+        dice_include_background (`bool`, defaults to `True`): Whether class 0 counts in the Dice loss (ours).
+        cross_entropy_weight (`float`, defaults to 0.0): Weight of a cross-entropy term added to the Dice loss.
+        focal_weight (`float`, defaults to 0.0): Weight of a focal term (gamma 2) added to the Dice loss.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables (ours).
+        resformer_version (`str`, *optional*): Version of this package that saved the config; filled in by saving.
+        out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`.
+
+    Raises:
+        ValueError: A value is out of its range; the message names the field, the value and what would do.
+    """
+
+    model_type = "resformer"
+    # Parts of the loss: the Trainer would otherwise gather them with the predictions.
+    keys_to_ignore_at_inference = ["segmentation_loss", "classification_loss", "hidden_states", "attentions"]
+
+    num_channels: int = 3
+    image_size: int | list[int] | tuple[int, ...] = 224
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    cnn_depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+    transformer_depths: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    num_attention_heads: list[int] | tuple[int, ...] = (2, 4, 8, 16)
+    block_type: str = "sequential"
+    window_size: int = 7
+    mlp_ratio: float | int = 4.0
+    qkv_bias: bool = True
+    hidden_act: str = "gelu"
+    layer_norm_eps: float | int = 1e-5
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.1
+    use_dfe: bool = True
+    dilation_rates: list[int] | tuple[int, ...] = (6, 12, 18)
+    decoder_hidden_sizes: list[int] | tuple[int, ...] | None = None
+    classifier_hidden_size: int = 32
+    classification_labels: list[str] | tuple[str, ...] | None = None
+    classification_thresholds: list[float | int] | tuple[float | int, ...] | None = None
+    class_weights: list[float | int] | tuple[float | int, ...] | None = None
+    classification_loss_weight: float | int = 0.25
+    segmentation_loss_weight: float | int = 1.0
+    semantic_loss_ignore_index: int = 255
+    dice_smooth: float | int = 1e-5
+    dice_include_background: bool = True
+    cross_entropy_weight: float | int = 0.0
+    focal_weight: float | int = 0.0
+    initializer_range: float | int = 0.02
+    resformer_version: str | None = None
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # A config is in one of three states, of which only the first is ever saved:
+        # shared          id2label = mask classes                       both below are None
+        # classification  id2label = image-level classes                _mask_id2label = mask classes
+        # overridden      id2label = what from_pretrained was asked     _label_override = the rest, until a head claims it
+        self._mask_id2label: dict[int, str] | None = None
+        self._label_override: LabelOverride | None = None
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
+        super().__post_init__(**kwargs)
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        self.check()
+        if major_version(self.resformer_version) > major_version(__version__):
+            logger.warning_once(
+                f"This config was saved by ResFormer {self.resformer_version}, newer than {__version__} at hand: some of "
+                "it may be misunderstood. Upgrade modeling-resformer, or load the repository's own code by "
+                "trust_remote_code=True where the package is not imported."
+            )
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the backbone's feature maps."""
+        return ["stem", *(f"stage{level}" for level in range(1, len(self.hidden_sizes) + 1))]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of encoder levels."""
+        return len(self.hidden_sizes)
+
+    @property
+    def decoder_sizes(self) -> list[int]:
+        """Channels of the decoder levels, deepest first."""
+        return list(self.decoder_hidden_sizes or reversed(self.hidden_sizes[:-1]))
+
+    @property
+    def mask_class_names(self) -> list[str]:
+        """Names of the mask classes in order, background first, whichever head this config belongs to."""
+        return _names(self.id2label if self._mask_id2label is None else self._mask_id2label)
+
+    @property
+    def image_class_names(self) -> list[str]:
+        """Names of the image-level classes in order, whichever head this config belongs to."""
+        if self._mask_id2label is not None:
+            return _names(self.id2label)
+        if self.classification_labels is not None:
+            return list(self.classification_labels)
+        return _names(self.id2label)[1:]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ResFormerConfig":
+        """Builds a config; label overrides are kept until it is known which head they mean."""
+        num_labels, id2label, label2id = (kwargs.pop(key, None) for key in ("num_labels", "id2label", "label2id"))
+        classification_labels = kwargs.pop("classification_labels", None)
+        given = [field for field in _PER_IMAGE_CLASS if field in kwargs]
+        loaded = super().from_dict(config_dict, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        if classification_labels is not None:
+            before = config.image_class_names
+            config.classification_labels = classification_labels
+            config._drop_stale_class_values(before, given)
+        if id2label is None and label2id is not None:
+            id2label = {index: name for name, index in label2id.items()}
+        if id2label is not None:
+            config._override_labels({int(index): name for index, name in id2label.items()}, given)
+        elif num_labels is not None:
+            config._override_labels(num_labels, given)
+        return loaded
+
+    def as_shared(self) -> "ResFormerConfig":
+        """The config as every class saves it, mask classes in `id2label`; `self` where it already is that."""
+        if self._mask_id2label is None and self._label_override is None:
+            return self
+        config = copy.deepcopy(self)
+        if self._mask_id2label is not None:
+            config._set_labels(self._mask_id2label)
+            config.classification_labels = self.image_class_names
+            config.problem_type = None
+        config._mask_id2label = config._label_override = None
+        return config
+
+    def as_classification(self) -> "ResFormerConfig":
+        """A copy whose `id2label` and `problem_type` are those of the classification head, for the stock pipeline."""
+        config = copy.deepcopy(self)
+        if self._mask_id2label is not None:
+            return config
+        names, override = self.image_class_names, self._label_override
+        labels = dict(enumerate(names)) if override is None else override.applied_to(dict(enumerate(names)))
+        config._mask_id2label = self.id2label if override is None else override.stored
+        config._label_override = None
+        config._set_labels(labels)
+        config.classification_labels = _names(labels)
+        config.problem_type = "multi_label_classification"
+        config._drop_stale_class_values(names, [] if override is None else override.given)
+        return config
+
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the shared config with the version of this package."""
+        self.resformer_version = __version__
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialises the shared config, whichever head this one belongs to."""
+        output = super().to_dict()
+        for key in ("_mask_id2label", "_label_override"):
+            output.pop(key, None)
+        output["id2label"] = dict(enumerate(self.mask_class_names))
+        output["label2id"] = {name: index for index, name in output["id2label"].items()}
+        output["problem_type"] = None
+        if self._mask_id2label is not None:
+            output["classification_labels"] = self.image_class_names
+        return output
+
+    def check(self) -> None:
+        """Refuses values no model can be built from; runs again when a model is built.
+
+        Raises:
+            ValueError: naming the field, its value and what would do.
+        """
+        self._check_levels()
+        self._check_numbers()
+        self._check_labels()
+        self._check_class_values()
+
+    def _check_levels(self) -> None:
+        levels = len(self.hidden_sizes)
+        for field in _PER_LEVEL:
+            values = getattr(self, field)
+            if len(values) != levels or levels < 2:
+                raise ValueError(
+                    f"{field}={list(values)} has {len(values)} entries; {', '.join(_PER_LEVEL)} need one entry per "
+                    f"level each, two levels or more (hidden_sizes has {levels})."
+                )
+            if min(values) < 1:
+                raise ValueError(f"{field}={list(values)} must hold integers of 1 or more.")
+        for size, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
+            if size % heads:
+                raise ValueError(
+                    f"num_attention_heads={list(self.num_attention_heads)}: {heads} heads do not divide the "
+                    f"{size} channels of hidden_sizes={list(self.hidden_sizes)}; choose a divisor of {size}."
+                )
+        sizes = self.decoder_hidden_sizes
+        if sizes is not None and (len(sizes) != levels - 1 or min(sizes) < 1):
+            raise ValueError(f"decoder_hidden_sizes={list(sizes)} needs {levels - 1} positive entries, deepest first.")
+        if not self.dilation_rates or min(self.dilation_rates) < 1:
+            raise ValueError(f"dilation_rates={list(self.dilation_rates)} needs one or more rates of 1 or more.")
+
+    def _check_numbers(self) -> None:
+        if self.block_type not in BLOCK_TYPES:
+            raise ValueError(f"block_type={self.block_type!r} is unknown; use one of {', '.join(BLOCK_TYPES)}.")
+        for field, least in (("num_channels", 1), ("window_size", 2), ("classifier_hidden_size", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{field}={getattr(self, field)} must be {least} or more.")
+        sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
+        if len(sides) not in (1, 2) or min(sides) < 1:
+            raise ValueError(f"image_size={self.image_size} must be a side in pixels, or height and width.")
+        for field in ("mlp_ratio", "layer_norm_eps", "dice_smooth", "initializer_range"):
+            if not (getattr(self, field) > 0 and math.isfinite(getattr(self, field))):
+                raise ValueError(f"{field}={getattr(self, field)} must be a finite number above 0.")
+        if int(self.mlp_ratio * min(self.hidden_sizes)) < 1:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves a feed-forward network no width; use 1 or more.")
+        for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1).")
+        weights = ("classification_loss_weight", "segmentation_loss_weight", "cross_entropy_weight", "focal_weight")
+        for field in weights:
+            if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):
+                raise ValueError(f"{field}={getattr(self, field)} must be a finite number of 0 or more.")
+
+    def _check_labels(self) -> None:
+        mask_ids = self.id2label if self._mask_id2label is None else self._mask_id2label
+        if sorted(mask_ids) != list(range(len(mask_ids))) or len(mask_ids) < 2:
+            raise ValueError(
+                f"id2label={mask_ids} must name the mask classes 0, 1, ... without a gap: background and at least "
+                "one class."
+            )
+        for field, names in (("id2label", self.mask_class_names), ("classification_labels", self.image_class_names)):
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"{field}: the class names {names} must be distinct, one or more.")
+        if 0 <= self.semantic_loss_ignore_index < len(mask_ids):
+            raise ValueError(
+                f"semantic_loss_ignore_index={self.semantic_loss_ignore_index} is one of the {len(mask_ids)} mask "
+                "classes; use a value outside them, such as 255."
+            )
+
+    def _check_class_values(self) -> None:
+        names = self.image_class_names
+        for field in _PER_IMAGE_CLASS:
+            values = getattr(self, field)
+            if values is not None and len(values) != len(names):
+                raise ValueError(
+                    f"{field}={list(values)} has {len(values)} entries; it needs one for each of the {len(names)} "
+                    f"image-level classes {names}."
+                )
+        if self.class_weights is not None and not all(w > 0 and math.isfinite(w) for w in self.class_weights):
+            raise ValueError(f"class_weights={list(self.class_weights)} must be finite numbers above 0.")
+        if self.classification_thresholds is not None and not all(0 <= t <= 1 for t in self.classification_thresholds):
+            raise ValueError(f"classification_thresholds={list(self.classification_thresholds)} must lie in [0, 1].")
+
+    def _override_labels(self, wanted: dict[int, str] | int, given: Sequence[str]) -> None:
+        """Notes new labels for a head still unknown; the names of the other head stay what they were."""
+        self.classification_labels = self.image_class_names
+        self._label_override = LabelOverride(self.id2label, wanted, list(given))
+        self._set_labels(self._label_override.applied_to(self.id2label))
+
+    def _set_labels(self, id2label: dict[int, str]) -> None:
+        self.id2label = dict(id2label)
+        self.label2id = {name: index for index, name in id2label.items()}
+
+    def _drop_stale_class_values(self, before: Sequence[str], given: Sequence[str]) -> None:
+        """Weights and thresholds of image-level classes that were replaced on loading mean nothing any more."""
+        for field in _PER_IMAGE_CLASS:
+            values = getattr(self, field)
+            if values is not None and field not in given and list(before) != self.image_class_names:
+                logger.warning(f"{field}={list(values)} belonged to the classes {list(before)} and was reset to None.")
+                setattr(self, field, None)
+
+
+def major_version(version: str | None) -> int:
+    """The first number of a version; 0 for none, or where there is no number."""
+    found = re.match(r"\d+", version or "")
+    return int(found[0]) if found else 0
+
+
+def _names(id2label: dict[int, str]) -> list[str]:
+    return [id2label[index] for index in sorted(id2label)]
+
+
+__all__ = ["ResFormerConfig"]

@@ -1,0 +1,995 @@
+# Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
+"""ResFormer: a U-Net whose encoder joins ResNet-34 and Swin, for segmentation and classification together.
+
+The network of "Multi-scale Feature Enhancement in Multi-task Learning for Medical Image Analysis" (arXiv 2412.00351),
+written from the paper; not the ResFormer of CVPR 2023 (arXiv 2212.00776). Where the paper is silent the choices are
+ours: the 7 x 7 stride-1 stem, ResNet-34 depths, stochastic depth, windows of 7 with padded tokens masked out, decoder
+widths that mirror the encoder, bilinear up-sampling, and a width of 32 between the two linear layers of the
+classification head.
+
+Shapes: B batch, C channels, H x W picture, S mask classes with background, K image-level classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from .configuration_resformer import ResFormerConfig
+
+
+if TYPE_CHECKING:
+    # Never runs; saving and loading by `trust_remote_code` follow it and take the pipeline's file along.
+    from .pipeline_resformer import ResFormerPipeline  # noqa: F401
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_resformer.ResFormerConfig",
+    "AutoModel": "modeling_resformer.ResFormerForMultiTask",
+    "AutoModelForSemanticSegmentation": "modeling_resformer.ResFormerForSemanticSegmentation",
+    "AutoModelForImageSegmentation": "modeling_resformer.ResFormerForSemanticSegmentation",
+    "AutoModelForImageClassification": "modeling_resformer.ResFormerForImageClassification",
+    "AutoBackbone": "modeling_resformer.ResFormerBackbone",
+}
+PIPELINE_TASK = "multitask-image-analysis"
+UNLABELLED = -100
+FOCAL_GAMMA = 2.0
+# CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
+MOST_HEADS = 65_535
+
+
+@dataclass
+class ResFormerMultiTaskOutput(ModelOutput):
+    """Output of `ResFormerForMultiTask`.
+
+    Attributes:
+        loss: Scalar, the weighted sum of both losses; `None` without labels.
+        segmentation_loss: Scalar, unweighted; `None` without `mask_labels`.
+        classification_loss: Scalar, unweighted; `None` without `class_labels`.
+        segmentation_logits: (B, S, H, W) at the input's size, before the softmax over S.
+        classification_logits: (B, K), before the sigmoid.
+        hidden_states: Stem and levels, each (B, C, h, w) of the input padded to whole strides.
+        attentions: One (B, windows, heads, N, N) per Swin layer, N the tokens of a window.
+    """
+
+    loss: torch.FloatTensor | None = None
+    segmentation_loss: torch.FloatTensor | None = None
+    classification_loss: torch.FloatTensor | None = None
+    segmentation_logits: torch.FloatTensor | None = None
+    classification_logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gradient checkpointing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FirstRun:
+    """Passed along with a call, tells its first run from a recomputation, which sees the same object again."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+
+@contextmanager
+def kept_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
+    """Lets batch norms inside `module` run on clones of their buffers, so that running statistics stay as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
+
+
+class ResFormerCheckpointedLayer(GradientCheckpointingLayer):
+    """A layer with batch norms that gradient checkpointing may run twice and whose statistics move once."""
+
+    def forward(self, hidden_states: torch.Tensor, first_run: FirstRun | None = None, **options: bool) -> Any:
+        if first_run is None or not first_run.is_over:
+            if first_run is not None:
+                first_run.is_over = True
+            return self.compute(hidden_states, **options)
+        with kept_batch_norm_statistics(self):
+            return self.compute(hidden_states, **options)
+
+    def compute(self, hidden_states: torch.Tensor, **options: bool) -> Any:
+        """What the layer does; `forward` decides on the batch-norm statistics."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+
+    def new_run(self) -> FirstRun | None:
+        """A fresh token for one call, where it can be run again."""
+        return FirstRun() if self.gradient_checkpointing and self.training else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoder: ResNet part
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ResFormerStem(nn.Module):
+    """7 x 7 convolution, batch norm, ReLU and max pooling: (B, num_channels, H, W) -> (B, C, H/2, W/2)."""
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(config.num_channels, config.hidden_sizes[0], 7, padding=3, bias=False)
+        self.normalization = nn.BatchNorm2d(config.hidden_sizes[0])
+        self.pooling = nn.MaxPool2d(3, stride=2, padding=1)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.pooling(F.relu(self.normalization(self.convolution(pixel_values))))
+
+
+class ResFormerResidualLayer(nn.Module):
+    """ResNet-34 basic block of constant size: ReLU(x + BN(conv(ReLU(BN(conv(x)))))) (paper, section 3.1)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = F.relu(self.bn1(self.conv1(hidden_states)))
+        return F.relu(hidden_states + self.bn2(self.conv2(residual)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoder: Swin part
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class WindowAxis:
+    """How one axis of a feature map falls into (shifted) windows.
+
+    Attributes:
+        count: Number of windows.
+        source: (count * window_size,) position on the map of each place in the windows; padding repeats the last.
+        group: (count * window_size,) equal for places that may see each other within a window; padding is its own.
+        target: (size,) place in the windows of each position on the map.
+    """
+
+    count: int
+    source: torch.Tensor
+    group: torch.Tensor
+    target: torch.Tensor
+
+
+def window_axis(size: int, window_size: int, shift_size: int, device: torch.device) -> WindowAxis:
+    """Divides an axis of `size` positions into windows, cyclically shifted unless one window holds them all.
+
+    No branch depends on `size`, so that an exported graph serves every size; there, a second and fully padded window
+    keeps the number of windows from being specialised to 1.
+    """
+    real = (size + window_size - 1) // window_size
+    count = torch.sym_max(real, 2) if torch.compiler.is_compiling() else real
+    length = count * window_size
+    shift = shift_size * torch.sym_min(real - 1, 1)
+    place = torch.arange(length, device=device)
+    # Wrapped by `where`: ONNX has no remainder by a symbolic size.
+    position = torch.where(place + shift < length, place + shift, place + shift - length)
+    target = torch.arange(size, device=device) - shift
+    wrapped = (place >= length - window_size).long() + (place >= length - shift).long()
+    return WindowAxis(
+        count=count,
+        source=position.clamp(max=size - 1),
+        group=torch.where(position < size, wrapped, 3),
+        target=torch.where(target < 0, target + length, target),
+    )
+
+
+def attention_mask(rows: WindowAxis, columns: WindowAxis, window_size: int) -> torch.Tensor:
+    """(windows, N, N) bool: whether a token may attend another of its window; every token may attend itself."""
+    group = 4 * rows.group[:, None] + columns.group
+    group = group.view(rows.count, window_size, columns.count, window_size).permute(0, 2, 1, 3)
+    group = group.reshape(rows.count * columns.count, window_size * window_size)
+    return group[:, :, None] == group[:, None, :]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention by the signature of transformers' attention functions.
+
+    (B, windows * heads, N, d) each -> (B, N, windows * heads, d) and the probabilities (B, windows, heads, N, N).
+    """
+    scores = torch.matmul(query, key.transpose(-2, -1)) * scaling + attention_mask
+    probabilities = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    probabilities = probabilities.unflatten(1, (-1, module.num_heads))
+    return torch.matmul(probabilities.flatten(1, 2), value).transpose(1, 2).contiguous(), probabilities
+
+
+class ResFormerRelativePositionBias(nn.Module):
+    """One learned bias per head for every offset between two tokens of a window: () -> (heads, N, N)."""
+
+    def __init__(self, window_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
+        self.register_buffer("index", self.offsets(), persistent=False)
+
+    def offsets(self) -> torch.Tensor:
+        """(N * N,) row of the table for each pair of tokens."""
+        axis = torch.arange(self.window_size)
+        tokens = torch.cartesian_prod(axis, axis)
+        offset = tokens[:, None] - tokens[None, :] + self.window_size - 1
+        return (offset[..., 0] * (2 * self.window_size - 1) + offset[..., 1]).flatten()
+
+    def forward(self) -> torch.Tensor:
+        # index_select, since the backward of plain indexing is not deterministic on several CPU threads.
+        tokens = self.window_size**2
+        return self.table.index_select(0, self.index).view(tokens, tokens, -1).permute(2, 0, 1)
+
+
+class ResFormerWindowAttention(nn.Module):
+    """Multi-head self-attention inside (shifted) windows of a (B, h, w, C) map."""
+
+    def __init__(self, config: ResFormerConfig, channels: int, num_heads: int, shift_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.head_dim = channels // num_heads
+        self.window_size = config.window_size
+        self.shift_size = shift_size
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv = nn.Linear(channels, 3 * channels, bias=config.qkv_bias)
+        self.output = nn.Linear(channels, channels)
+        self.position_bias = ResFormerRelativePositionBias(config.window_size, num_heads)
+
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size, height, width, _ = hidden_states.shape
+        rows = window_axis(height, self.window_size, self.shift_size, hidden_states.device)
+        columns = window_axis(width, self.window_size, self.shift_size, hidden_states.device)
+        windows = self.partition(hidden_states, rows, columns)
+        query, key, value = self.split_heads(self.qkv(windows))
+        context, probabilities = self.attend(query, key, value, rows, columns, output_attentions)
+        context = context.view(batch_size, self.window_size**2, -1, self.num_heads * self.head_dim).transpose(1, 2)
+        return self.merge(self.output(context), rows, columns), probabilities
+
+    def partition(self, hidden_states: torch.Tensor, rows: WindowAxis, columns: WindowAxis) -> torch.Tensor:
+        """(B, h, w, C) -> (B, windows, N, C)."""
+        batch_size, _, _, channels = hidden_states.shape
+        side = self.window_size
+        grid = hidden_states.index_select(1, rows.source).index_select(2, columns.source)
+        grid = grid.view(batch_size, rows.count, side, columns.count, side, channels).transpose(2, 3)
+        return grid.reshape(batch_size, rows.count * columns.count, side * side, channels)
+
+    def merge(self, windows: torch.Tensor, rows: WindowAxis, columns: WindowAxis) -> torch.Tensor:
+        """(B, windows, N, C) -> (B, h, w, C), the inverse of `partition` without the padding."""
+        batch_size, _, _, channels = windows.shape
+        side = self.window_size
+        grid = windows.reshape(batch_size, rows.count, columns.count, side, side, channels).transpose(2, 3)
+        grid = grid.reshape(batch_size, rows.count * side, columns.count * side, channels)
+        return grid.index_select(1, rows.target).index_select(2, columns.target)
+
+    def split_heads(self, qkv: torch.Tensor) -> torch.Tensor:
+        """(B, windows, N, 3C) -> (3, B, windows * heads, N, d); windows join the heads, so one mask serves B."""
+        batch_size, count, tokens, _ = qkv.shape
+        qkv = qkv.view(batch_size, count, tokens, 3, self.num_heads, self.head_dim).permute(3, 0, 1, 4, 2, 5)
+        return qkv.reshape(3, batch_size, count * self.num_heads, tokens, self.head_dim)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: WindowAxis,
+        columns: WindowAxis,
+        output_attentions: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, windows * heads, N, d) each -> (B, N, windows * heads, d), and the probabilities where asked for."""
+        bias = self.position_bias().to(query.dtype)
+        allowed = attention_mask(rows, columns, self.window_size)
+        mask = torch.where(allowed[:, None], bias, torch.finfo(query.dtype).min).flatten(0, 1)[None]
+        attention: Callable = eager_attention_forward
+        if not output_attentions:
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attention)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        if output_attentions or torch.compiler.is_compiling() or query.shape[1] <= MOST_HEADS:
+            context, probabilities = attention(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+            return context, probabilities if output_attentions else None
+        most = MOST_HEADS // self.num_heads * self.num_heads
+        parts = zip(*(x.split(most, dim=1) for x in (query, key, value, mask)), strict=True)
+        contexts = [attention(self, *part, dropout=dropout, scaling=self.scaling)[0] for part in parts]
+        return torch.cat(contexts, dim=2), None
+
+
+class ResFormerDropPath(nn.Module):
+    """Stochastic depth: drops the whole residual of a sample with probability `rate` while training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.dim() - 1)
+        kept = torch.rand(shape, dtype=hidden_states.dtype, device=hidden_states.device) >= self.rate
+        return hidden_states * kept / (1.0 - self.rate)
+
+
+class ResFormerFeedForward(nn.Module):
+    """Linear, activation, Linear over the channels of a (B, h, w, C) map."""
+
+    def __init__(self, config: ResFormerConfig, channels: int) -> None:
+        super().__init__()
+        if config.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={config.hidden_act!r} is unknown; use one of {', '.join(sorted(ACT2FN))}.")
+        width = int(config.mlp_ratio * channels)
+        self.expand = nn.Linear(channels, width)
+        self.activation = ACT2FN[config.hidden_act]
+        self.reduce = nn.Linear(width, channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.reduce(self.activation(self.expand(hidden_states)))
+
+
+class ResFormerSwinLayer(nn.Module):
+    """Pre-norm attention and feed-forward network, each with a residual, on a (B, h, w, C) map."""
+
+    def __init__(
+        self, config: ResFormerConfig, channels: int, num_heads: int, shift_size: int, drop_path_rate: float
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.attention = ResFormerWindowAttention(config, channels, num_heads, shift_size)
+        self.feed_forward_norm = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.feed_forward = ResFormerFeedForward(config, channels)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = ResFormerDropPath(drop_path_rate)
+
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        context, probabilities = self.attention(self.attention_norm(hidden_states), output_attentions)
+        hidden_states = hidden_states + self.drop_path(self.dropout(context))
+        update = self.feed_forward(self.feed_forward_norm(hidden_states))
+        return hidden_states + self.drop_path(self.dropout(update)), probabilities
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoder: both together
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ResFormerBlock(nn.Module):
+    """ResNet and Swin parts joined in sequence or in parallel (paper, Figure 3 a and b): (B, C, h, w) -> same."""
+
+    def __init__(self, config: ResFormerConfig, level: int, drop_path_rates: Sequence[float]) -> None:
+        super().__init__()
+        channels, num_heads = config.hidden_sizes[level], config.num_attention_heads[level]
+        self.block_type = config.block_type
+        self.residual_layers = nn.Sequential(
+            *(ResFormerResidualLayer(channels) for _ in range(config.cnn_depths[level]))
+        )
+        self.swin_layers = nn.ModuleList(
+            ResFormerSwinLayer(config, channels, num_heads, config.window_size // 2 * (index % 2), rate)
+            for index, rate in enumerate(drop_path_rates)
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        local = self.residual_layers(hidden_states)
+        tokens = (local if self.block_type == "sequential" else hidden_states).permute(0, 2, 3, 1)
+        attentions = []
+        for layer in self.swin_layers:
+            tokens, probabilities = layer(tokens, output_attentions)
+            attentions.append(probabilities)
+        context = tokens.permute(0, 3, 1, 2)
+        return context if self.block_type == "sequential" else local + context, attentions
+
+
+class ResFormerStage(ResFormerCheckpointedLayer):
+    """One encoder level: the convolution that halves the size (the paper's PatchMerging), then a ResFormer block."""
+
+    def __init__(self, config: ResFormerConfig, level: int, drop_path_rates: Sequence[float]) -> None:
+        super().__init__()
+        sizes = config.hidden_sizes
+        self.patch_merging = nn.Conv2d(sizes[level - 1], sizes[level], 3, stride=2, padding=1) if level else None
+        self.block = ResFormerBlock(config, level, drop_path_rates)
+
+    def compute(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        if self.patch_merging is not None:
+            hidden_states = self.patch_merging(hidden_states)
+        return self.block(hidden_states, output_attentions)
+
+
+class ResFormerEncoder(nn.Module):
+    """Stem and levels at 1/2, 1/4, 1/8 and 1/16 of the picture, which is padded to a multiple of 16 first."""
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.stride = 2 ** len(config.hidden_sizes)
+        self.stem = ResFormerStem(config)
+        total = sum(config.transformer_depths)
+        rates = [config.drop_path_rate * index / max(total - 1, 1) for index in range(total)]
+        starts = [sum(config.transformer_depths[:level]) for level in range(len(config.hidden_sizes))]
+        self.stages = nn.ModuleList(
+            ResFormerStage(config, level, rates[start : start + config.transformer_depths[level]])
+            for level, start in enumerate(starts)
+        )
+
+    def forward(
+        self, pixel_values: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
+        """(B, num_channels, H, W) -> stem and level feature maps, and the attention probabilities where asked for."""
+        hidden_states = self.stem(self.pad(pixel_values))
+        feature_maps, attentions = [hidden_states], []
+        for stage in self.stages:
+            hidden_states, probabilities = stage(
+                hidden_states, first_run=stage.new_run(), output_attentions=output_attentions
+            )
+            feature_maps.append(hidden_states)
+            attentions.extend(probabilities)
+        return feature_maps, tuple(attentions) if output_attentions else None
+
+    def pad(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Zeros on the right and bottom up to whole strides."""
+        self.check_input(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        bottom = (height + self.stride - 1) // self.stride * self.stride - height
+        right = (width + self.stride - 1) // self.stride * self.stride - width
+        return F.pad(pixel_values, (0, right, 0, bottom))
+
+    def check_input(self, pixel_values: torch.Tensor) -> None:
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                f"pixel_values has the shape {tuple(pixel_values.shape)}; expected (batch, {self.num_channels}, height, "
+                "width). The image processor makes it from any picture."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values has the type {pixel_values.dtype}; expected normalised floats, as the image processor "
+                "makes them."
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Skips, decoder and heads
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ResFormerSpatialAttention(nn.Module):
+    """CBAM's spatial attention: a 7 x 7 convolution over channel mean and maximum gates every position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        summary = torch.cat([hidden_states.mean(1, keepdim=True), hidden_states.amax(1, keepdim=True)], dim=1)
+        return hidden_states * self.convolution(summary).sigmoid()
+
+
+class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
+    """Dilated branches summed, rectified and gated (paper, section 3.2): (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, config: ResFormerConfig, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            for rate in config.dilation_rates
+        )
+        self.spatial_attention = ResFormerSpatialAttention()
+
+    def compute(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        total = self.branches[0](hidden_states)
+        for branch in self.branches[1:]:
+            total = total + branch(hidden_states)
+        return self.spatial_attention(F.relu(total))
+
+
+class ResFormerSkipConnections(nn.ModuleList):
+    """One dilated feature enhancement per level, or plain skips with `use_dfe=False` (paper, Table 9)."""
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        sizes = config.hidden_sizes if config.use_dfe else ()
+        super().__init__(ResFormerDilatedFeatureEnhancement(config, size) for size in sizes)
+
+    def forward(self, feature_maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if len(self) == 0:
+            return list(feature_maps)
+        return [layer(x, first_run=layer.new_run()) for layer, x in zip(self, feature_maps, strict=True)]
+
+
+def upsample(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Bilinear up-sampling by 2."""
+    return F.interpolate(hidden_states, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class ResFormerDecoderLayer(nn.Module):
+    """ReLU(BN(conv(cat(skip, coarser)))), the two maps being of one size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.normalization = nn.BatchNorm2d(out_channels)
+
+    def forward(self, skip_connection: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = torch.cat([skip_connection, hidden_states], dim=1)
+        return F.relu(self.normalization(self.convolution(hidden_states)))
+
+
+class ResFormerDecoder(nn.Module):
+    """From the skips, finest first, to (B, C, H/2, W/2); the paper's last up-sampling is left to the head."""
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        sizes = [config.hidden_sizes[-1], *config.decoder_sizes]
+        skips = list(reversed(config.hidden_sizes[:-1]))
+        self.layers = nn.ModuleList(
+            ResFormerDecoderLayer(skip + previous, size)
+            for skip, previous, size in zip(skips, sizes[:-1], sizes[1:], strict=True)
+        )
+
+    def forward(self, skip_connections: Sequence[torch.Tensor]) -> torch.Tensor:
+        hidden_states = skip_connections[-1]
+        for layer, skip_connection in zip(self.layers, reversed(skip_connections[:-1]), strict=True):
+            hidden_states = layer(skip_connection, upsample(hidden_states))
+        return hidden_states
+
+
+class ResFormerSegmentationHead(nn.Module):
+    """1 x 1 convolution, up-sampling and cropping: (B, C, h, w) -> logits (B, S, H, W).
+
+    Convolving before the up-sampling gives exactly what the paper's order gives, at a quarter of the cost.
+    """
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(config.decoder_sizes[-1], len(config.mask_class_names), 1)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return upsample(self.classifier(hidden_states))[..., :height, :width]
+
+
+class ResFormerClassificationHead(nn.Module):
+    """Global averages of the last two levels through two linear layers (paper, section 3.3): -> logits (B, K)."""
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(sum(config.hidden_sizes[-2:]), config.classifier_hidden_size)
+        self.classifier = nn.Linear(config.classifier_hidden_size, len(config.image_class_names))
+
+    def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-2:]], dim=1)
+        return self.classifier(self.hidden(pooled))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def dice_statistics(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums over pixels that the soft Dice coefficient is made of, without ignored pixels.
+
+    Args:
+        logits: (B, S, H, W).
+        labels: (B, H, W) integers in 0..S-1 or `ignore_index`.
+        ignore_index: Value of pixels to leave out.
+
+    Returns:
+        Intersection, predicted and target, each (B, S) in float32.
+    """
+    probabilities = logits.float().softmax(dim=1)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    target = (labels[:, None] == classes[:, None, None]).float()
+    known = (labels != ignore_index)[:, None]
+    intersection = (probabilities * target).sum((2, 3))
+    predicted = (probabilities * known).sum((2, 3))
+    return intersection, predicted, target.sum((2, 3))
+
+
+def dice_loss_from_statistics(
+    intersection: torch.Tensor,
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    smooth: float,
+    include_background: bool = True,
+) -> torch.Tensor:
+    """1 - mean over classes of (2I + s) / (P + T + s), from pooled (S,) sums; exactly 0 where all are empty."""
+    dice = (2 * intersection + smooth) / (predicted + target + smooth)
+    return (1 - dice[0 if include_background else 1 :]).mean()
+
+
+def classification_loss_sum_and_count(
+    logits: torch.Tensor, labels: torch.Tensor, class_weights: Sequence[float] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted binary cross-entropy summed over labelled entries, and their number.
+
+    Args:
+        logits: (B, K).
+        labels: (B, K) floats in [0, 1]; -100 or NaN marks an entry as unlabelled.
+        class_weights: K weights; each scales the positive and the negative term of its class.
+    """
+    logits, labels = logits.float(), labels.float()
+    known = (labels != UNLABELLED) & ~labels.isnan()
+    terms = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0.0), reduction="none")
+    if class_weights is not None:
+        terms = terms * terms.new_tensor(class_weights)
+    return (terms * known).sum(), known.sum()
+
+
+def pixel_losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and focal loss (gamma 2), each the mean over pixels that are not ignored, 0 without any."""
+    terms = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="none")
+    count = (labels != ignore_index).sum().clamp(min=1)
+    focal = (1 - torch.exp(-terms)) ** FOCAL_GAMMA * terms
+    return terms.sum() / count, focal.sum() / count
+
+
+def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResFormerConfig) -> torch.Tensor:
+    """Soft Dice loss pooled over the batch, plus the optional terms of the config; float32, 0 for no labelled pixel.
+
+    Args:
+        logits: (B, S, H, W).
+        labels: (B, H, W) integers in 0..S-1 or the config's `semantic_loss_ignore_index`.
+        config: Loss settings.
+
+    Raises:
+        ValueError: The labels have another shape, are not integers or, on a CPU, hold a value that is no class.
+    """
+    ignore_index = config.semantic_loss_ignore_index
+    labels = checked_mask_labels(logits, labels.to(logits.device), ignore_index)
+    statistics = [total.sum(0) for total in dice_statistics(logits, labels, ignore_index)]
+    loss = dice_loss_from_statistics(*statistics, config.dice_smooth, config.dice_include_background)
+    if config.cross_entropy_weight or config.focal_weight:
+        cross_entropy, focal = pixel_losses(logits, labels, ignore_index)
+        loss = loss + config.cross_entropy_weight * cross_entropy + config.focal_weight * focal
+    return loss
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResFormerConfig) -> torch.Tensor:
+    """Weighted binary cross-entropy, the mean over labelled entries; float32, 0 without any.
+
+    Args:
+        logits: (B, K).
+        labels: (B, K) in [0, 1] with -100 or NaN where unlabelled, or (B,) integer class indices.
+        config: Loss settings.
+
+    Raises:
+        ValueError: The labels have another shape or, on a CPU, values outside their range.
+    """
+    labels = checked_class_labels(logits, labels.to(logits.device))
+    total, count = classification_loss_sum_and_count(logits, labels, config.class_weights)
+    return total / count.clamp(min=1)
+
+
+def checked_mask_labels(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    batch_size, num_classes, height, width = logits.shape
+    if labels.shape != (batch_size, height, width) or labels.is_floating_point():
+        raise ValueError(
+            f"Mask labels are {labels.dtype} of shape {tuple(labels.shape)}; expected integers of shape "
+            f"{(batch_size, height, width)}, the pixel_values' batch and size."
+        )
+    labels = labels.long()
+    check_values(f"Mask labels other than {ignore_index}", labels, labels != ignore_index, num_classes - 1)
+    return labels
+
+
+def checked_class_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    num_classes = logits.shape[1]
+    if labels.dim() == 1 and len(labels) == len(logits) and not labels.is_floating_point() and num_classes > 1:
+        check_values("Class indices", labels, labels >= 0, num_classes - 1)
+        multi_hot = F.one_hot(labels.clamp(min=0), num_classes).float()
+        return multi_hot.masked_fill((labels < 0)[:, None], UNLABELLED)
+    if labels.shape != logits.shape:
+        indices = f", or ({len(logits)},) class indices" if num_classes > 1 else ""
+        raise ValueError(
+            f"Class labels have the shape {tuple(labels.shape)}; expected {tuple(logits.shape)} with 1 for every class "
+            f"that is present (-100 where unknown){indices}."
+        )
+    check_values("Class labels", labels, (labels != UNLABELLED) & ~labels.isnan(), 1)
+    return labels
+
+
+def check_values(kind: str, labels: torch.Tensor, known: torch.Tensor, highest: int) -> None:
+    """Refuses labels outside 0..highest; on an accelerator the look would wait for it at every step, so not there."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    values = labels[known]
+    if values.numel() and (values.min() < 0 or values.max() > highest):
+        raise ValueError(f"{kind} hold values from {values.min()} to {values.max()}; expected 0..{highest}.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ResFormerPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, saving and loading shared by all ResFormer models.
+
+    The models name their parts alike (`encoder`, `dilated_feature_enhancement`, `decoder`, `segmentation_head`,
+    `classification_head`), so that one checkpoint serves them all.
+    """
+
+    config: ResFormerConfig
+    config_class = ResFormerConfig
+    base_model_prefix = "resformer"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = [
+        "ResFormerStage",
+        "ResFormerDilatedFeatureEnhancement",
+        "ResFormerDecoderLayer",
+        "ResFormerSegmentationHead",
+        "ResFormerClassificationHead",
+    ]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # The losses are means over a micro-batch, which the Trainer has to divide by the accumulation steps.
+    accepts_loss_kwargs = False
+    # By which Auto class `pipeline(model=folder, trust_remote_code=True)` loads what this class has saved.
+    _pipeline_auto_class: str | None = None
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        config.check()
+        super().__init__(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Kaiming for convolutions, truncated normal for linear layers and bias tables, unit normalisations."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, ResFormerRelativePositionBias):
+            init.trunc_normal_(module.table, std=std)
+            init.copy_(module.index, module.offsets())
+        else:
+            super()._init_weights(module)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Saves weights and config and, for `trust_remote_code`, the code of model and pipeline."""
+        self.config.auto_map = dict(AUTO_MAP)
+        if self._pipeline_auto_class is not None:
+            implementation = {"impl": "pipeline_resformer.ResFormerPipeline", "type": "image"}
+            self.config.custom_pipelines = {PIPELINE_TASK: {**implementation, "pt": [self._pipeline_auto_class]}}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def option(self, given: bool | None, name: str) -> bool:
+        """An argument of `forward`, or the config's default for it."""
+        return bool(getattr(self.config, name) if given is None else given)
+
+
+class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
+    """The encoder alone, as a backbone for other models: (B, C, H, W) -> feature maps named by `out_features`."""
+
+    _keys_to_ignore_on_load_unexpected = [
+        r"^dilated_feature_enhancement\.",
+        r"^decoder\.",
+        r"^segmentation_head\.",
+        r"^classification_head\.",
+    ]
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__(config.as_shared())
+        self.num_features = [self.config.hidden_sizes[0], *self.config.hidden_sizes]
+        self.encoder = ResFormerEncoder(self.config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BackboneOutput | tuple:
+        """Feature maps of the input padded on the right and bottom to a multiple of 16.
+
+        Args:
+            pixel_values: (B, num_channels, H, W) normalised floats.
+            output_hidden_states: Whether to return the stem's and every level's feature map.
+            output_attentions: Whether to return the attention probabilities of every Swin layer.
+            return_dict: `False` gives a tuple.
+        """
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
+        output = BackboneOutput(
+            feature_maps=tuple(feature_maps[self.stage_names.index(name)] for name in self.out_features),
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
+            attentions=attentions,
+        )
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
+
+
+class ResFormerForMultiTask(ResFormerPreTrainedModel):
+    """Segmentation and classification of a picture by one network, trained together (paper, Figure 2)."""
+
+    _pipeline_auto_class = "AutoModel"
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__(config.as_shared())
+        self.encoder = ResFormerEncoder(self.config)
+        self.dilated_feature_enhancement = ResFormerSkipConnections(self.config)
+        self.decoder = ResFormerDecoder(self.config)
+        self.segmentation_head = ResFormerSegmentationHead(self.config)
+        self.classification_head = ResFormerClassificationHead(self.config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        mask_labels: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ResFormerMultiTaskOutput | tuple:
+        """Logits of both tasks, and their losses where labels are given.
+
+        Args:
+            pixel_values: (B, num_channels, H, W) normalised floats of any size; 32 x 32 and up is sensible.
+            mask_labels: (B, H, W) integers in 0..S-1, 255 (`semantic_loss_ignore_index`) where unlabelled.
+            class_labels: (B, K) with 1 for present and 0 for absent classes, -100 or NaN where unknown.
+            output_hidden_states: Whether to return the stem's and every level's feature map.
+            output_attentions: Whether to return the attention probabilities of every Swin layer.
+            return_dict: `False` gives a tuple.
+
+        Raises:
+            ValueError: An input has another shape or type or, on a CPU, another range than stated.
+        """
+        height, width = pixel_values.shape[-2:]
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
+        decoded = self.decoder(self.dilated_feature_enhancement(feature_maps[1:]))
+        segmentation_logits = self.segmentation_head(decoded, height, width)
+        classification_logits = self.classification_head(feature_maps)
+
+        config, losses = self.config, {}
+        if mask_labels is not None:
+            losses["segmentation_loss"] = segmentation_loss(segmentation_logits, mask_labels, config)
+        if class_labels is not None:
+            losses["classification_loss"] = classification_loss(classification_logits, class_labels, config)
+        output = ResFormerMultiTaskOutput(
+            loss=self.total_loss(**losses) if losses else None,
+            **losses,
+            segmentation_logits=segmentation_logits,
+            classification_logits=classification_logits,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
+            attentions=attentions,
+        )
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
+
+    def total_loss(
+        self, segmentation_loss: torch.Tensor | float = 0.0, classification_loss: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
+        """The paper's lambda 1 * classification + lambda 2 * segmentation."""
+        weighted = self.config.classification_loss_weight * classification_loss
+        return weighted + self.config.segmentation_loss_weight * segmentation_loss
+
+
+class ResFormerForSemanticSegmentation(ResFormerPreTrainedModel):
+    """The segmentation half alone: the paper's "Seg. only" of Table 8, or one use of a multi-task checkpoint."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^classification_head\."]
+    _pipeline_auto_class = "AutoModelForSemanticSegmentation"
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__(config.as_shared())
+        self.encoder = ResFormerEncoder(self.config)
+        self.dilated_feature_enhancement = ResFormerSkipConnections(self.config)
+        self.decoder = ResFormerDecoder(self.config)
+        self.segmentation_head = ResFormerSegmentationHead(self.config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SemanticSegmenterOutput | tuple:
+        """Mask logits (B, S, H, W), and the segmentation loss for `labels` (B, H, W); see `ResFormerForMultiTask`."""
+        height, width = pixel_values.shape[-2:]
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
+        decoded = self.decoder(self.dilated_feature_enhancement(feature_maps[1:]))
+        logits = self.segmentation_head(decoded, height, width)
+        output = SemanticSegmenterOutput(
+            loss=None if labels is None else segmentation_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
+            attentions=attentions,
+        )
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
+
+
+class ResFormerForImageClassification(ResFormerPreTrainedModel):
+    """The classification half alone: the paper's "Cls. only" of Table 8, or one use of a multi-task checkpoint.
+
+    Its `config` is a view whose `id2label` and `problem_type` are those of the image-level classes, as the stock
+    pipeline reads them; saving writes the shared config, as from every other class.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^dilated_feature_enhancement\.", r"^decoder\.", r"^segmentation_head\."]
+    _pipeline_auto_class = "AutoModelForImageClassification"
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__(config.as_classification())
+        self.encoder = ResFormerEncoder(self.config)
+        self.classification_head = ResFormerClassificationHead(self.config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple:
+        """Class logits (B, K), and the classification loss for `labels` (B, K); see `ResFormerForMultiTask`."""
+        feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
+        logits = self.classification_head(feature_maps)
+        output = ImageClassifierOutput(
+            loss=None if labels is None else classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
+            attentions=attentions,
+        )
+        return output if self.option(return_dict, "return_dict") else output.to_tuple()
+
+
+# Saving copies the code of registered classes, in time for an upload.
+ResFormerForMultiTask.register_for_auto_class("AutoModel")
+ResFormerForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+ResFormerForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+ResFormerBackbone.register_for_auto_class("AutoBackbone")
+
+__all__ = [
+    "ResFormerBackbone",
+    "ResFormerForImageClassification",
+    "ResFormerForMultiTask",
+    "ResFormerForSemanticSegmentation",
+    "ResFormerMultiTaskOutput",
+    "ResFormerPreTrainedModel",
+]
