@@ -23,12 +23,11 @@ EXTRAS = {
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
     "space": ["gradio>=6.31"],
     "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
-    "benchmark": ["matplotlib>=3.9.4"],
 }
 EXTRAS["dev"] = sorted(
     {
         requirement
-        for extra in ("vision", "data", "train", "track", "predict", "hub", "serve", "benchmark")
+        for extra in ("vision", "data", "train", "track", "predict", "hub", "serve")
         for requirement in EXTRAS[extra]
     }
     | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}
