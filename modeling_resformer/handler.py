@@ -15,14 +15,14 @@ code sees them; send 16-bit pictures as base64 in JSON, which keeps their depth.
 import base64
 import binascii
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoModel
 
 # By its own module, since without torchvision transformers 5.17 hides it at the top.
@@ -132,23 +132,26 @@ def check_share(value: Any, name: str) -> None:
         raise RequestError(f"parameters.{name} is {value!r:.40}; expected a number from 0 to 1.", 422)
 
 
-def open_input(inputs: Any, limits: Limits) -> Image.Image:
+def open_input(inputs: Any, limits: Limits, open_upright: Callable[..., Image.Image]) -> Image.Image:
     """The picture of a request, upright: Pillow pictures pass, bytes are decoded, a string is base64.
+
+    Args:
+        inputs: what came.
+        limits: the largest picture that is accepted.
+        open_upright: the image processor's, which decodes for the pipeline too and keeps the bit depth.
 
     Raises:
         RequestError: (400) it is no picture, (413) it is too large.
     """
     if isinstance(inputs, Image.Image):
-        picture = inputs
-        check_pixels(picture, limits)
-    elif isinstance(inputs, str):
-        picture = decode_picture(decode_base64(inputs, limits), limits)
-    elif isinstance(inputs, bytes | bytearray | memoryview):
-        picture = decode_picture(bytes(inputs), limits)
-    else:
-        kind = "missing" if inputs is None else f"a {type(inputs).__name__}"
-        raise RequestError(f"inputs is {kind}; expected one picture, as bytes or as a base64 string.")
-    return ImageOps.exif_transpose(picture)
+        check_pixels(inputs, limits)
+        return open_upright(inputs)
+    if isinstance(inputs, str):
+        return decode_picture(decode_base64(inputs, limits), limits, open_upright)
+    if isinstance(inputs, bytes | bytearray | memoryview):
+        return decode_picture(bytes(inputs), limits, open_upright)
+    kind = "missing" if inputs is None else f"a {type(inputs).__name__}"
+    raise RequestError(f"inputs is {kind}; expected one picture, as bytes or as a base64 string.")
 
 
 def decode_base64(text: str, limits: Limits) -> bytes:
@@ -166,8 +169,8 @@ def decode_base64(text: str, limits: Limits) -> bytes:
         ) from None
 
 
-def decode_picture(data: bytes, limits: Limits) -> Image.Image:
-    """Decodes one picture at its own bit depth after its size has been read from its header."""
+def decode_picture(data: bytes, limits: Limits, open_upright: Callable[..., Image.Image]) -> Image.Image:
+    """Decodes one picture after its size has been read from its header."""
     check_bytes(len(data), limits)
     if not data:
         raise RequestError("The picture is empty (0 bytes).")
@@ -176,18 +179,17 @@ def decode_picture(data: bytes, limits: Limits) -> Image.Image:
             check_pixels(picture, limits)
             if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
                 raise RequestError(f"A TIFF of {picture.n_frames} pages is a volume; send its pages one by one.")
-            picture.load()
+        return open_upright(data, FORMATS)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
         raise RequestError(f"The picture is too large ({error}).", 413) from error
     # Damaged files reach further than Pillow's own errors: decoders raise struct, zlib and index errors too.
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error.__cause__ or error).split())
         # Pillow names the in-memory file by its address, which tells the sender nothing.
         reason = "no known picture format" if "cannot identify" in reason else reason
         raise RequestError(f"{len(data)} bytes that are not a readable picture ({reason}).") from error
-    return picture
 
 
 def check_bytes(count: int, limits: Limits) -> None:
@@ -323,7 +325,7 @@ class EndpointHandler:
         for task in wanted:
             if task not in self.tasks:
                 raise RequestError(f"This checkpoint was trained without {task}; it answers {self.tasks[0]}.", 422)
-        picture = open_input(data.get("inputs"), self.limits)
+        picture = open_input(data.get("inputs"), self.limits, self.image_processor.open_upright)
         mask_logits, class_logits = self.logits(picture)
         answers: dict[str, Any] = {}
         if "segmentation" in wanted:

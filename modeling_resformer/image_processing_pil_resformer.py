@@ -64,8 +64,12 @@ class ResFormerImageProcessorKwargs(ImagesKwargs, total=False):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def open_picture(source: Any) -> Any:
+def open_picture(source: Any, formats: Sequence[str] | None = None) -> Any:
     """Opens a path, a URL or encoded bytes, 16-bit grey at its full depth; pictures and arrays pass through.
+
+    Args:
+        source: What to open.
+        formats: Pillow's names of the formats that may be decoded; all by default.
 
     Raises:
         ValueError: nothing can decode it, or it is a volume of several pages; the message names the file.
@@ -73,18 +77,18 @@ def open_picture(source: Any) -> Any:
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         response = get_session().get(source, timeout=DOWNLOAD_SECONDS)
         response.raise_for_status()
-        return decoded(BytesIO(response.content), source)
+        return decoded(BytesIO(response.content), source, formats)
     if isinstance(source, str | Path):
-        return decoded(Path(source), str(source))
+        return decoded(Path(source), str(source), formats)
     if isinstance(source, bytes | bytearray):
-        return decoded(BytesIO(source), f"{len(source)} bytes")
+        return decoded(BytesIO(source), f"{len(source)} bytes", formats)
     return source
 
 
-def decoded(file: Path | BytesIO, name: str) -> Image.Image:
+def decoded(file: Path | BytesIO, name: str, formats: Sequence[str] | None = None) -> Image.Image:
     """Decodes one picture; TIFF's EXIF orientation, which Pillow applies by itself, is noted for the mask."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=formats) as image:
             pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
             image.load()
@@ -317,6 +321,14 @@ class ResFormerImageProcessing:
 
     def __init__(self, **kwargs: Unpack[ResFormerImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
+
+    def open_upright(self, source: Any, formats: Sequence[str] | None = None) -> Any:
+        """The picture of a path, a URL or encoded bytes as it is meant to be seen, at its own bit depth.
+
+        The one way in for pipeline, handler and server. Arguments and errors are those of `open_picture`; Pillow
+        pictures are turned by their EXIF orientation, arrays pass through.
+        """
+        return upright(open_picture(source, formats))[0]
 
     def preprocess(
         self,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import BatchFeature, Pipeline
 
-from .image_processing_pil_resformer import as_numpy, channels_first, open_picture, upright
+from .image_processing_pil_resformer import as_numpy, channels_first
 
 
 # Axes that are flipped in each view of a picture (B, C, H, W): none, width, height, both.
@@ -62,7 +62,7 @@ class ResFormerPipeline(Pipeline):
         )
 
     def preprocess(self, picture: Any, intensity_range: Sequence[float] | None = None) -> BatchFeature:
-        picture, _ = upright(open_picture(picture))
+        picture = self.image_processor.open_upright(picture)
         # Given only where it is set, since None would hide the image processor's own.
         options = {} if intensity_range is None else {"intensity_range": list(intensity_range)}
         inputs = self.image_processor(picture, return_tensors="pt", **options).to(self.dtype)

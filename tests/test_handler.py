@@ -315,15 +315,15 @@ def test_what_is_no_usable_picture_is_one_line(endpoint, inputs, status, message
 
 
 def test_damaged_files_are_refused_wherever_they_are_cut(endpoint, picture):
-    limits = Limits()
+    limits, open_upright = Limits(), endpoint.image_processor.open_upright
     for kind in ("JPEG", "PNG", "TIFF", "WEBP", "GIF"):
         data = encoded(picture, kind)
         for share in (0.1, 0.5, 0.9):
             with pytest.raises(RequestError, match="not a readable picture"):
-                handler.open_input(data[: int(len(data) * share)], limits)
+                handler.open_input(data[: int(len(data) * share)], limits, open_upright)
     pages = encoded(picture, "TIFF", save_all=True, append_images=[picture])
     with pytest.raises(RequestError, match="2 pages is a volume"):
-        handler.open_input(pages, limits)
+        handler.open_input(pages, limits, open_upright)
 
 
 @pytest.mark.parametrize(
