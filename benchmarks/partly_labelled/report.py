@@ -72,6 +72,7 @@ def write_report(options: argparse.Namespace, prepared: PreparedDataset, arms: S
 
 def read_run(folder: Path, arm: str, seed: int) -> dict:
     facts = json.loads((folder / "arm.json").read_text())
+    facts["settings"]["dataset"] = Path(facts["settings"]["dataset"]).name
     results = json.loads((folder / "results.json").read_text())
     return {"arm": arm, "seed": seed, **facts, "losses": results["losses"], "model": results["model"]}
 
