@@ -1,16 +1,22 @@
 # Two commands do everything on a fresh machine, set-up included: `make demo` and `make test`.
 # An active virtual environment is used; without one, .venv is made. PIP_ARGS reaches every pip install,
 # e.g. PIP_ARGS="--index-url <your CPU-only wheel index>".
+#
+# Both install the versions of constraints.txt, with which everything was last green. With `CONSTRAINTS=` they take the
+# newest of all instead, in an environment of its own, .venv-newest, brought up to date once a day.
 
 PYTHON ?= python3
 PIP_ARGS ?=
-VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
+CONSTRAINTS ?= constraints.txt
+VENV := $(if $(CONSTRAINTS),$(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv),.venv-newest)
 BIN := $(VENV)/bin
+CHOICE := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS),--upgrade --upgrade-strategy eager)
+INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) $(CHOICE)
 OUTPUT ?= outputs/demo
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow test-isic-scorer quality style clean
+.PHONY: help demo test test-slow test-isic-scorer test-clients update-constraints quality style clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -18,24 +24,24 @@ help:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp per checkout and set of extras: a second run installs nothing until setup.py changes.
-STAMP = $(VENV)/.resformer-$(1)-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
-DEMO_STAMP := $(call STAMP,demo)
-DEV_STAMP := $(call STAMP,dev)
+# One stamp per checkout, set of extras and choice of versions: a second run installs nothing until setup.py or
+# constraints.txt changes, or, without constraints, until tomorrow.
+WHEN := $(if $(CONSTRAINTS),$(CONSTRAINTS),newest $(shell date +%Y-%m-%d))
+KEY := $(shell printf '%s' "$(CURDIR) $(WHEN)" | cksum | cut -d' ' -f1)
+DEMO_STAMP := $(VENV)/.resformer-vision,data,train,predict-$(KEY)
+DEV_EXTRAS ?= dev
+DEV_STAMP := $(VENV)/.resformer-$(DEV_EXTRAS)-$(KEY)
+CLIENTS_STAMP := $(VENV)/.resformer-dev,space-$(KEY)
 
-$(DEMO_STAMP): setup.py | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[vision,data,train,predict]"
-	@touch $@
-
-$(DEV_STAMP): setup.py | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[dev]"
+$(VENV)/.resformer-%-$(KEY): setup.py $(CONSTRAINTS) | $(BIN)/python
+	$(INSTALL) -e ".[$*]"
 	@touch $@
 
 ## make demo       prepare real photographs, train, evaluate, save, reload, predict and draw (about 4 minutes)
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/demo.py --output $(OUTPUT)
 
-## make test       run the fast tests
+## make test       run the fast tests, with the versions of constraints.txt; CONSTRAINTS= takes the newest of all
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS)
 
@@ -56,10 +62,14 @@ test-isic-scorer: $(DEV_STAMP) $(ISIC_ENV)/.installed
 	$(BIN)/python -m pytest tests/test_isic_scorer.py -m slow
 
 ## make test-clients  try npm's client and widget, and the Space, in Chromium (Debian: apt-get install chromium nodejs npm)
-test-clients: $(DEV_STAMP)
-	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[space]"
+test-clients: $(CLIENTS_STAMP)
 	cd tests/clients && npm ci --no-audit --no-fund
 	$(BIN)/python -m pytest tests/test_clients.py -m slow
+
+## make update-constraints  run the tests with the newest of everything and, once they pass, pin it in constraints.txt
+update-constraints:
+	$(MAKE) test CONSTRAINTS= DEV_EXTRAS=dev,space,export
+	.venv-newest/bin/python scripts/update_constraints.py --output constraints.txt
 
 ## make quality    check lint and formatting
 quality: $(DEV_STAMP)
