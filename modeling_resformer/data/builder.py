@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .columns import dataset_features
 from .encoding import encode_png, index_mask, read_mask, resize_mask, store_picture
+from .prepared import MODALITIES
 from .problems import BadInputError, Problems
 from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
 
@@ -135,6 +136,11 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
 
     def rows(self, case: Any) -> Iterator[Row]:
         raise NotImplementedError
+
+    @property
+    def modality(self) -> str | None:
+        """The kind of the pictures, e.g. dermoscopy; None where it is not known."""
+        return MODALITIES.get(type(self).__name__)
 
     def stratum(self, case: Any) -> tuple[str, ...]:
         """Returns what a drawn split must hold its share of."""

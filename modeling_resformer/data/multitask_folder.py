@@ -1,6 +1,7 @@
 """One's own pictures: `images/`, `masks/` and a table with image-level labels become rows."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ class MultiTaskFolderConfig(PreparationConfig):
         mask_values: pixel value -> class name; the first name is the background. Several values may share a name.
         label_names: image-level classes in order; None takes the names found in the column `class_labels`.
         table: the table's file, where the folder holds several.
+        modality: the kind of the pictures in one word, e.g. ultrasound; it decides how training augments them.
     """
 
     mask_values: Mapping[int, str] | None = None
     label_names: Sequence[str] | None = None
     table: str | None = None
+    modality: str | None = None
 
 
 class MultiTaskFolder(CaseBuilder):
@@ -87,6 +90,10 @@ class MultiTaskFolder(CaseBuilder):
                 )
             return ["background"]
         return list(dict.fromkeys(self.config.mask_values.values()))
+
+    @property
+    def modality(self) -> str | None:
+        return self.config.modality
 
     @property
     def class_labels(self) -> list[str]:
@@ -301,6 +308,18 @@ def parse_mask_values(text: str) -> dict[int, str]:
             raise BadInputError(f"--mask-values {text}: {pair!r} is wrong; write e.g. 0=background,255=lesion")
         values[int(value)] = name
     return values
+
+
+def parse_modality(text: str) -> str:
+    """Reads a word such as ultrasound, in small letters.
+
+    Raises:
+        BadInputError: it is no word.
+    """
+    word = text.strip().lower()
+    if not re.fullmatch(r"\w[\w-]*", word):
+        raise BadInputError(f"--modality {text!r}: expected one word, e.g. ultrasound")
+    return word
 
 
 def _whole_number(value: Any, default: int, what: str) -> int:

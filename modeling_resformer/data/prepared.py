@@ -12,6 +12,7 @@ from .problems import BadInputError
 
 
 METADATA_NAME = "resformer.json"
+MODALITIES = {"Isic2017": "dermoscopy", "Retouch": "oct"}  # of the builders whose data are of one kind
 REQUIRED_COLUMNS = ("image", "mask", "class_labels", "class_labels_unknown", "case_id", "slice_index", "mask_classes")
 
 
@@ -23,13 +24,21 @@ class PreparedDataset:
         dataset: the splits.
         mask_classes: names by class index, background first.
         class_labels: names of the image-level classes, in order.
-        metadata: `resformer.json`: builder, split rule and seed, mask resolution, source fingerprint, class counts.
+        metadata: `resformer.json`: builder, split rule and seed, mask resolution, source fingerprint, class counts,
+            modality, near-duplicates.
     """
 
     dataset: DatasetDict
     mask_classes: list[str]
     class_labels: list[str]
     metadata: dict[str, Any]
+
+    @property
+    def modality(self) -> str | None:
+        """The kind of the pictures, e.g. dermoscopy; None where nobody said. Older folders tell it by their builder."""
+        if "modality" in self.metadata:
+            return self.metadata["modality"]
+        return MODALITIES.get(self.metadata.get("builder", ""))
 
 
 def is_prepared(folder: Path) -> bool:

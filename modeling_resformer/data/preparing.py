@@ -168,6 +168,7 @@ def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> 
         "builder_version": str(builder.VERSION),
         "config": builder.config.name,
         "source": builder.SOURCE,
+        "modality": builder.modality,
         "mask_classes": builder.mask_classes,
         "class_labels": builder.class_labels,
         "split_rule": builder.split_rule,

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.transforms import Augmentation
 from .checks import RESULTS_NAME, RUN_NAME, read_json
 from .sources import UNKNOWN, Source, source_named
 
 
 NOT_RECORDED = "not recorded"
+# Runs record all five; those of before left out what had these values, the defaults of that time for any data.
+FORMER_AUGMENTATION = {
+    "rotation_degrees": 180.0,
+    "horizontal_flip": 0.5,
+    "vertical_flip": 0.5,
+    "scale_jitter": 0.0,
+    "color_jitter": 0.0,
+}
 TASKS = {
     "ResFormerForMultiTask": "multi_task",
     "ResFormerForSemanticSegmentation": "segmentation",
@@ -92,6 +101,14 @@ class Facts:
         if split == "test" and rows is not None and rows == self.results.get("images"):
             return "which took no part in training or selection"
         return f"of which it is {NOT_RECORDED} whether they took part in training or selection"
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What happened to training pictures; None where there is no record."""
+        settings = self.recorded("settings")
+        if settings is None:
+            return None
+        return Augmentation(**{name: settings.get(name, former) for name, former in FORMER_AUGMENTATION.items()})
 
     @property
     def size(self) -> tuple[int, int]:

@@ -3,7 +3,8 @@
     {"format": 1,
      "task": "multi_task",
      "seeds": {"seed": 0, "data_seed": null},
-     "settings": {...},            every argument that differs from its default: a recipe for `scripts/train.py`
+     "settings": {...},            every argument that differs from its default, and the augmentation always: a recipe
+                                   for `scripts/train.py`
      "model": {"class": "ResFormerForMultiTask", "parameters": ..., "trainable_parameters": ...,
                "initial_weights": {"checkpoint": null, "resnet": "microsoft/resnet-34"}},
      "code": {"version": ..., "commit": "..." or null, "modified": false or null},
@@ -12,7 +13,8 @@
      "started": "2026-01-31T12:00:00Z", "duration_seconds": ..., "starts": 1,
      "training": {"epochs": ..., "steps": ..., "batch_size": ...,
                   "selected": {"metric": "loss", "value": ..., "epoch": ..., "step": ...} or null},
-     "dataset": {"name": "isic2017", "source": "isic2017", "config": "default", "licence": null, "split_rule": ...,
+     "dataset": {"name": "isic2017", "source": "isic2017", "config": "default", "modality": "dermoscopy" or null,
+                 "licence": null, "split_rule": ...,
                  "mask_resolution": "native" or [height, width], "fingerprint": ..., "mask_classes": [...],
                  "class_labels": [...],
                  "splits": {"train": {"rows": ..., "cases": ..., "rows_with_mask": ..., "rows_with_labels": ...,
@@ -212,6 +214,7 @@ def describe_dataset(prepared: PreparedDataset, folder: str) -> dict[str, Any]:
         "name": Path(folder).resolve().name,
         "source": known.get("source"),
         "config": known.get("config"),
+        "modality": prepared.modality,
         "licence": known.get("licence", known.get("license")),
         "split_rule": known.get("split_rule"),
         "mask_resolution": known.get("mask_resolution"),
