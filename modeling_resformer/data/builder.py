@@ -146,8 +146,12 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         """Returns what a drawn split must hold its share of."""
         return case.stratum
 
-    def assign_splits(self) -> dict[str, str]:
-        """Returns case id -> split. A manifest overrides; else the source's own splits, parts carved off training."""
+    def assign_splits(self, groups: Sequence[Sequence[str]] = ()) -> dict[str, str]:
+        """Returns case id -> split. A manifest overrides; else the source's own splits, parts carved off training.
+
+        Args:
+            groups: cases that a draw must keep together.
+        """
         splits = self._source_splits()
         if self.config.splits is not None:
             path = Path(self.config.splits)
@@ -156,8 +160,10 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         fractions = {"test": self.config.test_fraction, "validation": self.config.validation_fraction}
         drawn = ", ".join(f"{share:g} of the training cases to {name}" for name, share in fractions.items() if share)
         if drawn:
-            self.split_rule += f"; then {drawn}, by case, stratified by label, seed {self.config.seed}"
-        return carve(splits, self._strata(splits) if drawn else {}, fractions, self.config.seed)
+            together = " with near-duplicates kept together" if groups else ""
+            how = f"{drawn}, by case{together}, stratified by label, seed {self.config.seed}"
+            self.split_rule = f"{type(self).split_rule}; then {how}"
+        return carve(splits, self._strata(splits) if drawn else {}, fractions, self.config.seed, groups)
 
     def _source_splits(self) -> dict[str, str]:
         splits: dict[str, str] = {}

@@ -29,19 +29,26 @@ FACTS = Features(
 PLAIN_COLUMNS = ("class_labels", "case_id", "slice_index", "source", "spacing", "original_size", "vendor")
 
 
-def make_report(dataset: DatasetDict, skipped: Sequence[dict[str, Any]] = (), num_proc: int | None = None) -> Report:
+def make_report(
+    dataset: DatasetDict,
+    skipped: Sequence[dict[str, Any]] = (),
+    num_proc: int | None = None,
+    near_duplicates: Report | None = None,
+) -> Report:
     """Reads every row of a prepared dataset once and returns a JSON-able report.
 
     Args:
         dataset: the splits, as prepared.
         skipped: the records of the cases that were left out.
         num_proc: processes that decode pictures.
+        near_duplicates: the counts of `leakage.summarise`; None where nobody looked.
     """
     facts = {name: split_facts(split, num_proc) for name, split in dataset.items()}
     report: Report = {
         "splits": {name: split_report(split, facts[name]) for name, split in dataset.items()},
         "groups": group_report([row for rows in facts.values() for row in rows]),
         "volumes": volume_report([row for rows in facts.values() for row in rows]),
+        "near_duplicates": near_duplicates,
         "skipped": list(skipped),
     }
     report["warnings"] = list(find_warnings(report))
@@ -183,6 +190,7 @@ def find_warnings(report: Report) -> Iterable[str]:
             if split[kind] and name != "unlabelled":
                 yield f"{name}: {split[kind]} of {split['rows']} rows are {kind.replace('_', ' ')}"
     yield from odd_volumes(report["volumes"])
+    yield from shared_pictures(report["near_duplicates"])
     if report["skipped"]:
         yield f"{len(report['skipped'])} bad cases were left out, e.g. {report['skipped'][0]['problem']}"
 
@@ -198,6 +206,33 @@ def odd_volumes(volumes: Report) -> Iterable[str]:
             yield f"volume {case_id} ({volume['vendor']}) has {volume['slices']} slices; usual are {expected}"
         if volume["missing_slices"]:
             yield f"case {case_id} lacks the slices {volume['missing_slices'][:5]}"
+
+
+def shared_pictures(near_duplicates: Report | None) -> Iterable[str]:
+    """Yields how many pictures of each split look like one of another split."""
+    pictures = {name: n for name, n in (near_duplicates or {}).get("pictures", {}).items() if n}
+    if pictures:
+        counts = ", ".join(f"{n} in {name}" for name, n in pictures.items())
+        yield (
+            f"pictures that look like one of another split: {counts}; results flatter. leakage.csv lists the pairs; "
+            "--group-near-duplicates keeps such cases together where the split is drawn"
+        )
+
+
+def describe_near_duplicates(near_duplicates: Report | None) -> list[str]:
+    """Returns the counts of near-duplicates as lines."""
+    if near_duplicates is None:
+        return ["near-duplicates across splits: not checked"]
+    across, within = near_duplicates["across_splits"], near_duplicates["within_splits"]
+    lines = [
+        f"near-duplicates across splits: {across['near_duplicate']} pairs",
+        f"identical pictures across splits: {across['identical']} pairs",
+        f"within one split: {within['near_duplicate']} near-duplicate and {within['identical']} identical pairs",
+    ]
+    if "groups" in near_duplicates:
+        groups = near_duplicates["groups"]
+        lines.append(f"kept together: {groups['number']} groups of cases, the largest of {groups['largest']}")
+    return lines
 
 
 def count_sizes(sizes: Iterable[Sequence[int]]) -> dict[str, int]:
@@ -236,6 +271,7 @@ def format_report(report: Report, title: str) -> str:
     if volumes:
         lines += ["", "Volumes (slices, range):"]
         lines += [f"- {case_id}: {v['slices']}, {v['range'][0]}..{v['range'][1]}" for case_id, v in volumes.items()]
+    lines += ["", *(f"- {line}" for line in describe_near_duplicates(report["near_duplicates"]))]
     lines += ["", f"Skipped cases: {len(report['skipped'])}"]
     lines += [f"- {record['problem']}" for record in report["skipped"]]
     lines += ["", f"Warnings: {len(report['warnings'])}", *(f"- {warning}" for warning in report["warnings"]), ""]

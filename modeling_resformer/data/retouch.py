@@ -5,7 +5,7 @@ data are gated: users bring their own copy. Formats are taken from the challenge
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,10 +150,10 @@ class Retouch(CaseBuilder):
                 return match[0].capitalize()
         raise BadInputError(f"{folder}: vendor unknown; a folder above must name {', '.join(VENDORS)}")
 
-    def assign_splits(self) -> dict[str, str]:
+    def assign_splits(self, groups: Sequence[Sequence[str]] = ()) -> dict[str, str]:
         config = self.config
         if config.splits is not None or config.validation_fraction or config.test_fraction:
-            return super().assign_splits()
+            return super().assign_splits(groups)
         self.split_rule = f"published list of volumes: {TEST_VOLUMES} test and {config.validation_volumes} validation volumes a vendor"
         splits = {case.case_id: case.split or "train" for case in self.cases}
         for vendor in VENDORS:

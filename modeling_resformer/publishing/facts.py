@@ -99,8 +99,18 @@ class Facts:
         if split in ("train", "validation"):
             return "which took part in training or selection, so that these figures **flatter**"
         if split == "test" and rows is not None and rows == self.results.get("images"):
-            return "which took no part in training or selection"
+            return f"which took no part in training or selection{self._near_duplicates}"
         return f"of which it is {NOT_RECORDED} whether they took part in training or selection"
+
+    @property
+    def _near_duplicates(self) -> str:
+        """What is known of near-duplicates of the tested pictures, to go on after "took no part in training"."""
+        found = self.recorded("dataset", "near_duplicates", "pictures", str(self.results.get("split")))
+        if found is None:
+            return " (near-duplicates: not checked)"
+        return (
+            f", though {found} of them have near-duplicates that did" if found else ", nor did near-duplicates of them"
+        )
 
     @property
     def augmentation(self) -> Augmentation | None:
