@@ -271,7 +271,7 @@ def format_report(report: Report, title: str) -> str:
     if volumes:
         lines += ["", "Volumes (slices, range):"]
         lines += [f"- {case_id}: {v['slices']}, {v['range'][0]}..{v['range'][1]}" for case_id, v in volumes.items()]
-    lines += ["", *(f"- {line}" for line in describe_near_duplicates(report["near_duplicates"]))]
+    lines += ["", *(f"- {line}" for line in describe_near_duplicates(report.get("near_duplicates")))]
     lines += ["", f"Skipped cases: {len(report['skipped'])}"]
     lines += [f"- {record['problem']}" for record in report["skipped"]]
     lines += ["", f"Warnings: {len(report['warnings'])}", *(f"- {warning}" for warning in report["warnings"]), ""]
