@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_resformer.data.multitask_folder import MultiTaskFolder, parse_mask_values, parse_modality
-from modeling_resformer.data.preparing import preparation_parser, run
+from modeling_resformer.data.preparing import add_annotation_options, annotation_arguments, preparation_parser, run
 from modeling_resformer.data.transforms import AUGMENTATIONS
 
 
@@ -27,6 +27,7 @@ CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_folder.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
     parser = preparation_parser(__doc__, CARD)
+    add_annotation_options(parser)
     parser.add_argument("--mask-values", help="pixel values and their classes, e.g. 0=background,255=lesion")
     parser.add_argument("--label-names", help="image-level classes in order, e.g. melanoma,nevus")
     parser.add_argument("--table", help="the table of labels, where the folder holds several")
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             label_names=None if options.label_names is None else options.label_names.split(","),
             table=options.table,
             modality=None if options.modality is None else parse_modality(options.modality),
+            **annotation_arguments(options),
             **arguments,
         )
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
-from .columns import dataset_features
+from .columns import UNANNOTATED, dataset_features
 from .encoding import encode_png, index_mask, read_mask, resize_mask, store_picture
 from .prepared import MODALITIES
 from .problems import BadInputError, Problems
@@ -20,6 +21,7 @@ from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
 
 
 Row = dict[str, Any]
+TABLES_BESIDE = ("splits", "annotated_slices")  # options that name a file which belongs to the source
 
 
 @dataclass(eq=False)
@@ -88,8 +90,8 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         root = Path(data_dir) if data_dir is not None else None
         if root is None or not root.is_dir():
             raise BadInputError(f"{data_dir}: no such folder; data_dir must be the folder with the raw files")
-        manifest = kwargs.get("splits")
-        kwargs["fingerprint"] = source_fingerprint([root, *([Path(manifest)] if manifest else [])])
+        beside = [Path(kwargs[name]) for name in TABLES_BESIDE if kwargs.get(name)]
+        kwargs["fingerprint"] = source_fingerprint([root, *beside])
         super().__init__(*args, data_dir=str(root), **kwargs)
 
     @property
@@ -224,7 +226,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         mask = None
         if case.mask is not None:
             mask = index_mask(read_mask(case.mask, stored), mask_values, case.mask)
-            mask = resize_mask(mask, size) if size is not None else mask
+            mask = mask_or_none(resize_mask(mask, size) if size is not None else mask)
         return {
             "image": {"bytes": stored.data, "path": case.picture.name},
             "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{case.picture.stem}_mask.png"},
@@ -240,6 +242,11 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         }
 
 
+def mask_or_none(mask: np.ndarray) -> np.ndarray | None:
+    """Returns a mask (H, W) of class indices and 255, or None where it is 255 throughout: nobody annotated it."""
+    return None if (mask == UNANNOTATED).all() else mask
+
+
 def walk_files(root: Path) -> Iterator[Path]:
     """Yields every file below `root` in a stable order, without hidden ones and macOS archive residue."""
     for folder, folders, names in os.walk(root):
@@ -248,8 +255,8 @@ def walk_files(root: Path) -> Iterator[Path]:
 
 
 def present_classes(mask: Any) -> list[int]:
-    """Returns the foreground class indices that occur in a mask (H, W) of class indices."""
-    return [index for index in range(1, int(mask.max()) + 1) if (mask == index).any()]
+    """Returns the foreground class indices that occur in a mask (H, W) of class indices and 255."""
+    return [index for index in np.unique(mask).tolist() if index not in (0, UNANNOTATED)]
 
 
 def scaled_spacing(

@@ -4,15 +4,16 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from .builder import CaseBuilder, PictureCase, PreparationConfig, Row, walk_files
-from .columns import dataset_features
+from .annotated import AnnotationConfig, check_unannotated_value, read_annotated_slices
+from .builder import TABLES_BESIDE, CaseBuilder, PictureCase, Row, walk_files
+from .columns import UNANNOTATED, dataset_features
 from .problems import BadInputError
 from .splits import SPLIT_NAMES
 from .tables import binary_label, by_spelling, read_table, spelling_key
@@ -28,8 +29,8 @@ KNOWN_COLUMNS = ("file_name", "case_id", "split", "slice_index", "class_labels",
 
 
 @dataclass(eq=False)
-class MultiTaskFolderConfig(PreparationConfig):
-    """As `PreparationConfig`, with what only the owner of the data knows.
+class MultiTaskFolderConfig(AnnotationConfig):
+    """As `AnnotationConfig`, with what only the owner of the data knows.
 
     Args:
         mask_values: pixel value -> class name; the first name is the background. Several values may share a name.
@@ -109,17 +110,20 @@ class MultiTaskFolder(CaseBuilder):
 
     @property
     def _mask_indices(self) -> dict[int, int]:
-        return {value: self.mask_classes.index(name) for value, name in (self.config.mask_values or {}).items()}
+        indices = {value: self.mask_classes.index(name) for value, name in (self.config.mask_values or {}).items()}
+        unannotated = self.config.unannotated_value
+        return indices if unannotated is None else {**indices, unannotated: UNANNOTATED}
 
     @cached_property
     def _table_path(self) -> Path | None:
         if self.config.table is not None:
             return Path(self.config.table)
-        manifest = None if self.config.splits is None else Path(self.config.splits).resolve()
+        given = [getattr(self.config, name) for name in TABLES_BESIDE]
+        others = [Path(name).resolve() for name in given if name is not None]
         tables = [
             path
             for path in sorted(self.root.iterdir())
-            if path.suffix.lower() in TABLE_SUFFIXES and path.resolve() != manifest
+            if path.suffix.lower() in TABLE_SUFFIXES and path.resolve() not in others
         ]
         if len(tables) > 1:
             names = ", ".join(path.name for path in tables)
@@ -149,6 +153,7 @@ class MultiTaskFolder(CaseBuilder):
         return extra
 
     def find_cases(self) -> list[PictureCase]:
+        check_unannotated_value(self.config.unannotated_value, dict(self.config.mask_values or {}))
         pictures = self._pictures()
         masks, rows = self._masks(pictures), self._rows_of(pictures)
         slices: Counter[str] = Counter()
@@ -160,7 +165,18 @@ class MultiTaskFolder(CaseBuilder):
                 self.problems.report(str(error), name)
                 continue
             cases.append(case)
-        return cases
+        return self._without_unannotated(cases)
+
+    def _without_unannotated(self, cases: list[PictureCase]) -> list[PictureCase]:
+        """Takes masks and labels from the slices that the list of annotated slices leaves out."""
+        if self.config.annotated_slices is None:
+            return cases
+        slices = ((case.case_id, [case.slice_index]) for case in cases)
+        listed = read_annotated_slices(Path(self.config.annotated_slices), slices, self.problems)
+        return [
+            case if case.slice_index in listed[case.case_id] else replace(case, mask=None, labels=None, unknown=())
+            for case in cases
+        ]
 
     def rows(self, case: PictureCase) -> Iterator[Row]:
         yield self.picture_row(case, self._mask_indices)

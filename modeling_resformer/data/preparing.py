@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from datasets.utils.logging import set_verbosity_error
 
 from .archives import unpack
-from .builder import CaseBuilder, source_fingerprint
+from .builder import TABLES_BESIDE, CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
 from .finished_folder import finished_folder, work_folder
 from .leakage import Match, compare, linked_cases, summarise, write_matches
@@ -226,7 +226,7 @@ def redistribute(dataset: DatasetDict, builder: CaseBuilder, splits: Mapping[str
 
 def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> dict[str, Any]:
     """Returns the contents of `resformer.json`."""
-    manifest = [] if preparation.splits is None else [preparation.splits]
+    beside = [Path(file) for name in TABLES_BESIDE if (file := getattr(builder.config, name, None)) is not None]
     return {
         "format": 1,
         "builder": type(builder).__name__,
@@ -239,7 +239,7 @@ def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> 
         "split_rule": builder.split_rule,
         "seed": preparation.seed,
         "mask_resolution": "native" if preparation.image_size is None else list(preparation.image_size),
-        "source_fingerprint": source_fingerprint([preparation.source, *manifest]),
+        "source_fingerprint": source_fingerprint([preparation.source, *beside]),
         "num_rows": {name: split["rows"] for name, split in report["splits"].items()},
         "class_counts": {name: split["class_counts"] for name, split in report["splits"].items()},
         "num_skipped": len(report["skipped"]),
@@ -306,6 +306,23 @@ def preparation_parser(description: str, card: Path) -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace an earlier result once the new one is complete")
     parser.set_defaults(card=card, gated=False, agreement_allows_sharing=False)
     return parser
+
+
+def add_annotation_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for data of which only a part is annotated."""
+    parser.add_argument(
+        "--unannotated-value", type=int, metavar="N", help="value of mask pixels that nobody annotated, e.g. 255"
+    )
+    parser.add_argument(
+        "--annotated-slices",
+        metavar="FILE",
+        help="CSV with case_id,slice_index: only these slices count as annotated, all others are for prediction alone",
+    )
+
+
+def annotation_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `add_annotation_options` parsed, as keyword arguments for a builder."""
+    return {"unannotated_value": options.unannotated_value, "annotated_slices": options.annotated_slices}
 
 
 def preparation_from(arguments: argparse.Namespace) -> Preparation:
