@@ -32,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--label-names", help="image-level classes in order, e.g. melanoma,nevus")
     parser.add_argument("--table", help="the table of labels, where the folder holds several")
     parser.add_argument(
+        "--merge-masks",
+        action="store_true",
+        help="unite several masks of one picture, e.g. a_mask.png and a_mask_1.png",
+    )
+    parser.add_argument(
         "--modality",
         help=f"kind of the pictures, one word; training knows {', '.join(AUGMENTATIONS)} and augments by it",
     )
@@ -42,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             mask_values=None if options.mask_values is None else parse_mask_values(options.mask_values),
             label_names=None if options.label_names is None else options.label_names.split(","),
             table=options.table,
+            merge_masks=options.merge_masks,
             modality=None if options.modality is None else parse_modality(options.modality),
             **annotation_arguments(options),
             **arguments,

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
 from .columns import UNANNOTATED, dataset_features
-from .encoding import encode_png, index_mask, read_mask, resize_mask, store_picture
+from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_picture
 from .prepared import MODALITIES
 from .problems import BadInputError, Problems
 from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
@@ -52,11 +53,11 @@ class PreparationConfig(datasets.BuilderConfig):
 
 @dataclass(frozen=True)
 class PictureCase:
-    """One picture with what belongs to it; `labels` is None when the picture is unlabelled."""
+    """One picture with what belongs to it: its mask files, none or several; `labels` is None when it is unlabelled."""
 
     case_id: str
     picture: Path
-    mask: Path | None
+    masks: tuple[Path, ...]
     labels: tuple[str, ...] | None
     unknown: tuple[str, ...] = ()
     split: str | None = None
@@ -73,7 +74,7 @@ class PictureCase:
 class CaseBuilder(datasets.GeneratorBasedBuilder):
     """Base of the builders. A case is the unit of splitting: a volume, a patient or a picture.
 
-    Subclasses give `SOURCE`, `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
+    Subclasses give `SOURCE`, `CONTRACT` (what the folder must hold, in a phrase), `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
     `case.case_id`, `case.split` (None where the source names none) and `case.num_rows` are read here.
 
     Raises:
@@ -84,15 +85,22 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     DEFAULT_WRITER_BATCH_SIZE = 16  # rows held in memory: pictures are large
     SOURCE: ClassVar[str]
+    CONTRACT: ClassVar[str]
     split_rule = "as the source gives it"
 
     def __init__(self, *args: Any, data_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
         root = Path(data_dir) if data_dir is not None else None
-        if root is None or not root.is_dir():
-            raise BadInputError(f"{data_dir}: no such folder; data_dir must be the folder with the raw files")
-        beside = [Path(kwargs[name]) for name in TABLES_BESIDE if kwargs.get(name)]
-        kwargs["fingerprint"] = source_fingerprint([root, *beside])
-        super().__init__(*args, data_dir=str(root), **kwargs)
+        with stating(self.CONTRACT):
+            if root is None or not root.is_dir():
+                raise BadInputError(f"{data_dir}: no such folder; data_dir must be the folder with the raw files")
+            beside = [Path(kwargs[name]) for name in TABLES_BESIDE if kwargs.get(name)]
+            kwargs["fingerprint"] = source_fingerprint([root, *beside])
+            super().__init__(*args, data_dir=str(root), **kwargs)
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the splits into the cache folder; a refused folder is told what was expected of it."""
+        with stating(self.CONTRACT):
+            super().download_and_prepare(*args, **kwargs)
 
     @property
     def root(self) -> Path:
@@ -220,12 +228,12 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
             raise
 
     def picture_row(self, case: PictureCase, mask_values: dict[int, int]) -> Row:
-        """Returns the row of one picture file and its mask file, resized when `image_size` says so."""
+        """Returns the row of one picture file and its mask files, resized when `image_size` says so."""
         size = self.image_size
         stored = store_picture(case.picture, size)
         mask = None
-        if case.mask is not None:
-            mask = index_mask(read_mask(case.mask, stored), mask_values, case.mask)
+        if case.masks:
+            mask = merge_masks({path: index_mask(read_mask(path, stored), mask_values, path) for path in case.masks})
             mask = mask_or_none(resize_mask(mask, size) if size is not None else mask)
         return {
             "image": {"bytes": stored.data, "path": case.picture.name},
@@ -240,6 +248,15 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
             "mask_classes": None if mask is None else present_classes(mask),
             **case.metadata,
         }
+
+
+@contextmanager
+def stating(contract: str) -> Iterator[None]:
+    """Makes an error end with what the folder must hold and where that is written."""
+    try:
+        yield
+    except BadInputError as error:
+        raise BadInputError(f"{error}. Expected {contract}; see docs/data.md") from error
 
 
 def mask_or_none(mask: np.ndarray) -> np.ndarray | None:

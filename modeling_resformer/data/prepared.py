@@ -54,13 +54,16 @@ def load_prepared(path: str | Path) -> PreparedDataset:
     """
     path = Path(path)
     if not path.is_dir():
-        raise BadInputError(f"{path}: no such folder; write one with scripts/prepare_isic2017.py, _retouch or _folder")
+        raise BadInputError(
+            f"{path}: no such folder; write one with scripts/prepare_isic2017.py, _retouch or _folder; see docs/data.md"
+        )
     dataset = _load_splits(path)
     features = next(iter(dataset.values())).features
     missing = [column for column in REQUIRED_COLUMNS if column not in features]
     if missing:
         raise BadInputError(
-            f"{path}: not a prepared dataset, column {', '.join(missing)} is missing; prepare it with scripts/prepare_*.py"
+            f"{path}: not a prepared dataset, column {', '.join(missing)} is missing; prepare it with scripts/prepare_*.py, "
+            "see docs/data.md"
         )
     names = class_names(features, "mask_classes"), class_names(features, "class_labels")
     return PreparedDataset(dataset, *names, metadata=_read_metadata(path))
@@ -74,7 +77,7 @@ def _load_splits(path: Path) -> DatasetDict:
         if not files:
             raise BadInputError(
                 f"{path}: holds neither dataset_dict.json nor data/*.parquet; give the folder that "
-                "scripts/prepare_*.py wrote with --output"
+                "scripts/prepare_*.py wrote with --output; see docs/data.md"
             )
         dataset = DatasetDict({split: _load_parquet(names) for split, names in files.items()})
     if not dataset:

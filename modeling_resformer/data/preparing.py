@@ -69,7 +69,9 @@ class Preparation:
     def check(self) -> None:
         """Refuses what cannot end well before any work is done."""
         if not self.source.exists():
-            raise BadInputError(f"{self.source}: no such file or folder; give the raw folder or zip as the source")
+            raise BadInputError(
+                f"{self.source}: no such file or folder; give the raw folder or zip as the source; see docs/data.md"
+            )
         if self.group_near_duplicates:
             self._check_grouping()
         if self.push_to_hub is None or not self.gated:

@@ -93,6 +93,7 @@ class Retouch(CaseBuilder):
     """
 
     SOURCE = "retouch"
+    CONTRACT = "folders ...VENDOR.../TRAINnnn/ with oct.mhd and reference.mhd, each with its .raw file"
     BUILDER_CONFIG_CLASS = RetouchConfig
     BUILDER_CONFIGS: ClassVar[list[RetouchConfig]] = [
         RetouchConfig(name=name, version=CaseBuilder.VERSION)
