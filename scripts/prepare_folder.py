@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_resformer.data.multitask_folder import MultiTaskFolder, parse_mask_values
-from modeling_resformer.data.preparing import preparation_parser, run
+from modeling_resformer.data.multitask_folder import MultiTaskFolder, parse_mask_values, parse_modality
+from modeling_resformer.data.preparing import add_annotation_options, annotation_arguments, preparation_parser, run
+from modeling_resformer.data.transforms import AUGMENTATIONS
 
 
 CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_folder.md"
@@ -26,9 +27,19 @@ CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_folder.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
     parser = preparation_parser(__doc__, CARD)
+    add_annotation_options(parser)
     parser.add_argument("--mask-values", help="pixel values and their classes, e.g. 0=background,255=lesion")
     parser.add_argument("--label-names", help="image-level classes in order, e.g. melanoma,nevus")
     parser.add_argument("--table", help="the table of labels, where the folder holds several")
+    parser.add_argument(
+        "--merge-masks",
+        action="store_true",
+        help="unite several masks of one picture, e.g. a_mask.png and a_mask_1.png",
+    )
+    parser.add_argument(
+        "--modality",
+        help=f"kind of the pictures, one word; training knows {', '.join(AUGMENTATIONS)} and augments by it",
+    )
     options = parser.parse_args(argv)
 
     def make_builder(arguments: dict[str, Any]) -> MultiTaskFolder:
@@ -36,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             mask_values=None if options.mask_values is None else parse_mask_values(options.mask_values),
             label_names=None if options.label_names is None else options.label_names.split(","),
             table=options.table,
+            merge_masks=options.merge_masks,
+            modality=None if options.modality is None else parse_modality(options.modality),
+            **annotation_arguments(options),
             **arguments,
         )
 

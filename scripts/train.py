@@ -95,6 +95,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     set_seed(training_args.seed)
     prepared = load_prepared(data_args.dataset)
     check_splits(prepared, data_args.dataset)
+    if training_args.should_log:
+        logger.info("%s", data_args.explain_augmentation(prepared.modality))
+    data_args = data_args.with_augmentation(prepared.modality)
     scoring = Scoring(Bootstrap(data_args.bootstrap_samples), data_args.group_by, data_args.per_case_format)
     scoring.column(prepared.dataset["test"])
     check_annotations(prepared, TASKS[model_args.task], data_args.dataset)
@@ -112,7 +115,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         model=model,
         args=training_args,
         train_dataset=TrainingRows(
-            prepared.dataset["train"], data_args.augmentation, training_args.seed, ignore_index
+            prepared.dataset["train"], data_args.augmentation(prepared.modality), training_args.seed, ignore_index
         ),
         eval_dataset=EvaluationRows(prepared.dataset["validation"]),
         data_collator=build_collator(prepared, image_processor, model.config),

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import io
+import json
 from pathlib import Path
 
 import datasets
@@ -13,8 +14,14 @@ from PIL import Image
 
 pytest.importorskip("imagehash")
 
+from published_run import made_up_record, made_up_results, write_run
+from raw_data import random_volume, write_csv, write_metaimage
+
 from modeling_resformer.data.columns import dataset_features
-from modeling_resformer.data.leakage import find_matches, prepared_parts
+from modeling_resformer.data.leakage import compare, find_matches, linked_cases, prepared_parts, summarise
+from modeling_resformer.data.prepared import load_prepared
+from modeling_resformer.publishing.facts import read_facts
+from modeling_resformer.training.run_record import describe_dataset
 
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +37,8 @@ def load_script(name):
 
 
 check_leakage = load_script("check_leakage")
+prepare_folder = load_script("prepare_folder")
+prepare_retouch = load_script("prepare_retouch")
 
 
 def encode(picture, **options):
@@ -147,3 +156,137 @@ def test_the_script_lists_draws_and_fails_on_demand(tmp_path, capsys):
     assert check_leakage.main(pair) == 3
     assert check_leakage.main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 1
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_a_picture_of_one_colour_shows_nothing_to_recognise():
+    blank = encode(Image.new("L", (64, 64), 7), format="PNG")
+    assert find_matches({"train": split_of([("a", blank)]), "test": split_of([("b", blank)])}) == []
+
+
+def test_counts_by_split_and_groups_by_way_of_others():
+    first, second = Image.open(PICTURES[0]), Image.open(PICTURES[1])
+    test = [
+        ("copy", encode(first, format="PNG")),
+        ("resaved", encode(first, format="JPEG", quality=40)),
+        ("other", encode(second, format="JPEG", quality=40)),
+    ]
+    compared = compare({"train": split_of(originals(0, 5)), "test": split_of(test)})
+    counts, pairs = summarise(compared)
+    assert counts["across_splits"] == {"identical": 1, "near_duplicate": 2}
+    assert counts["within_splits"] == {"identical": 0, "near_duplicate": 1}
+    assert counts["pictures"] == {"train": 2, "test": 3}
+    assert kinds(pairs)[0] == ("identical", True, PICTURES[0].stem, "copy")
+    assert sorted(map(sorted, linked_cases(compared))) == sorted(
+        [sorted([PICTURES[0].stem, "copy", "resaved"]), sorted([PICTURES[1].stem, "other"])]
+    )
+
+
+def write_copies(root, copies=8):
+    """Twenty photographs, and the first ones once more as other cases, saved anew."""
+    (root / "images").mkdir(parents=True)
+    for path in PICTURES[:20]:
+        (root / "images" / path.name).write_bytes(path.read_bytes())
+    for path in PICTURES[:copies]:
+        Image.open(path).save(root / "images" / f"copy_{path.stem}.jpg", quality=40)
+    return root
+
+
+def prepare(root, output, *flags):
+    arguments = ["--source", root, "--output", output, *flags]
+    assert prepare_folder.main([str(argument) for argument in arguments]) == 0
+    return load_prepared(output), json.loads((output / "report.json").read_text())
+
+
+def test_the_preparation_counts_prints_and_records_what_given_splits_share(tmp_path, capsys):
+    root = write_copies(tmp_path / "raw", copies=3)
+    splits = [[path.stem, "train"] for path in PICTURES[:10]] + [[path.stem, "validation"] for path in PICTURES[10:20]]
+    splits += [[f"copy_{path.stem}", "test"] for path in PICTURES[:3]]
+    write_csv(tmp_path / "splits.csv", [["case_id", "split"], *splits])
+    prepared, report = prepare(root, tmp_path / "out", "--splits", tmp_path / "splits.csv")
+    assert "near-duplicates across splits: 3 pairs\n" in capsys.readouterr().out
+    assert report["near_duplicates"]["across_splits"] == {"identical": 0, "near_duplicate": 3}
+    assert prepared.metadata["near_duplicates"]["pictures"] == {"train": 3, "validation": 0, "test": 3}
+    assert any("3 in train, 3 in test" in warning for warning in report["warnings"])
+    assert "near-duplicates across splits: 3 pairs" in (tmp_path / "out" / "report.md").read_text()
+    with open(tmp_path / "out" / "leakage.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["second_case_id"] for row in rows} == {f"copy_{path.stem}" for path in PICTURES[:3]}
+    assert describe_dataset(prepared, "out")["near_duplicates"] == prepared.metadata["near_duplicates"]
+
+    prepared, report = prepare(root, tmp_path / "unchecked", "--splits", tmp_path / "splits.csv", "--no-leakage-check")
+    assert "near-duplicates across splits: not checked" in capsys.readouterr().out
+    assert prepared.metadata["near_duplicates"] is report["near_duplicates"] is None
+    assert not (tmp_path / "unchecked" / "leakage.csv").exists()
+
+
+def test_near_duplicates_are_drawn_together(tmp_path):
+    root = write_copies(tmp_path / "raw")
+    draw = ["--test-fraction", "0.25", "--validation-fraction", "0.25"]
+    plain, report = prepare(root, tmp_path / "plain", *draw)
+    assert report["near_duplicates"]["across_splits"]["near_duplicate"] > 0
+    grouped, report = prepare(root, tmp_path / "grouped", *draw, "--group-near-duplicates")
+    assert report["near_duplicates"]["across_splits"] == {"identical": 0, "near_duplicate": 0}
+    assert report["near_duplicates"]["groups"] == {"number": 8, "largest": 2}
+    split_of_case = {case_id: name for name, split in grouped.dataset.items() for case_id in split["case_id"]}
+    for path in PICTURES[:8]:
+        assert split_of_case[path.stem] == split_of_case[f"copy_{path.stem}"]
+    # Eight pairs and twelve single cases, a quarter of each.
+    assert {name: len(split) for name, split in grouped.dataset.items()} == {"train": 14, "validation": 7, "test": 7}
+    assert "near-duplicates kept together" in grouped.metadata["split_rule"]
+
+    def contents(prepared):
+        return {row["case_id"]: row["image"].tobytes() for split in prepared.dataset.values() for row in split}
+
+    assert contents(grouped) == contents(plain)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "the split is given and stays as it is"),
+        (["--splits", "splits.csv", "--test-fraction", "0.5"], "the split is given and stays as it is"),
+        (["--test-fraction", "0.5", "--no-leakage-check"], "--no-leakage-check leaves out"),
+    ],
+)
+def test_given_splits_are_not_regrouped(tmp_path, capsys, flags, message):
+    arguments = ["--source", str(tmp_path), "--output", str(tmp_path / "out"), "--group-near-duplicates", *flags]
+    assert prepare_folder.main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_volumes_are_compared_across_cases_and_not_with_the_unlabelled(tmp_path):
+    voxels = random_volume((3, 32, 24))
+    voxels[1], voxels[2] = voxels[0], 0  # a slice like its neighbour, and a blank one
+    for number in (1, 5):
+        folder = tmp_path / "raw" / "Cirrus" / f"TRAIN{number:03d}"
+        write_metaimage(folder / "oct.mhd", voxels)
+        write_metaimage(folder / "reference.mhd", np.zeros_like(voxels))
+    write_metaimage(tmp_path / "raw" / "TestSet" / "Cirrus" / "TEST001" / "oct.mhd", voxels)
+    split = [["TRAIN001", "train"], ["TRAIN005", "test"], ["TEST001", "unlabelled"]]
+    write_csv(tmp_path / "splits.csv", [["case_id", "split"], *split])
+    arguments = ["--source", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
+    arguments += ["--splits", str(tmp_path / "splits.csv")]
+    assert prepare_retouch.main(arguments) == 0
+    found = load_prepared(tmp_path / "out")
+    assert len(found.dataset["unlabelled"]) == 3
+    # Two equal slices of one volume against two of the other.
+    assert found.metadata["near_duplicates"]["across_splits"] == {"identical": 4, "near_duplicate": 0}
+    assert found.metadata["near_duplicates"]["within_splits"] == {"identical": 0, "near_duplicate": 0}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "training or selection (near-duplicates: not checked)"),
+        (
+            {"pictures": {"train": 3, "test": 4}},
+            "training or selection, though 4 of them have near-duplicates that did",
+        ),
+        ({"pictures": {"train": 0, "test": 0}}, "training or selection, nor did near-duplicates of them"),
+    ],
+)
+def test_the_card_says_how_many_tested_pictures_have_near_duplicates(tmp_path, found, words):
+    record = made_up_record()
+    record["dataset"] |= {} if found is None else {"near_duplicates": found}
+    run = write_run(tmp_path / "run", results=made_up_results(), record=record, weights=False)
+    assert read_facts(run).kept_apart == f"which took no part in {words}"

@@ -290,6 +290,63 @@ def test_broken_json_lines(tmp_path):
         build(tmp_path)
 
 
+def write_objects(root, *masks):
+    """A picture "a" with masks a_mask.png, a_mask_1.png ...: each a list of (rows, value)."""
+    write_photograph(root / "images" / "a.png")
+    write_photograph(root / "images" / "b.png", seed=1)
+    (root / "masks").mkdir()
+    for i, drawn in enumerate(masks):
+        mask = np.zeros((30, 40), dtype=np.uint8)
+        for rows, value in drawn:
+            mask[rows] = value
+        Image.fromarray(mask).save(root / "masks" / f"a_mask{f'_{i}' if i else ''}.png")
+
+
+CLASSES = {0: "background", 1: "cyst", 2: "tumour"}
+TOP, MIDDLE, BOTTOM = slice(0, 10), slice(10, 20), slice(20, 30)
+
+
+def test_several_masks_are_united_on_request(tmp_path):
+    write_objects(tmp_path / "raw", [(TOP, 1), (BOTTOM, 9)], [(MIDDLE, 2), (TOP, 9)], [(slice(5, 15), 0), (TOP, 1)])
+    options = {"mask_values": CLASSES, "unannotated_value": 9, "merge_masks": True}
+    rows = build(tmp_path, **options)["train"]
+    mask = np.asarray(rows[0]["mask"])
+    # A class wins over background and over pixels that nobody annotated, and these over background.
+    assert [np.unique(mask[part]).tolist() for part in (TOP, MIDDLE, BOTTOM)] == [[1], [2], [255]]
+    assert rows["mask_classes"] == [[1, 2], None]
+
+
+def test_several_masks_are_refused_with_their_names_and_the_flag(tmp_path, capsys):
+    write_objects(tmp_path / "raw", [(TOP, 1)], [(MIDDLE, 1)], [(BOTTOM, 1)])
+    arguments = ["--source", tmp_path / "raw", "--output", tmp_path / "out", "--mask-values", "0=background,1=cyst"]
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert "a_mask_1.png: a second mask of one picture, beside a_mask.png, a_mask_2.png" in error
+    assert "--merge-masks" in error
+    assert run(*arguments, "--on-error", "skip") == 0  # the picture goes, since one mask of three would mislead
+    assert load_prepared(tmp_path / "out").dataset["train"]["case_id"] == ["b"]
+    assert run(*arguments, "--merge-masks", "--overwrite") == 0
+    (row, _) = load_prepared(tmp_path / "out").dataset["train"]
+    assert np.asarray(row["mask"]).min() == 1
+
+
+def test_masks_that_give_a_pixel_two_classes_are_refused(tmp_path):
+    write_objects(tmp_path / "raw", [(TOP, 1)], [(slice(5, 15), 2)])
+    with pytest.raises(BadInputError, match=r"a_mask_1\.png: 200 pixels have another class than in a_mask\.png"):
+        build(tmp_path, mask_values=CLASSES, merge_masks=True)
+
+
+def test_a_numbered_mask_belongs_to_the_picture_of_its_whole_name_first(tmp_path):
+    write_objects(tmp_path / "raw", [(TOP, 1)], [(MIDDLE, 2)])
+    write_photograph(tmp_path / "raw" / "images" / "a_mask_1.png", seed=2)
+    assert build(tmp_path, mask_values=CLASSES)["train"]["mask_classes"] == [[1], [2], None]
+    write_mask(
+        tmp_path / "raw" / "masks" / "b_1.png"
+    )  # no ending that marks a mask: perhaps of a picture that is lost
+    with pytest.raises(BadInputError, match=r"b_1\.png: mask without a picture"):
+        build(tmp_path, mask_values=CLASSES, merge_masks=True)
+
+
 @pytest.mark.parametrize("text", ["", "0", "0=a,0=b", "x=a", "0=", "0=a;1=b,"])
 def test_wrong_mask_values(text):
     with pytest.raises(BadInputError, match=r"write e\.g\. 0=background,255=lesion"):

@@ -85,3 +85,34 @@ def test_a_manifest_must_name_the_same_cases(tmp_path):
         apply_manifest(["a"], {"a": "train", "c": "test"}, path, Problems())
     with pytest.raises(BadInputError, match="no such split manifest"):
         read_manifest(path)
+
+
+def test_a_group_goes_into_one_split_and_every_stratum_still_has_its_share():
+    strata = {name: (label,) for name, label in official_strata().items()}
+    names = list(strata)
+    groups = [names[i : i + 3] for i in range(0, 300, 3)] + [names[i : i + 2] for i in range(1000, 1400, 2)]
+    splits = carve(dict.fromkeys(strata, "train"), strata, {"test": 0.2, "validation": 0.1}, 0, groups)
+    for group in groups:
+        assert len({splits[case_id] for case_id in group}) == 1
+    drawn = Counter(splits.values())
+    assert abs(drawn["test"] - 400) <= 6 and abs(drawn["validation"] - 200) <= 6
+    # A fifth of the 100 threes, of the 200 pairs, and of the single cases.
+    assert sum(splits[group[0]] == "test" for group in groups[:100]) == 20
+    assert abs(sum(splits[group[0]] == "test" for group in groups[100:]) - 40) <= 1
+    melanomas = sum(splits[name] == "test" for name, label in strata.items() if label == ("melanoma",))
+    assert abs(melanomas - 0.2 * 374) <= 4
+
+
+def test_groups_reach_only_the_cases_that_are_drawn():
+    splits = {"a": "train", "b": "test", "c": "train", "d": "train", "e": "train"}
+    strata = dict.fromkeys("acde", ("x",))
+    drawn = carve(splits, strata, {"validation": 0.5}, 0, groups=[["a", "b", "c"]])
+    assert drawn["b"] == "test"
+    assert drawn["a"] == drawn["c"]
+    assert sum(split == "validation" for split in drawn.values()) >= 1
+
+
+def test_without_groups_the_draw_is_what_it_was():
+    strata = {f"case{i}": (str(i % 2),) for i in range(10)}
+    splits = carve(dict.fromkeys(strata, "train"), strata, {"test": 0.4}, 0, groups=[])
+    assert sorted(case_id for case_id, split in splits.items() if split == "test") == PINNED

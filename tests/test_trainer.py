@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessorPil
 from modeling_resformer.data.collation import MultiTaskCollator
-from modeling_resformer.data.transforms import Augmentation
+from modeling_resformer.data.transforms import Augmentation, default_augmentation
 from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
 from modeling_resformer.training.rows import EpochSampler, EvaluationRows, TrainingRows
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
@@ -163,7 +163,7 @@ def test_workers_do_not_change_what_an_epoch_looks_like(dataset, tmp_path, persi
     """Worker processes outlive the epoch, or not: either way epoch 1 has its own order and its own augmentation."""
     batches = []
     for settings in ({}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent}):
-        loader = make_trainer(dataset, tmp_path, Augmentation(), **settings).get_train_dataloader()
+        loader = make_trainer(dataset, tmp_path, default_augmentation("dermoscopy"), **settings).get_train_dataloader()
         for epoch in (0, 1):
             loader.set_epoch(epoch)
             batches.append([batch["pixel_values"] for batch in loader])
@@ -184,7 +184,7 @@ def test_persistent_workers_do_not_give_one_part_for_another(dataset, tmp_path):
 
 
 def test_training_draws_a_new_augmentation_every_epoch(dataset, tmp_path):
-    trainer = make_trainer(dataset, tmp_path, Augmentation(), num_train_epochs=3)
+    trainer = make_trainer(dataset, tmp_path, default_augmentation("dermoscopy"), num_train_epochs=3)
     drawn = []
 
     class Recorded(TrainingRows):

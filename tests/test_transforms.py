@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from modeling_resformer.data.transforms import Augmentation, augment
+from modeling_resformer.data.transforms import AUGMENTATIONS, Augmentation, augment, default_augmentation
 
 
 ROTATION = Augmentation(rotation_degrees=180, horizontal_flip=0, vertical_flip=0)
@@ -55,14 +55,14 @@ def test_rotation_agrees_with_torchvision(pair):
 def test_uncovered_corners_are_ignored_and_no_class_is_invented(pair):
     image, mask = pair
     for row_index in range(20):
-        _, turned = augment(image, mask, Augmentation(), 0, 0, row_index)
+        _, turned = augment(image, mask, default_augmentation("dermoscopy"), 0, 0, row_index)
         assert set(np.unique(turned)) <= {0, 1, 255}
     _, turned = augment(image, Image.new("L", image.size, 1), ROTATION, 0, 0, 1, ignore_index=250)
     assert set(np.unique(turned)) == {1, 250}
 
 
 def test_the_three_numbers_decide_everything(pair):
-    augmentation = Augmentation(rotation_degrees=20)
+    augmentation = Augmentation(rotation_degrees=20, horizontal_flip=0.5)
     drawn = {(s, e, r): augmentation.draw(s, e, r) for s in range(3) for e in range(3) for r in range(50)}
     assert len({change.angle for change in drawn.values()}) == len(drawn)
     assert max(abs(change.angle) for change in drawn.values()) <= 20
@@ -142,3 +142,29 @@ def test_sixteen_bit_grey_is_recolored_as_its_eight_bit_version(pair):
     deep, _ = augment(Image.fromarray(grey.astype(np.uint16) * 257), None, RECOLORED, 0, 0, 1)
     shallow, _ = augment(Image.fromarray(grey), None, RECOLORED, 0, 0, 1)
     assert np.abs(np.asarray(deep) / 257 - np.asarray(shallow)).max() <= 0.51
+
+
+@pytest.mark.parametrize("modality", [None, "radiography"])
+def test_of_an_unknown_kind_nothing_is_assumed(pair, modality):
+    image, mask = pair
+    for row_index in range(20):
+        same, same_mask = augment(image, mask, default_augmentation(modality), 0, 0, row_index)
+        np.testing.assert_array_equal(np.asarray(same), np.asarray(image))
+        np.testing.assert_array_equal(np.asarray(same_mask), np.asarray(mask))
+
+
+@pytest.mark.parametrize("modality", ["oct", "ultrasound", "fundus"])
+def test_what_has_an_up_is_never_turned_upside_down(modality):
+    changes = [AUGMENTATIONS[modality].draw(0, epoch, row) for epoch in range(5) for row in range(100)]
+    assert max(abs(change.angle) for change in changes) <= 15
+    assert not any(change.vertical for change in changes)
+    assert any(change.horizontal for change in changes)
+
+
+def test_an_augmentation_in_words():
+    assert str(Augmentation()) == "none"
+    assert str(AUGMENTATIONS["oct"]) == "rotation by up to 15 degrees, left-right flip with probability 0.5"
+    text = str(Augmentation(0, 0, 1, 0.25, 0.2))
+    assert text == (
+        "upside-down flip with probability 1, scale by up to 1.25, brightness, contrast and saturation by up to 20%"
+    )

@@ -4,21 +4,25 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
-from .columns import dataset_features
-from .encoding import encode_png, index_mask, read_mask, resize_mask, store_picture
+from .columns import UNANNOTATED, dataset_features
+from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_picture
+from .prepared import MODALITIES
 from .problems import BadInputError, Problems
 from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
 
 
 Row = dict[str, Any]
+TABLES_BESIDE = ("splits", "annotated_slices")  # options that name a file which belongs to the source
 
 
 @dataclass(eq=False)
@@ -49,11 +53,11 @@ class PreparationConfig(datasets.BuilderConfig):
 
 @dataclass(frozen=True)
 class PictureCase:
-    """One picture with what belongs to it; `labels` is None when the picture is unlabelled."""
+    """One picture with what belongs to it: its mask files, none or several; `labels` is None when it is unlabelled."""
 
     case_id: str
     picture: Path
-    mask: Path | None
+    masks: tuple[Path, ...]
     labels: tuple[str, ...] | None
     unknown: tuple[str, ...] = ()
     split: str | None = None
@@ -70,7 +74,7 @@ class PictureCase:
 class CaseBuilder(datasets.GeneratorBasedBuilder):
     """Base of the builders. A case is the unit of splitting: a volume, a patient or a picture.
 
-    Subclasses give `SOURCE`, `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
+    Subclasses give `SOURCE`, `CONTRACT` (what the folder must hold, in a phrase), `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
     `case.case_id`, `case.split` (None where the source names none) and `case.num_rows` are read here.
 
     Raises:
@@ -81,15 +85,22 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     DEFAULT_WRITER_BATCH_SIZE = 16  # rows held in memory: pictures are large
     SOURCE: ClassVar[str]
+    CONTRACT: ClassVar[str]
     split_rule = "as the source gives it"
 
     def __init__(self, *args: Any, data_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
         root = Path(data_dir) if data_dir is not None else None
-        if root is None or not root.is_dir():
-            raise BadInputError(f"{data_dir}: no such folder; data_dir must be the folder with the raw files")
-        manifest = kwargs.get("splits")
-        kwargs["fingerprint"] = source_fingerprint([root, *([Path(manifest)] if manifest else [])])
-        super().__init__(*args, data_dir=str(root), **kwargs)
+        with stating(self.CONTRACT):
+            if root is None or not root.is_dir():
+                raise BadInputError(f"{data_dir}: no such folder; data_dir must be the folder with the raw files")
+            beside = [Path(kwargs[name]) for name in TABLES_BESIDE if kwargs.get(name)]
+            kwargs["fingerprint"] = source_fingerprint([root, *beside])
+            super().__init__(*args, data_dir=str(root), **kwargs)
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the splits into the cache folder; a refused folder is told what was expected of it."""
+        with stating(self.CONTRACT):
+            super().download_and_prepare(*args, **kwargs)
 
     @property
     def root(self) -> Path:
@@ -136,12 +147,21 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     def rows(self, case: Any) -> Iterator[Row]:
         raise NotImplementedError
 
+    @property
+    def modality(self) -> str | None:
+        """The kind of the pictures, e.g. dermoscopy; None where it is not known."""
+        return MODALITIES.get(type(self).__name__)
+
     def stratum(self, case: Any) -> tuple[str, ...]:
         """Returns what a drawn split must hold its share of."""
         return case.stratum
 
-    def assign_splits(self) -> dict[str, str]:
-        """Returns case id -> split. A manifest overrides; else the source's own splits, parts carved off training."""
+    def assign_splits(self, groups: Sequence[Sequence[str]] = ()) -> dict[str, str]:
+        """Returns case id -> split. A manifest overrides; else the source's own splits, parts carved off training.
+
+        Args:
+            groups: cases that a draw must keep together.
+        """
         splits = self._source_splits()
         if self.config.splits is not None:
             path = Path(self.config.splits)
@@ -150,8 +170,10 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         fractions = {"test": self.config.test_fraction, "validation": self.config.validation_fraction}
         drawn = ", ".join(f"{share:g} of the training cases to {name}" for name, share in fractions.items() if share)
         if drawn:
-            self.split_rule += f"; then {drawn}, by case, stratified by label, seed {self.config.seed}"
-        return carve(splits, self._strata(splits) if drawn else {}, fractions, self.config.seed)
+            together = " with near-duplicates kept together" if groups else ""
+            how = f"{drawn}, by case{together}, stratified by label, seed {self.config.seed}"
+            self.split_rule = f"{type(self).split_rule}; then {how}"
+        return carve(splits, self._strata(splits) if drawn else {}, fractions, self.config.seed, groups)
 
     def _source_splits(self) -> dict[str, str]:
         splits: dict[str, str] = {}
@@ -206,13 +228,13 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
             raise
 
     def picture_row(self, case: PictureCase, mask_values: dict[int, int]) -> Row:
-        """Returns the row of one picture file and its mask file, resized when `image_size` says so."""
+        """Returns the row of one picture file and its mask files, resized when `image_size` says so."""
         size = self.image_size
         stored = store_picture(case.picture, size)
         mask = None
-        if case.mask is not None:
-            mask = index_mask(read_mask(case.mask, stored), mask_values, case.mask)
-            mask = resize_mask(mask, size) if size is not None else mask
+        if case.masks:
+            mask = merge_masks({path: index_mask(read_mask(path, stored), mask_values, path) for path in case.masks})
+            mask = mask_or_none(resize_mask(mask, size) if size is not None else mask)
         return {
             "image": {"bytes": stored.data, "path": case.picture.name},
             "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{case.picture.stem}_mask.png"},
@@ -228,6 +250,20 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         }
 
 
+@contextmanager
+def stating(contract: str) -> Iterator[None]:
+    """Makes an error end with what the folder must hold and where that is written."""
+    try:
+        yield
+    except BadInputError as error:
+        raise BadInputError(f"{error}. Expected {contract}; see docs/data.md") from error
+
+
+def mask_or_none(mask: np.ndarray) -> np.ndarray | None:
+    """Returns a mask (H, W) of class indices and 255, or None where it is 255 throughout: nobody annotated it."""
+    return None if (mask == UNANNOTATED).all() else mask
+
+
 def walk_files(root: Path) -> Iterator[Path]:
     """Yields every file below `root` in a stable order, without hidden ones and macOS archive residue."""
     for folder, folders, names in os.walk(root):
@@ -236,8 +272,8 @@ def walk_files(root: Path) -> Iterator[Path]:
 
 
 def present_classes(mask: Any) -> list[int]:
-    """Returns the foreground class indices that occur in a mask (H, W) of class indices."""
-    return [index for index in range(1, int(mask.max()) + 1) if (mask == index).any()]
+    """Returns the foreground class indices that occur in a mask (H, W) of class indices and 255."""
+    return [index for index in np.unique(mask).tolist() if index not in (0, UNANNOTATED)]
 
 
 def scaled_spacing(

@@ -6,13 +6,17 @@ from typing import Any
 from datasets import ClassLabel, Features, Image, List, Value
 
 
+UNANNOTATED = 255  # of a stored mask: a pixel that nobody annotated, which losses and scores ignore
+
+
 def dataset_features(
     mask_classes: Sequence[str], class_labels: Sequence[str], metadata: dict[str, Any] | None = None
 ) -> Features:
     """Returns the settled columns, followed by the source's own `metadata` columns.
 
     - `image`: the source file's own bytes, or a PNG at native bit depth.
-    - `mask`: a PNG of class indices into `mask_classes`, of the picture's displayed size; null where there is none.
+    - `mask`: a PNG of class indices into `mask_classes`, 255 where nobody annotated, of the picture's displayed size;
+      null where there is none.
     - `class_labels`: the present image-level classes; `[]` for none of them, null for an unlabelled row.
     - `class_labels_unknown`: classes whose state is not known in this row; `[]` by default.
     - `case_id`, `slice_index`: the volume, patient or picture, and the number of the picture within it, from 0.

@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from ..drawing import arrange, captioned, displayable, draw_contours, legend
+from .columns import UNANNOTATED
 
 
 TILE = 192  # pixels
@@ -46,7 +47,9 @@ def draw_tile(row: dict, prefix: str, class_labels: Sequence[str]) -> Image.Imag
     """Draws one row of a prepared dataset with contours and a caption."""
     picture = displayable(row["image"])
     if row["mask"] is not None:
-        picture = draw_contours(picture, np.asarray(row["mask"]), max(1, max(picture.size) // TILE))
+        mask = np.asarray(row["mask"])
+        annotated = np.where(mask == UNANNOTATED, 0, mask)
+        picture = draw_contours(picture, annotated, max(1, max(picture.size) // TILE))
     labels = "unlabelled" if row["class_labels"] is None else ", ".join(class_labels[i] for i in row["class_labels"])
     caption = f"{prefix}{row['case_id']} [{row['slice_index']}]\n{labels or 'none'}"
     return captioned(picture, caption, TILE, CAPTION)

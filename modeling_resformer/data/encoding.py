@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .columns import UNANNOTATED
 from .problems import BadInputError
 
 
@@ -151,6 +152,28 @@ def index_mask(values: np.ndarray, mask_values: Mapping[int, int], path: Path) -
         )
     table = np.array([mask_values[value.item()] for value in found], dtype=np.uint8)
     return table[inverse].reshape(values.shape)
+
+
+def merge_masks(masks: Mapping[Path, np.ndarray]) -> np.ndarray:
+    """Unites masks of one picture: a class wins over 255 (not annotated), and that over background.
+
+    Args:
+        masks: file -> class indices and 255, (H, W) uint8, all of one shape.
+
+    Raises:
+        BadInputError: two files give a pixel different classes.
+    """
+    (first, merged), *others = masks.items()
+    for path, mask in others:
+        drawn = (mask != 0) & (mask != UNANNOTATED)
+        clash = drawn & (merged != 0) & (merged != UNANNOTATED) & (merged != mask)
+        if clash.any():
+            raise BadInputError(
+                f"{path}: {int(clash.sum())} pixels have another class than in {first.name} or a mask merged with it; a "
+                "pixel has one class, so correct the masks"
+            )
+        merged = np.where(drawn | ((merged == 0) & (mask == UNANNOTATED)), mask, merged)
+    return merged
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -44,6 +44,10 @@ class Isic2017(CaseBuilder):
     """
 
     SOURCE = "isic2017"
+    CONTRACT = (
+        "ISIC-2017_Training_Data/, ISIC-2017_Training_Part1_GroundTruth/ and ISIC-2017_Training_Part3_GroundTruth.csv as "
+        "downloaded (likewise Validation and Test_v2)"
+    )
     split_rule = "official folders (Training: train, Validation: validation, Test_v2: test)"
 
     @property
@@ -93,7 +97,8 @@ class Isic2017(CaseBuilder):
             if self._is_complete(path, case_id, mask, labels):
                 age, sex = patients.get(key, (None, (None, None)))[1]
                 metadata = {"age": age, "sex": sex, "file_name": str(path.relative_to(self.root))}
-                cases.append(PictureCase(case_id, path, mask, labels, split=split, metadata=metadata))
+                drawn = () if mask is None else (mask,)
+                cases.append(PictureCase(case_id, path, drawn, labels, split=split, metadata=metadata))
         return cases
 
     def _is_complete(self, path: Path, case_id: str, mask: Path | None, labels: tuple[str, ...] | None) -> bool:

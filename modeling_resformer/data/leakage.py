@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import imagehash
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 from PIL import Image, ImageDraw
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm.auto import tqdm
 
 from ..drawing import arrange, displayable
 from .contact_sheet import CAPTION, COLUMNS, TILE
@@ -54,11 +57,34 @@ class Match:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Locations, pixel digests and hash bits (n, 256) of all rows that are compared."""
+    """Locations, pixel digests and hash bits (n, 256) of all rows; the bits of a picture of one colour are NaN."""
 
     locations: list[Location]
     pixels: list[str]
     bits: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All pairs of rows of different cases that look the same: positions in `prints`, and differing bits, each (m,)."""
+
+    prints: Fingerprints
+    first: np.ndarray
+    second: np.ndarray
+    distances: np.ndarray
+
+    def matches(self, chosen: np.ndarray) -> Iterator[Match]:
+        """Yields the chosen pairs (their positions) as matches."""
+        for pair in chosen:
+            i, j = self.first[pair], self.second[pair]
+            kind = "identical" if self.prints.pixels[i] == self.prints.pixels[j] else "near_duplicate"
+            yield Match(kind, self.prints.locations[i], self.prints.locations[j], int(self.distances[pair]))
+
+    def relocated(self, parts: Mapping[str, Dataset]) -> "Comparison":
+        """The same pairs where the rows are now, after cases moved from part to part."""
+        places = {(place.case_id, place.slice_index): place for place in locate(parts)}
+        locations = [places[place.case_id, place.slice_index] for place in self.prints.locations]
+        return replace(self, prints=replace(self.prints, locations=locations))
 
 
 def find_matches(
@@ -74,15 +100,16 @@ def find_matches(
     Returns:
         Leaks (across parts) first, then duplicates within a part, nearest first.
     """
-    prints = fingerprint_parts(parts, num_proc)
-    matches = [*same_cases(prints.locations), *same_pictures(prints, max_distance)]
+    compared = compare(parts, max_distance, num_proc)
+    pairs = np.arange(len(compared.first))
+    matches = [*same_cases(compared.prints.locations), *compared.matches(pairs)]
     kinds = ("same_case", "identical", "near_duplicate")
     return sorted(matches, key=lambda match: (not match.is_leak, kinds.index(match.kind), match.distance))
 
 
 def fingerprint_parts(parts: Mapping[str, Dataset], num_proc: int | None) -> Fingerprints:
     """Hashes every picture."""
-    locations, pixels, bits = [], [], []
+    pixels, bits = [], []
     for part, dataset in parts.items():
         dataset = dataset.with_format(None)
         hashed = dataset.select_columns(["image"]).map(
@@ -93,18 +120,33 @@ def fingerprint_parts(parts: Mapping[str, Dataset], num_proc: int | None) -> Fin
             keep_in_memory=True,
             desc=f"Hashing {part}",
         )
-        rows = zip(dataset["case_id"], dataset["slice_index"], strict=True)
-        locations += [Location(part, i, case_id, slice_index) for i, (case_id, slice_index) in enumerate(rows)]
         pixels += list(hashed["pixels"])
-        bits += [imagehash.hex_to_hash(text).hash.ravel() for text in hashed["bits"]]
-    return Fingerprints(locations, pixels, np.array(bits, dtype=np.float32).reshape(-1, HASH_SIDE**2))
+        bits += [
+            imagehash.hex_to_hash(text).hash.ravel() if text else np.full(HASH_SIDE**2, np.nan)
+            for text in hashed["bits"]
+        ]
+    return Fingerprints(locate(parts), pixels, np.array(bits, dtype=np.float32).reshape(-1, HASH_SIDE**2))
+
+
+def locate(parts: Mapping[str, Dataset]) -> list[Location]:
+    """Returns the place of every row of every part, in order."""
+    return [
+        Location(part, i, case_id, slice_index)
+        for part, dataset in parts.items()
+        for i, (case_id, slice_index) in enumerate(zip(dataset["case_id"], dataset["slice_index"], strict=True))
+    ]
 
 
 def fingerprint(row: dict[str, Any]) -> dict[str, str]:
-    """Returns the digest of the decoded samples, whatever the file format, and the perceptual hash."""
+    """Returns the digest of the decoded samples, whatever the file format, and the perceptual hash.
+
+    The hash is empty where all pixels are alike, as in the blank slices of a volume: these show nothing to recognise.
+    """
     picture = row["image"]
     samples = np.ascontiguousarray(np.asarray(picture.convert("RGBA") if picture.mode in ("P", "1") else picture))
     digest = hashlib.sha256(f"{samples.shape}{samples.dtype}".encode() + samples.tobytes()).hexdigest()
+    if (samples == samples[0, 0]).all():
+        return {"pixels": digest, "bits": ""}
     return {"pixels": digest, "bits": str(imagehash.phash(displayable(picture), hash_size=HASH_SIDE))}
 
 
@@ -118,17 +160,59 @@ def same_cases(locations: Sequence[Location]) -> Iterator[Match]:
         yield from (Match("same_case", first, other) for other in others)
 
 
-def same_pictures(prints: Fingerprints, max_distance: int) -> Iterator[Match]:
-    """Yields the pairs of rows of different cases with equal samples or hashes within `max_distance` bits."""
+def compare(parts: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_proc: int | None = None) -> Comparison:
+    """Compares every row with every row of another case, see `find_matches`; a picture of one colour equals no other."""
+    prints = fingerprint_parts(parts, num_proc)
+    _, cases = np.unique([place.case_id for place in prints.locations], return_inverse=True)
     signs = 2 * prints.bits - 1
-    for start in range(0, len(signs), BLOCK):
-        block = signs[start : start + BLOCK]
-        distances = (signs.shape[1] - block @ signs[start:].T) / 2
-        for i, j in np.argwhere(distances <= max_distance):
-            first, second = prints.locations[start + i], prints.locations[start + j]
-            if i < j and first.case_id != second.case_id:
-                identical = prints.pixels[start + i] == prints.pixels[start + j]
-                yield Match("identical" if identical else "near_duplicate", first, second, int(distances[i, j]))
+    found = [np.empty((3, 0), dtype=np.int64)]
+    for start in tqdm(range(0, len(signs), BLOCK), desc="Comparing pictures", unit="block"):
+        distances = (signs.shape[1] - signs[start : start + BLOCK] @ signs[start:].T) / 2
+        i, j = np.nonzero(distances <= max_distance)  # never true of NaN
+        kept = (i < j) & (cases[start + i] != cases[start + j])
+        found.append(np.stack([start + i, start + j, distances[i, j]])[:, kept].astype(np.int64))
+    return Comparison(prints, *np.concatenate(found, axis=1))
+
+
+def summarise(compared: Comparison, limit: int = 1000) -> tuple[dict[str, Any], list[Match]]:
+    """Counts the pairs of rows that look the same, and lists those that lie in different parts.
+
+    Returns:
+        `max_distance` (bits), pairs `across_splits` and `within_splits` by kind, and `pictures`: how many rows of each
+        part look like a row of another part; and up to `limit` of the pairs across parts, nearest first.
+    """
+    prints = compared.prints
+    parts = list(dict.fromkeys(place.part for place in prints.locations))
+    part = np.array([parts.index(place.part) for place in prints.locations])
+    _, pixels = np.unique(prints.pixels, return_inverse=True)
+    identical = pixels[compared.first] == pixels[compared.second]
+    across = part[compared.first] != part[compared.second]
+    rows = np.unique(np.concatenate([compared.first[across], compared.second[across]]))
+    counts = {
+        "max_distance": MAX_DISTANCE,
+        "across_splits": _count_kinds(identical[across]),
+        "within_splits": _count_kinds(identical[~across]),
+        "pictures": {name: int((part[rows] == number).sum()) for number, name in enumerate(parts)},
+    }
+    leaks = np.flatnonzero(across)
+    nearest = leaks[np.argsort(compared.distances[leaks], kind="stable")[:limit]]
+    return counts, list(compared.matches(nearest))
+
+
+def linked_cases(compared: Comparison) -> list[list[str]]:
+    """Returns the groups of two or more cases that are linked, directly or by way of others, by rows that look the same."""
+    names, cases = np.unique([place.case_id for place in compared.prints.locations], return_inverse=True)
+    links = coo_array(
+        (np.ones(len(compared.first), dtype=bool), (cases[compared.first], cases[compared.second])),
+        shape=(len(names), len(names)),
+    )
+    _, group = connected_components(links, directed=False)
+    sizes = np.bincount(group)
+    return [names[group == number].tolist() for number in np.flatnonzero(sizes > 1)]
+
+
+def _count_kinds(identical: np.ndarray) -> dict[str, int]:
+    return {"identical": int(identical.sum()), "near_duplicate": int((~identical).sum())}
 
 
 def prepared_parts(datasets: Mapping[str, DatasetDict]) -> dict[str, Dataset]:

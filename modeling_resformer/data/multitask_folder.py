@@ -1,17 +1,19 @@
 """One's own pictures: `images/`, `masks/` and a table with image-level labels become rows."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from .builder import CaseBuilder, PictureCase, PreparationConfig, Row, walk_files
-from .columns import dataset_features
+from .annotated import AnnotationConfig, check_unannotated_value, read_annotated_slices
+from .builder import TABLES_BESIDE, CaseBuilder, PictureCase, Row, walk_files
+from .columns import UNANNOTATED, dataset_features
 from .problems import BadInputError
 from .splits import SPLIT_NAMES
 from .tables import binary_label, by_spelling, read_table, spelling_key
@@ -20,6 +22,7 @@ from .tables import binary_label, by_spelling, read_table, spelling_key
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 MASK_ENDINGS = ("_mask", "_segmentation")
+MASK_NAME = re.compile(rf"(.+)(?:{'|'.join(MASK_ENDINGS)})(?:_\d+)?")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson")
 NAME_SEPARATORS = (";", "|")
 NO_CLASS = "none"
@@ -27,25 +30,29 @@ KNOWN_COLUMNS = ("file_name", "case_id", "split", "slice_index", "class_labels",
 
 
 @dataclass(eq=False)
-class MultiTaskFolderConfig(PreparationConfig):
-    """As `PreparationConfig`, with what only the owner of the data knows.
+class MultiTaskFolderConfig(AnnotationConfig):
+    """As `AnnotationConfig`, with what only the owner of the data knows.
 
     Args:
         mask_values: pixel value -> class name; the first name is the background. Several values may share a name.
         label_names: image-level classes in order; None takes the names found in the column `class_labels`.
         table: the table's file, where the folder holds several.
+        merge_masks: unite several masks of one picture; without it they are refused.
+        modality: the kind of the pictures in one word, e.g. ultrasound; it decides how training augments them.
     """
 
     mask_values: Mapping[int, str] | None = None
     label_names: Sequence[str] | None = None
     table: str | None = None
+    merge_masks: bool = False
+    modality: str | None = None
 
 
 class MultiTaskFolder(CaseBuilder):
     """One row per picture below `images/`.
 
     - `masks/` holds grey or palette masks named as the pictures (`a/b.jpg` -> `a/b.png`, `a/b_mask.png` or
-      `a/b_segmentation.png`). A picture may lack a mask.
+      `a/b_segmentation.png`, with `merge_masks` also several, `a/b_mask_1.png` ...). A picture may lack a mask.
     - One `.csv` or `.jsonl` table with the column `file_name` (relative to `images/`, suffix optional) gives labels:
       either `class_labels` (names joined by `;`, `none` for no class, empty for unlabelled; a list or null in JSON), or,
       with `label_names`, one column per class with 0, 1 or nothing (unknown). A picture may lack a row.
@@ -65,6 +72,10 @@ class MultiTaskFolder(CaseBuilder):
     """
 
     SOURCE = "folder"
+    CONTRACT = (
+        "images/ with pictures, masks/ with masks of the pictures' names and sizes, and one table (.csv or .jsonl) with a "
+        "column file_name"
+    )
     BUILDER_CONFIG_CLASS = MultiTaskFolderConfig
 
     @cached_property
@@ -89,6 +100,10 @@ class MultiTaskFolder(CaseBuilder):
         return list(dict.fromkeys(self.config.mask_values.values()))
 
     @property
+    def modality(self) -> str | None:
+        return self.config.modality
+
+    @property
     def class_labels(self) -> list[str]:
         if self.config.label_names is not None:
             return list(self.config.label_names)
@@ -102,17 +117,20 @@ class MultiTaskFolder(CaseBuilder):
 
     @property
     def _mask_indices(self) -> dict[int, int]:
-        return {value: self.mask_classes.index(name) for value, name in (self.config.mask_values or {}).items()}
+        indices = {value: self.mask_classes.index(name) for value, name in (self.config.mask_values or {}).items()}
+        unannotated = self.config.unannotated_value
+        return indices if unannotated is None else {**indices, unannotated: UNANNOTATED}
 
     @cached_property
     def _table_path(self) -> Path | None:
         if self.config.table is not None:
             return Path(self.config.table)
-        manifest = None if self.config.splits is None else Path(self.config.splits).resolve()
+        given = [getattr(self.config, name) for name in TABLES_BESIDE]
+        others = [Path(name).resolve() for name in given if name is not None]
         tables = [
             path
             for path in sorted(self.root.iterdir())
-            if path.suffix.lower() in TABLE_SUFFIXES and path.resolve() != manifest
+            if path.suffix.lower() in TABLE_SUFFIXES and path.resolve() not in others
         ]
         if len(tables) > 1:
             names = ", ".join(path.name for path in tables)
@@ -142,23 +160,38 @@ class MultiTaskFolder(CaseBuilder):
         return extra
 
     def find_cases(self) -> list[PictureCase]:
+        check_unannotated_value(self.config.unannotated_value, dict(self.config.mask_values or {}))
         pictures = self._pictures()
         masks, rows = self._masks(pictures), self._rows_of(pictures)
+        refused = self._refuse_several(masks)
         slices: Counter[str] = Counter()
         cases = []
         for key, (name, path) in pictures.items():
+            if key in refused:
+                continue
             try:
-                case = self._case(name, path, masks.get(key), rows.get(key, {}), slices)
+                case = self._case(name, path, masks.get(key, ()), rows.get(key, {}), slices)
             except BadInputError as error:
                 self.problems.report(str(error), name)
                 continue
             cases.append(case)
-        return cases
+        return self._without_unannotated(cases)
+
+    def _without_unannotated(self, cases: list[PictureCase]) -> list[PictureCase]:
+        """Takes masks and labels from the slices that the list of annotated slices leaves out."""
+        if self.config.annotated_slices is None:
+            return cases
+        slices = ((case.case_id, [case.slice_index]) for case in cases)
+        listed = read_annotated_slices(Path(self.config.annotated_slices), slices, self.problems)
+        return [
+            case if case.slice_index in listed[case.case_id] else replace(case, masks=(), labels=None, unknown=())
+            for case in cases
+        ]
 
     def rows(self, case: PictureCase) -> Iterator[Row]:
         yield self.picture_row(case, self._mask_indices)
 
-    def _case(self, name: str, path: Path, mask: Path | None, row: Row, slices: Counter[str]) -> PictureCase:
+    def _case(self, name: str, path: Path, masks: tuple[Path, ...], row: Row, slices: Counter[str]) -> PictureCase:
         labels, unknown = self._labels(row)
         split = row.get("split") or None
         if split is not None and split not in SPLIT_NAMES:
@@ -172,7 +205,7 @@ class MultiTaskFolder(CaseBuilder):
         return PictureCase(
             case_id=case_id,
             picture=path,
-            mask=mask,
+            masks=masks,
             labels=labels,
             unknown=unknown,
             split=split,
@@ -193,26 +226,32 @@ class MultiTaskFolder(CaseBuilder):
                 self.problems.report(f"{path}: not a picture ({', '.join(PICTURE_SUFFIXES)}); move it away", path.stem)
         return by_spelling(found, str(folder), self.problems)
 
-    def _masks(self, pictures: Mapping[str, Any]) -> dict[str, Path]:
+    def _masks(self, pictures: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
         folder = self.root / "masks"
-        masks: dict[str, Path] = {}
+        masks: dict[str, list[Path]] = defaultdict(list)
         for path in walk_files(folder) if folder.is_dir() else ():
             stem = spelling_key(str(path.relative_to(folder).with_suffix("")))
-            endings = ("", *MASK_ENDINGS)
-            key = next(
-                (k for end in endings if stem.endswith(end) and (k := stem.removesuffix(end)) in pictures), None
-            )
+            match = MASK_NAME.fullmatch(stem)
+            key = next((key for key in (stem, match and match[1]) if key in pictures), None)
             if path.suffix.lower() not in MASK_SUFFIXES:
                 self.problems.report(f"{path}: not a mask ({', '.join(MASK_SUFFIXES)}); convert or move it", path.stem)
             elif key is None:
                 self.problems.report(f"{path}: mask without a picture of its name in images; add or remove", path.stem)
-            elif key in masks:
-                self.problems.report(
-                    f"{path}: a second mask of one picture, beside {masks[key].name}; keep one", path.stem
-                )
             else:
-                masks[key] = path
-        return masks
+                masks[key].append(path)
+        return {key: tuple(files) for key, files in masks.items()}
+
+    def _refuse_several(self, masks: Mapping[str, tuple[Path, ...]]) -> set[str]:
+        """Reports the pictures with several masks and returns their keys; of which mask to keep nothing is known."""
+        several = {} if self.config.merge_masks else {key: files for key, files in masks.items() if len(files) > 1}
+        for key, (first, second, *more) in several.items():
+            others = "".join(f", {path.name}" for path in more)
+            self.problems.report(
+                f"{second}: a second mask of one picture, beside {first.name}{others}; keep one, or unite them by "
+                "--merge-masks",
+                key,
+            )
+        return set(several)
 
     def _rows_of(self, pictures: Mapping[str, tuple[str, Path]]) -> dict[str, Row]:
         keys = {spelling_key(str(path.relative_to(self.root / "images"))): key for key, (_, path) in pictures.items()}
@@ -301,6 +340,18 @@ def parse_mask_values(text: str) -> dict[int, str]:
             raise BadInputError(f"--mask-values {text}: {pair!r} is wrong; write e.g. 0=background,255=lesion")
         values[int(value)] = name
     return values
+
+
+def parse_modality(text: str) -> str:
+    """Reads a word such as ultrasound, in small letters.
+
+    Raises:
+        BadInputError: it is no word.
+    """
+    word = text.strip().lower()
+    if not re.fullmatch(r"\w[\w-]*", word):
+        raise BadInputError(f"--modality {text!r}: expected one word, e.g. ultrasound")
+    return word
 
 
 def _whole_number(value: Any, default: int, what: str) -> int:

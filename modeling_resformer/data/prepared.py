@@ -12,6 +12,7 @@ from .problems import BadInputError
 
 
 METADATA_NAME = "resformer.json"
+MODALITIES = {"Isic2017": "dermoscopy", "Retouch": "oct"}  # of the builders whose data are of one kind
 REQUIRED_COLUMNS = ("image", "mask", "class_labels", "class_labels_unknown", "case_id", "slice_index", "mask_classes")
 
 
@@ -23,13 +24,21 @@ class PreparedDataset:
         dataset: the splits.
         mask_classes: names by class index, background first.
         class_labels: names of the image-level classes, in order.
-        metadata: `resformer.json`: builder, split rule and seed, mask resolution, source fingerprint, class counts.
+        metadata: `resformer.json`: builder, split rule and seed, mask resolution, source fingerprint, class counts,
+            modality, near-duplicates.
     """
 
     dataset: DatasetDict
     mask_classes: list[str]
     class_labels: list[str]
     metadata: dict[str, Any]
+
+    @property
+    def modality(self) -> str | None:
+        """The kind of the pictures, e.g. dermoscopy; None where nobody said. Older folders tell it by their builder."""
+        if "modality" in self.metadata:
+            return self.metadata["modality"]
+        return MODALITIES.get(self.metadata.get("builder", ""))
 
 
 def is_prepared(folder: Path) -> bool:
@@ -45,13 +54,16 @@ def load_prepared(path: str | Path) -> PreparedDataset:
     """
     path = Path(path)
     if not path.is_dir():
-        raise BadInputError(f"{path}: no such folder; write one with scripts/prepare_isic2017.py, _retouch or _folder")
+        raise BadInputError(
+            f"{path}: no such folder; write one with scripts/prepare_isic2017.py, _retouch or _folder; see docs/data.md"
+        )
     dataset = _load_splits(path)
     features = next(iter(dataset.values())).features
     missing = [column for column in REQUIRED_COLUMNS if column not in features]
     if missing:
         raise BadInputError(
-            f"{path}: not a prepared dataset, column {', '.join(missing)} is missing; prepare it with scripts/prepare_*.py"
+            f"{path}: not a prepared dataset, column {', '.join(missing)} is missing; prepare it with scripts/prepare_*.py, "
+            "see docs/data.md"
         )
     names = class_names(features, "mask_classes"), class_names(features, "class_labels")
     return PreparedDataset(dataset, *names, metadata=_read_metadata(path))
@@ -65,7 +77,7 @@ def _load_splits(path: Path) -> DatasetDict:
         if not files:
             raise BadInputError(
                 f"{path}: holds neither dataset_dict.json nor data/*.parquet; give the folder that "
-                "scripts/prepare_*.py wrote with --output"
+                "scripts/prepare_*.py wrote with --output; see docs/data.md"
             )
         dataset = DatasetDict({split: _load_parquet(names) for split, names in files.items()})
     if not dataset:

@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from .class_weights import balanced, class_counts, describe_weights
-from .columns import class_names
+from .columns import UNANNOTATED, class_names
 
 
 Report = dict[str, Any]
@@ -23,25 +23,33 @@ FACTS = Features(
         "minimum": Value("int32"),
         "maximum": Value("int32"),
         "mask_pixels": List(Value("int64")),
+        "unannotated_pixels": Value("int64"),
         "mask_size": List(Value("int32")),
     }
 )
 PLAIN_COLUMNS = ("class_labels", "case_id", "slice_index", "source", "spacing", "original_size", "vendor")
 
 
-def make_report(dataset: DatasetDict, skipped: Sequence[dict[str, Any]] = (), num_proc: int | None = None) -> Report:
+def make_report(
+    dataset: DatasetDict,
+    skipped: Sequence[dict[str, Any]] = (),
+    num_proc: int | None = None,
+    near_duplicates: Report | None = None,
+) -> Report:
     """Reads every row of a prepared dataset once and returns a JSON-able report.
 
     Args:
         dataset: the splits, as prepared.
         skipped: the records of the cases that were left out.
         num_proc: processes that decode pictures.
+        near_duplicates: the counts of `leakage.summarise`; None where nobody looked.
     """
     facts = {name: split_facts(split, num_proc) for name, split in dataset.items()}
     report: Report = {
         "splits": {name: split_report(split, facts[name]) for name, split in dataset.items()},
         "groups": group_report([row for rows in facts.values() for row in rows]),
         "volumes": volume_report([row for rows in facts.values() for row in rows]),
+        "near_duplicates": near_duplicates,
         "skipped": list(skipped),
     }
     report["warnings"] = list(find_warnings(report))
@@ -81,7 +89,8 @@ def picture_facts(row: dict[str, Any]) -> dict[str, Any]:
         "mode": mode,
         "minimum": int(values.min()),
         "maximum": int(values.max()),
-        "mask_pixels": None if mask is None else np.bincount(mask.ravel()).tolist(),
+        "mask_pixels": None if mask is None else np.bincount(mask[mask != UNANNOTATED]).tolist(),
+        "unannotated_pixels": None if mask is None else int((mask == UNANNOTATED).sum()),
         "mask_size": None if mask is None else list(mask.shape),
     }
 
@@ -100,6 +109,8 @@ def split_report(split: Dataset, facts: Sequence[dict[str, Any]]) -> Report:
         "no_class": sum(row["class_labels"] == [] for row in facts),
         "unlabelled": sum(row["class_labels"] is None for row in facts),
         "without_mask": sum(row["mask_pixels"] is None for row in facts),
+        "annotated": sum(row["mask_pixels"] is not None for row in facts),
+        "annotated_in_part": sum(bool(row["unannotated_pixels"]) for row in facts),
         "rows_with_mask_class": {
             name: n for name, n in class_counts(split, "mask_classes").items() if name != names[0]
         },
@@ -160,6 +171,7 @@ def volume_report(facts: Iterable[dict[str, Any]]) -> Report:
         case_id: {
             "vendor": rows[0].get("vendor"),
             "slices": len(rows),
+            "annotated_slices": sum(row["mask_pixels"] is not None for row in rows),
             "range": [min(row["minimum"] for row in rows), max(row["maximum"] for row in rows)],
             "missing_slices": sorted(set(range(len(rows))) - {row["slice_index"] for row in rows}),
         }
@@ -183,6 +195,8 @@ def find_warnings(report: Report) -> Iterable[str]:
             if split[kind] and name != "unlabelled":
                 yield f"{name}: {split[kind]} of {split['rows']} rows are {kind.replace('_', ' ')}"
     yield from odd_volumes(report["volumes"])
+    yield from volumes_annotated_in_part(report["volumes"])
+    yield from shared_pictures(report["near_duplicates"])
     if report["skipped"]:
         yield f"{len(report['skipped'])} bad cases were left out, e.g. {report['skipped'][0]['problem']}"
 
@@ -198,6 +212,51 @@ def odd_volumes(volumes: Report) -> Iterable[str]:
             yield f"volume {case_id} ({volume['vendor']}) has {volume['slices']} slices; usual are {expected}"
         if volume["missing_slices"]:
             yield f"case {case_id} lacks the slices {volume['missing_slices'][:5]}"
+
+
+def volumes_annotated_in_part(volumes: Report) -> Iterable[str]:
+    """Yields how many volumes have slices with a mask and slices without; a mask of nothing is an annotation too."""
+    some = {name: v for name, v in volumes.items() if 0 < v["annotated_slices"] < v["slices"]}
+    if some:
+        first, volume = next(iter(some.items()))
+        yield (
+            f"volumes of which only some slices are annotated: {len(some)}, e.g. {first} with "
+            f"{volume['annotated_slices']} of {volume['slices']}; the others take part in neither loss nor scores"
+        )
+
+
+def shared_pictures(near_duplicates: Report | None) -> Iterable[str]:
+    """Yields how many pictures of each split look like one of another split."""
+    pictures = {name: n for name, n in (near_duplicates or {}).get("pictures", {}).items() if n}
+    if pictures:
+        counts = ", ".join(f"{n} in {name}" for name, n in pictures.items())
+        yield (
+            f"pictures that look like one of another split: {counts}; results flatter. leakage.csv lists the pairs; "
+            "--group-near-duplicates keeps such cases together where the split is drawn"
+        )
+
+
+def describe_annotated(splits: Report) -> Iterable[str]:
+    """Yields how many rows of each split are annotated and how many are not."""
+    for name, split in splits.items():
+        part = f" ({split['annotated_in_part']} in part)" if split.get("annotated_in_part") else ""
+        yield f"{name} {split['rows'] - split['without_mask']} rows annotated{part}, {split['without_mask']} not"
+
+
+def describe_near_duplicates(near_duplicates: Report | None) -> list[str]:
+    """Returns the counts of near-duplicates as lines."""
+    if near_duplicates is None:
+        return ["near-duplicates across splits: not checked"]
+    across, within = near_duplicates["across_splits"], near_duplicates["within_splits"]
+    lines = [
+        f"near-duplicates across splits: {across['near_duplicate']} pairs",
+        f"identical pictures across splits: {across['identical']} pairs",
+        f"within one split: {within['near_duplicate']} near-duplicate and {within['identical']} identical pairs",
+    ]
+    if "groups" in near_duplicates:
+        groups = near_duplicates["groups"]
+        lines.append(f"kept together: {groups['number']} groups of cases, the largest of {groups['largest']}")
+    return lines
 
 
 def count_sizes(sizes: Iterable[Sequence[int]]) -> dict[str, int]:
@@ -218,6 +277,7 @@ def format_report(report: Report, title: str) -> str:
     """Returns the report as Markdown, for the screen and for `report.md`."""
     lines = [f"# {title}", ""]
     lines += _split_table(report["splits"])
+    lines += ["", f"Masks: {'; '.join(describe_annotated(report['splits']))}"]
     lines += _group_table(report["splits"]) if len(report["groups"]) > 1 else []
     for name, group in report["groups"].items():
         spacing = group["spacing"]
@@ -236,6 +296,7 @@ def format_report(report: Report, title: str) -> str:
     if volumes:
         lines += ["", "Volumes (slices, range):"]
         lines += [f"- {case_id}: {v['slices']}, {v['range'][0]}..{v['range'][1]}" for case_id, v in volumes.items()]
+    lines += ["", *(f"- {line}" for line in describe_near_duplicates(report.get("near_duplicates")))]
     lines += ["", f"Skipped cases: {len(report['skipped'])}"]
     lines += [f"- {record['problem']}" for record in report["skipped"]]
     lines += ["", f"Warnings: {len(report['warnings'])}", *(f"- {warning}" for warning in report["warnings"]), ""]

@@ -5,8 +5,8 @@ data are gated: users bring their own copy. Formats are taken from the challenge
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .builder import CaseBuilder, PreparationConfig, Row, present_classes, scaled_spacing, walk_files
+from .annotated import AnnotationConfig, check_unannotated_value, read_annotated_slices
+from .builder import CaseBuilder, Row, mask_or_none, present_classes, scaled_spacing, walk_files
+from .columns import UNANNOTATED
 from .encoding import encode_png, resize_mask, resize_picture
 from .problems import BadInputError
 from .readers import Volume, VolumeHeader, read_header, read_volume
@@ -41,8 +43,8 @@ PUBLISHED_ORDER = {
 
 
 @dataclass(eq=False)
-class RetouchConfig(PreparationConfig):
-    """As `PreparationConfig`, for one vendor or `all`.
+class RetouchConfig(AnnotationConfig):
+    """As `AnnotationConfig`, for one vendor or `all`.
 
     Args:
         validation_volumes: volumes per vendor that the published split takes from training for validation; with 0 the
@@ -54,7 +56,7 @@ class RetouchConfig(PreparationConfig):
 
 @dataclass(frozen=True)
 class VolumeCase:
-    """One volume: `reference` is None for the challenge's own test volumes."""
+    """One volume: `reference` is None for the challenge's own test volumes, `annotated` None where all slices are."""
 
     case_id: str
     vendor: str
@@ -62,6 +64,7 @@ class VolumeCase:
     reference: Path | None
     num_rows: int
     split: str | None = None
+    annotated: frozenset[int] | None = None
 
 
 class Retouch(CaseBuilder):
@@ -71,7 +74,8 @@ class Retouch(CaseBuilder):
     vendor. Configurations: `cirrus`, `spectralis`, `topcon`, `all`. 16-bit volumes (Spectralis) stay 16-bit PNGs.
     Volumes are split whole: by the published list, by a manifest (`splits`), or, with `validation_fraction` or
     `test_fraction`, by a seeded draw stratified by vendor and fluids. Volumes without reference in a `TestSet` folder
-    or named `TEST...` form the split `unlabelled`.
+    or named `TEST...` form the split `unlabelled`. Slices that nobody annotated have neither mask nor labels; in a slice
+    annotated in part, fluids that are not seen are unknown.
 
     Example:
 
@@ -89,6 +93,7 @@ class Retouch(CaseBuilder):
     """
 
     SOURCE = "retouch"
+    CONTRACT = "folders ...VENDOR.../TRAINnnn/ with oct.mhd and reference.mhd, each with its .raw file"
     BUILDER_CONFIG_CLASS = RetouchConfig
     BUILDER_CONFIGS: ClassVar[list[RetouchConfig]] = [
         RetouchConfig(name=name, version=CaseBuilder.VERSION)
@@ -119,7 +124,13 @@ class Retouch(CaseBuilder):
             by_folder.setdefault(path.parent, {})[path.stem.lower()] = path
         found = [case for folder, parts in by_folder.items() if (case := self._case(folder, parts)) is not None]
         once = by_spelling(((case.case_id, case) for case in found), str(self.root), self.problems)
-        return sorted((case for _, case in once.values()), key=lambda case: (case.vendor, case.case_id))
+        cases = sorted((case for _, case in once.values()), key=lambda case: (case.vendor, case.case_id))
+        check_unannotated_value(self.config.unannotated_value, dict(enumerate(self.mask_classes)))
+        if self.config.annotated_slices is None:
+            return cases
+        slices = ((case.case_id, range(case.num_rows)) for case in cases)
+        listed = read_annotated_slices(Path(self.config.annotated_slices), slices, self.problems)
+        return [replace(case, annotated=frozenset(listed[case.case_id])) for case in cases]
 
     def _case(self, folder: Path, parts: dict[str, Path]) -> VolumeCase | None:
         try:
@@ -150,10 +161,10 @@ class Retouch(CaseBuilder):
                 return match[0].capitalize()
         raise BadInputError(f"{folder}: vendor unknown; a folder above must name {', '.join(VENDORS)}")
 
-    def assign_splits(self) -> dict[str, str]:
+    def assign_splits(self, groups: Sequence[Sequence[str]] = ()) -> dict[str, str]:
         config = self.config
         if config.splits is not None or config.validation_fraction or config.test_fraction:
-            return super().assign_splits()
+            return super().assign_splits(groups)
         self.split_rule = f"published list of volumes: {TEST_VOLUMES} test and {config.validation_volumes} validation volumes a vendor"
         splits = {case.case_id: case.split or "train" for case in self.cases}
         for vendor in VENDORS:
@@ -178,7 +189,8 @@ class Retouch(CaseBuilder):
         for case in tqdm(self.cases, desc="Reading references", unit="volume"):
             if case.reference is not None:
                 try:
-                    codes = codes_in(read_reference(case.reference, read_header(case.oct)))
+                    masks = self._reference(case, read_header(case.oct))
+                    codes = codes_in(mask for mask in masks if mask is not None) - {UNANNOTATED}
                 except BadInputError:
                     continue  # the same error comes back, and is reported, when the rows are made
                 fluids[case.case_id] = tuple(FLUIDS[int(code) - 1] for code in sorted(codes) if code)
@@ -186,25 +198,36 @@ class Retouch(CaseBuilder):
 
     def rows(self, case: VolumeCase) -> Iterator[Row]:
         volume = read_oct(case.oct)
-        masks = None if case.reference is None else read_reference(case.reference, volume.header)
+        masks = self._reference(case, volume.header)
         for index in range(case.num_rows):
-            yield self._row(case, volume, index, None if masks is None else masks[index])
+            yield self._row(case, volume, index, masks[index])
+
+    def _reference(self, case: VolumeCase, oct_header: VolumeHeader) -> list[np.ndarray | None]:
+        """Class indices and 255 of each slice, None for a slice that nobody annotated."""
+        if case.reference is None:
+            return [None] * case.num_rows
+        reference = read_reference(case.reference, oct_header, self.config.unannotated_value)
+        is_annotated = [case.annotated is None or index in case.annotated for index in range(case.num_rows)]
+        return [mask_or_none(mask) if known else None for mask, known in zip(reference, is_annotated, strict=True)]
 
     def _row(self, case: VolumeCase, volume: Volume, index: int, mask: np.ndarray | None) -> Row:
         size = self.image_size
         picture = Image.fromarray(np.ascontiguousarray(volume.voxels[index]))
         slice_spacing, *spacing = volume.header.spacing
         original_size = volume.header.shape[1:]
+        in_part = mask is not None and bool((mask == UNANNOTATED).any())
         if size is not None:
             picture = resize_picture(picture, size)
-            mask = None if mask is None else resize_mask(mask, size)
+            mask = None if mask is None else mask_or_none(resize_mask(mask, size))
         present = None if mask is None else present_classes(mask)
+        # What was not seen in a part may be in the rest.
+        unknown = [fluid for fluid in range(len(FLUIDS)) if in_part and mask is not None and fluid + 1 not in present]
         stem = f"{case.case_id}_{index:03d}"
         return {
             "image": {"bytes": encode_png(picture), "path": f"{stem}.png"},
             "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{stem}_mask.png"},
             "class_labels": None if present is None else [code - 1 for code in present],
-            "class_labels_unknown": [],
+            "class_labels_unknown": unknown,
             "case_id": case.case_id,
             "slice_index": index,
             "source": self.SOURCE,
@@ -241,11 +264,16 @@ def read_oct(path: Path) -> Volume:
     return volume
 
 
-def read_reference(path: Path, oct_header: VolumeHeader) -> np.ndarray:
-    """Reads a reference as class indices (slices, rows, columns) uint8: 0 none, 1 IRF, 2 SRF, 3 PED.
+def read_reference(path: Path, oct_header: VolumeHeader, unannotated_value: int | None = None) -> np.ndarray:
+    """Reads a reference as class indices (slices, rows, columns) uint8: 0 none, 1 IRF, 2 SRF, 3 PED, 255 not annotated.
+
+    Args:
+        path: of the reference.
+        oct_header: of its OCT volume.
+        unannotated_value: the file's code for voxels that nobody annotated; None where it has none.
 
     Raises:
-        BadInputError: another size or direction than its OCT volume, or codes outside 0..3.
+        BadInputError: another size or direction than its OCT volume, or codes outside 0..3 and that one.
     """
     volume = read_volume(path)
     if volume.header.shape != oct_header.shape:
@@ -253,15 +281,18 @@ def read_reference(path: Path, oct_header: VolumeHeader) -> np.ndarray:
         raise BadInputError("{}: reference is {} voxels, its oct {}; export it again".format(path, *sizes))
     if not np.allclose(volume.header.direction, oct_header.direction, atol=1e-3):
         raise BadInputError(f"{path}: TransformMatrix differs from that of {oct_header.path.name}; export it again")
-    wrong = sorted(codes_in(volume.voxels) - {0, 1, 2, 3})
+    wrong = sorted(codes_in(volume.voxels) - {0, 1, 2, 3, unannotated_value})
     if wrong:
         shown = ", ".join(str(code) for code in wrong[:5])
         raise BadInputError(
-            f"{path}: label codes {shown}, expected 0 none, 1 IRF, 2 SRF, 3 PED; correct the reference"
+            f"{path}: label codes {shown}, expected 0 none, 1 IRF, 2 SRF, 3 PED; correct the reference, or say by "
+            "--unannotated-value which code marks voxels that nobody annotated"
         )
-    return volume.voxels.astype(np.uint8, copy=False)
+    if unannotated_value is None:
+        return volume.voxels.astype(np.uint8, copy=False)
+    return np.where(volume.voxels == unannotated_value, UNANNOTATED, volume.voxels).astype(np.uint8)
 
 
-def codes_in(voxels: np.ndarray) -> set[int | float]:
+def codes_in(voxels: Iterable[np.ndarray]) -> set[int | float]:
     """Returns the values that occur; slice by slice, since a sort of the whole volume would copy it."""
     return {code for picture in voxels for code in np.unique(picture).tolist()}

@@ -38,19 +38,23 @@ def carve(
     strata: Mapping[str, Hashable],
     fractions: Mapping[str, float],
     seed: int,
+    groups: Iterable[Iterable[str]] = (),
 ) -> dict[str, str]:
     """Moves part of the training cases into new splits.
 
     Args:
         splits: case id -> split.
-        strata: case id -> stratum.
-        fractions: new split -> share **of the training cases as they are now**, e.g. `{"validation": 0.1}`.
+        strata: case id -> stratum; a tuple of labels where there are groups.
+        fractions: new split -> share **of the training cases as they are now**, e.g. `{"validation": 0.1}`; with groups,
+            of cases and groups alike.
         seed: of the draw.
+        groups: cases that must go into the same split, each case in one group at most. A group is drawn as one, among
+            groups of its size whose cases have the same labels together.
     """
     result = dict(splits)
-    left = {
-        case_id: strata[case_id] for case_id, split in splits.items() if split == "train" and any(fractions.values())
-    }
+    training = [case_id for case_id, split in splits.items() if split == "train" and any(fractions.values())]
+    members = _units(training, groups)
+    left = {first: _stratum(cases, strata) for first, cases in members.items()}
     total = len(left)
     for split, fraction in fractions.items():
         if not fraction:
@@ -60,9 +64,24 @@ def carve(
         if sum(fractions.values()) >= 1:
             raise BadInputError(f"the split fractions {dict(fractions)} leave no training cases; use smaller ones")
         for case_id in stratified_choice(left, fraction * total / max(len(left), 1), seed):
-            result[case_id] = split
+            result.update(dict.fromkeys(members[case_id], split))
             del left[case_id]
     return result
+
+
+def _units(case_ids: Iterable[str], groups: Iterable[Iterable[str]]) -> dict[str, list[str]]:
+    """First case of a group -> its cases; a case of no group is a group of its own."""
+    first_of = {case_id: min(group) for group in map(list, groups) for case_id in group}
+    units: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        units.setdefault(first_of.get(case_id, case_id), []).append(case_id)
+    return units
+
+
+def _stratum(cases: list[str], strata: Mapping[str, Hashable]) -> Hashable:
+    if len(cases) == 1:
+        return strata[cases[0]]
+    return *sorted({label for case_id in cases for label in strata[case_id]}), len(cases)
 
 
 def read_manifest(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ second, torchvision v2 on tensors 370 and on Pillow images 650, and Pillow is th
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training picture.
+    """What may happen to a training picture; by default nothing.
 
     Args:
         rotation_degrees: the angle is uniform in [-rotation_degrees, rotation_degrees]; 0 turns it off.
@@ -42,9 +43,9 @@ class Augmentation:
             [1 - color_jitter, 1 + color_jitter], as torchvision's `ColorJitter` defines them.
     """
 
-    rotation_degrees: float = 180.0
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.5
+    rotation_degrees: float = 0.0
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
     scale_jitter: float = 0.0
     color_jitter: float = 0.0
 
@@ -60,6 +61,16 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= highest:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number from 0 to {highest}.")
 
+    def __str__(self) -> str:
+        parts = {
+            f"rotation by up to {self.rotation_degrees:g} degrees": self.rotation_degrees,
+            f"left-right flip with probability {self.horizontal_flip:g}": self.horizontal_flip,
+            f"upside-down flip with probability {self.vertical_flip:g}": self.vertical_flip,
+            f"scale by up to {1 + self.scale_jitter:g}": self.scale_jitter,
+            f"brightness, contrast and saturation by up to {self.color_jitter:.0%}": self.color_jitter,
+        }
+        return ", ".join(words for words, strength in parts.items() if strength) or "none"
+
     def draw(self, seed: int, epoch: int, row_index: int) -> Change:
         """What happens to a row: a pure function of the three numbers.
 
@@ -74,6 +85,26 @@ class Augmentation:
             (1 + self.scale_jitter) ** (2 * scale - 1),
             *(1 + (2 * color - 1) * self.color_jitter for color in colors),
         )
+
+
+# What leaves a picture of its kind: the defaults of a training. Of any other kind nothing is known, so nothing is done.
+AUGMENTATIONS: Mapping[str, Augmentation] = {
+    # The dermatoscope is put on the skin at any angle, and a lesion has no left or right.
+    "dermoscopy": Augmentation(rotation_degrees=180, horizontal_flip=0.5, vertical_flip=0.5),
+    # The mirror image is the other eye; the retina tilts with the beam, but the vitreous stays above it.
+    "oct": Augmentation(rotation_degrees=15, horizontal_flip=0.5),
+    # The mirror image is the other eye; a head tilts a little, and cameras are upright.
+    "fundus": Augmentation(rotation_degrees=15, horizontal_flip=0.5),
+    # The probe can be held the other way round; shadows fall straight away from it, so that a turned picture is none.
+    "ultrasound": Augmentation(horizontal_flip=0.5),
+    # A section lies on the slide as it fell.
+    "histology": Augmentation(rotation_degrees=180, horizontal_flip=0.5, vertical_flip=0.5),
+}
+
+
+def default_augmentation(modality: str | None) -> Augmentation:
+    """What a training does to pictures of a kind unless told otherwise; nothing where the kind is not in the table."""
+    return AUGMENTATIONS.get(modality or "", Augmentation())
 
 
 def augment(

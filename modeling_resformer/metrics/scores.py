@@ -7,7 +7,7 @@ Each name says its convention, because the conventions differ by up to 30 points
 | `dice_present`, `jaccard_present` | per image and class, only where the truth holds the class; mean over images, then classes |
 | `dice`, `jaccard` | per image and class, 1 where truth and prediction are both empty (ISIC challenge); same means |
 | `dice_volume` | pixels summed over a case first (RETOUCH challenge); a class in neither truth nor prediction is left out |
-| `volume_difference` | absolute difference of predicted and true volume of a case, in mm3 |
+| `volume_difference` | absolute difference of predicted and true volume of a case's annotated slices, in mm3 |
 | `false_positive_rate_empty` | share of the images without a class in which any pixel of it is predicted |
 | `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro) |
 | `auc` | area under the ROC curve of each class, then the mean over classes |
@@ -287,13 +287,18 @@ def _named(name: str, class_names: Sequence[str]) -> list[str]:
 
 
 def _volume_difference(counts: Counts, case_index: np.ndarray, pixel_volume: np.ndarray) -> np.ndarray:
-    """|predicted - true| volume in mm3, (C, S); NaN for a case with a slice of unknown spacing or without a mask."""
+    """|predicted - true| volume in mm3 of the annotated slices, (C, S).
+
+    NaN for a case without any, or with one of unknown spacing.
+    """
+    annotated = counts.annotated > 0
     signed = (counts.fp - counts.fn) * np.asarray(pixel_volume, dtype=np.float64)[:, None]
-    signed = np.where(counts.annotated > 0, signed, np.nan)
     _, inverse = np.unique(case_index, return_inverse=True)
     total = np.zeros((inverse.max(initial=-1) + 1, signed.shape[1]))
-    np.add.at(total, inverse, signed)
-    return np.abs(total)
+    np.add.at(total, inverse, np.where(annotated, signed, 0.0))
+    slices = np.zeros(total.shape, dtype=np.int64)
+    np.add.at(slices, inverse, annotated)
+    return np.where(slices > 0, np.abs(total), np.nan)
 
 
 def _class_means(values: np.ndarray) -> Statistic:

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.transforms import Augmentation
 from .checks import RESULTS_NAME, RUN_NAME, read_json
 from .sources import UNKNOWN, Source, source_named
 
 
 NOT_RECORDED = "not recorded"
+# Runs record all five; those of before left out what had these values, the defaults of that time for any data.
+FORMER_AUGMENTATION = {
+    "rotation_degrees": 180.0,
+    "horizontal_flip": 0.5,
+    "vertical_flip": 0.5,
+    "scale_jitter": 0.0,
+    "color_jitter": 0.0,
+}
 TASKS = {
     "ResFormerForMultiTask": "multi_task",
     "ResFormerForSemanticSegmentation": "segmentation",
@@ -90,8 +99,26 @@ class Facts:
         if split in ("train", "validation"):
             return "which took part in training or selection, so that these figures **flatter**"
         if split == "test" and rows is not None and rows == self.results.get("images"):
-            return "which took no part in training or selection"
+            return f"which took no part in training or selection{self._near_duplicates}"
         return f"of which it is {NOT_RECORDED} whether they took part in training or selection"
+
+    @property
+    def _near_duplicates(self) -> str:
+        """What is known of near-duplicates of the tested pictures, to go on after "took no part in training"."""
+        found = self.recorded("dataset", "near_duplicates", "pictures", str(self.results.get("split")))
+        if found is None:
+            return " (near-duplicates: not checked)"
+        return (
+            f", though {found} of them have near-duplicates that did" if found else ", nor did near-duplicates of them"
+        )
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What happened to training pictures; None where there is no record."""
+        settings = self.recorded("settings")
+        if settings is None:
+            return None
+        return Augmentation(**{name: settings.get(name, former) for name, former in FORMER_AUGMENTATION.items()})
 
     @property
     def size(self) -> tuple[int, int]:

@@ -144,6 +144,7 @@ def training_table(facts: Facts) -> str:
         ("Task", recorded("task")),
         ("Loss", losses(facts)),
         ("Initial weights", initial_weights(facts)),
+        ("Augmentation", facts.augmentation),
         ("Code", code(facts)),
         ("Seed", seed(facts)),
         ("Epochs, steps, batch size", join(recorded("training", key) for key in ("epochs", "steps", "batch_size"))),

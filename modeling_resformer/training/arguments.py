@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.problems import BadInputError
-from ..data.transforms import Augmentation
+from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
 from .tasks import TASKS
 
 
@@ -28,6 +28,7 @@ TRAINING_DEFAULTS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
 }
+BY_MODALITY = "Default: what suits the dataset's modality, off where that is unknown."
 # transformers takes every name that does not end in "loss" for one where more is better.
 LESS_IS_BETTER = ("loss", "calibration_error", "false_positive_rate_empty", "volume_difference")
 
@@ -114,22 +115,25 @@ class DataArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
     )
-    rotation_degrees: float = field(
-        default=Augmentation.rotation_degrees, metadata={"help": "Largest angle of the random rotation; 0 for none."}
+    # None: what suits the kind of picture that the dataset records, see data/transforms.py.
+    rotation_degrees: float | None = field(
+        default=None, metadata={"help": f"Largest angle of the random rotation; 0 for none. {BY_MODALITY}"}
     )
-    horizontal_flip: float = field(
-        default=Augmentation.horizontal_flip, metadata={"help": "Probability of a left-right flip."}
+    horizontal_flip: float | None = field(
+        default=None, metadata={"help": f"Probability of a left-right flip. {BY_MODALITY}"}
     )
-    vertical_flip: float = field(
-        default=Augmentation.vertical_flip, metadata={"help": "Probability of an upside-down flip."}
+    vertical_flip: float | None = field(
+        default=None, metadata={"help": f"Probability of an upside-down flip. {BY_MODALITY}"}
     )
-    scale_jitter: float = field(
-        default=Augmentation.scale_jitter,
-        metadata={"help": "Magnify by up to 1 + this, or shrink by as much; 0 for neither."},
+    scale_jitter: float | None = field(
+        default=None,
+        metadata={"help": f"Magnify by up to 1 + this, or shrink by as much; 0 for neither. {BY_MODALITY}"},
     )
-    color_jitter: float = field(
-        default=Augmentation.color_jitter,
-        metadata={"help": "Change brightness, contrast and saturation by up to this share; 0 for no change."},
+    color_jitter: float | None = field(
+        default=None,
+        metadata={
+            "help": f"Change brightness, contrast and saturation by up to this share; 0 for no change. {BY_MODALITY}"
+        },
     )
     auc_classes: list[str] = field(
         default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
@@ -147,13 +151,34 @@ class DataArguments:
         if self.dataset is None:
             raise ValueError("--dataset is missing; give the folder that scripts/prepare_*.py wrote.")
         _check_per_case_format(self.per_case_format)
+        Augmentation(**self.given_augmentation)
 
     @property
-    def augmentation(self) -> Augmentation:
-        """What may happen to a training picture."""
-        return Augmentation(
-            self.rotation_degrees, self.horizontal_flip, self.vertical_flip, self.scale_jitter, self.color_jitter
-        )
+    def given_augmentation(self) -> dict[str, float]:
+        """The fields of `Augmentation` that flags or the recipe set."""
+        names = (one.name for one in fields(Augmentation))
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def augmentation(self, modality: str | None) -> Augmentation:
+        """What may happen to a training picture of a kind: what was given, field by field, else the kind's own."""
+        return replace(default_augmentation(modality), **self.given_augmentation)
+
+    def with_augmentation(self, modality: str | None) -> "DataArguments":
+        """These arguments with every field of the augmentation filled, as a record of the run must have them."""
+        return replace(self, **asdict(self.augmentation(modality)))
+
+    def explain_augmentation(self, modality: str | None) -> str:
+        """One line for the log: what happens to training pictures, and why."""
+        given, names = self.given_augmentation, [one.name for one in fields(Augmentation)]
+        reasons = [f"{', '.join(given)} as given"] if given else []
+        if len(given) < len(names):
+            if modality in AUGMENTATIONS:
+                reasons.append(f"{'else' if given else 'all'} the default for {modality}")
+            else:
+                kind = "unknown" if modality is None else f"{modality}, for which there are no defaults"
+                cure = "" if modality else ", prepare the data with --modality or set them by flags"
+                reasons.append(f"{'else' if given else 'all'} off, since the kind of the pictures is {kind}{cure}")
+        return f"Augmentation: {self.augmentation(modality)} ({'; '.join(reasons)})."
 
 
 @dataclass

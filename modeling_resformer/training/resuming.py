@@ -376,7 +376,7 @@ class ResumableTrainer(Trainer):
         }
         noted = {
             "processes": args.world_size,
-            "augmentation": str(rows.augmentation),
+            "augmentation": repr(rows.augmentation),
             "picture size": str(getattr(self.processing_class, "size", None)),
             "ema_decay": None if self.average is None else self.average.decay,
             "CPU threads": torch.get_num_threads() if args.device.type == "cpu" else None,
