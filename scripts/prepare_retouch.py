@@ -16,7 +16,7 @@ A draw of one's own, by volume, stratified by vendor and fluids:
 
 Only some slices annotated, the others marked by code 255 in the reference, or listed in a table:
 
-    python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch --unannotated-value 255
+    python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch --unannotated-code 255
     python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch --annotated-slices annotated.csv
 """
 

@@ -308,7 +308,7 @@ TOP, MIDDLE, BOTTOM = slice(0, 10), slice(10, 20), slice(20, 30)
 
 def test_several_masks_are_united_on_request(tmp_path):
     write_objects(tmp_path / "raw", [(TOP, 1), (BOTTOM, 9)], [(MIDDLE, 2), (TOP, 9)], [(slice(5, 15), 0), (TOP, 1)])
-    options = {"mask_values": CLASSES, "unannotated_value": 9, "merge_masks": True}
+    options = {"mask_values": CLASSES, "unannotated_code": 9, "merge_masks": True}
     rows = build(tmp_path, **options)["train"]
     mask = np.asarray(rows[0]["mask"])
     # A class wins over background and over pixels that nobody annotated, and these over background.

@@ -53,7 +53,7 @@ def prepare(tmp_path, codes, *flags, script=prepare_retouch):
 @pytest.mark.parametrize("code", [255, 9])
 def test_pixels_of_the_code_are_not_annotated(tmp_path, code):
     codes = np.where(reference() == 255, code, reference()).astype(np.uint8)
-    assert prepare(tmp_path, codes, "--unannotated-value", code) == 0
+    assert prepare(tmp_path, codes, "--unannotated-code", code) == 0
     rows = load_prepared(tmp_path / "out").dataset["train"]
     assert len(rows) == 5  # all are there to predict on
     assert [row["mask"] is None for row in rows] == [False, False, False, True, True]
@@ -66,12 +66,12 @@ def test_pixels_of_the_code_are_not_annotated(tmp_path, code):
 def test_without_the_flag_the_code_is_refused_and_the_flag_named(tmp_path, capsys):
     assert prepare(tmp_path, reference()) == 1
     error = capsys.readouterr().err
-    assert "label codes 255, expected 0 none" in error and "--unannotated-value" in error
+    assert "label codes 255, expected 0 none" in error and "--unannotated-code" in error
 
 
 def test_the_code_of_a_class_is_refused(tmp_path, capsys):
-    assert prepare(tmp_path, reference(), "--unannotated-value", 2) == 1
-    assert "--unannotated-value 2: this value means SRF" in capsys.readouterr().err
+    assert prepare(tmp_path, reference(), "--unannotated-code", 2) == 1
+    assert "--unannotated-code 2: this value means SRF" in capsys.readouterr().err
 
 
 def test_only_listed_slices_count_as_annotated(tmp_path):
@@ -94,12 +94,12 @@ def test_only_listed_slices_count_as_annotated(tmp_path):
 )
 def test_a_list_that_does_not_fit_is_refused(tmp_path, capsys, line, message):
     write_csv(tmp_path / "list.csv", [["case_id", "slice_index"], ["TRAIN001", 0], line])
-    assert prepare(tmp_path, reference(), "--annotated-slices", tmp_path / "list.csv", "--unannotated-value", 255) == 1
+    assert prepare(tmp_path, reference(), "--annotated-slices", tmp_path / "list.csv", "--unannotated-code", 255) == 1
     assert f"list.csv: {message}" in capsys.readouterr().err
 
 
 def test_the_report_counts_and_warns_where_it_can_know(tmp_path, capsys):
-    assert prepare(tmp_path, reference(), "--unannotated-value", 255) == 0
+    assert prepare(tmp_path, reference(), "--unannotated-code", 255) == 0
     assert "Masks: train 3 rows annotated (1 in part), 2 not" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["volumes"]["TRAIN001"]["annotated_slices"] == 3
@@ -140,7 +140,7 @@ def prepare_slices(tmp_path, *flags):
 
 
 def test_a_folder_takes_the_same_value(tmp_path, slices):
-    assert prepare_slices(tmp_path, "--unannotated-value", 255) == 0
+    assert prepare_slices(tmp_path, "--unannotated-code", 255) == 0
     rows = load_prepared(tmp_path / "out").dataset["train"]
     assert rows["mask_classes"] == [[1], [1], [1], None]
     np.testing.assert_array_equal(np.asarray(rows[2]["mask"]), np.where(slices == 1, 1, 255))
@@ -149,7 +149,7 @@ def test_a_folder_takes_the_same_value(tmp_path, slices):
 
 def test_a_folder_takes_the_same_list(tmp_path, slices):
     write_csv(tmp_path / "raw" / "annotated.csv", [["case_id", "slice_index"], ["a", 1], ["b", 0]])
-    flags = ["--unannotated-value", 255, "--annotated-slices", tmp_path / "raw" / "annotated.csv"]
+    flags = ["--unannotated-code", 255, "--annotated-slices", tmp_path / "raw" / "annotated.csv"]
     assert prepare_slices(tmp_path, *flags) == 0
     rows = load_prepared(tmp_path / "out").dataset["train"]
     assert rows["class_labels"] == [None, [0], [0], None]
@@ -157,7 +157,7 @@ def test_a_folder_takes_the_same_list(tmp_path, slices):
 
 
 def test_resized_masks_keep_what_was_not_annotated(tmp_path):
-    assert prepare(tmp_path, reference(), "--unannotated-value", 255, "--image-size", 16, 12) == 0
+    assert prepare(tmp_path, reference(), "--unannotated-code", 255, "--image-size", 16, 12) == 0
     rows = load_prepared(tmp_path / "out").dataset["train"]
     assert rows["class_labels"] == [[0, 1, 2], [], [1], None, None]
     np.testing.assert_array_equal(np.asarray(rows[2]["mask"]), reference()[2, ::2, ::2])
@@ -176,7 +176,7 @@ def evaluated(model, rows, collate, processor):
 
 
 def test_from_file_to_scores_only_what_was_annotated_counts(tmp_path):
-    assert prepare(tmp_path, reference(), "--unannotated-value", 255) == 0
+    assert prepare(tmp_path, reference(), "--unannotated-code", 255) == 0
     prepared = load_prepared(tmp_path / "out")
     rows = prepared.dataset["train"]
     config = tiny_config(classification_labels=FLUIDS, cross_entropy_weight=1.0)

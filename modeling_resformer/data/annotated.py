@@ -14,11 +14,11 @@ class AnnotationConfig(PreparationConfig):
     """As `PreparationConfig`, for data of which only a part is annotated.
 
     Args:
-        unannotated_value: value of mask pixels that nobody annotated; they are stored as 255.
+        unannotated_code: value of mask pixels that nobody annotated; they are stored as 255.
         annotated_slices: table (`case_id,slice_index`) of the slices that count as annotated; None takes all.
     """
 
-    unannotated_value: int | None = None
+    unannotated_code: int | None = None
     annotated_slices: str | None = None
 
 
@@ -60,7 +60,7 @@ def read_annotated_slices(
     return listed
 
 
-def check_unannotated_value(value: int | None, classes: dict[int, str]) -> None:
+def check_unannotated_code(value: int | None, classes: dict[int, str]) -> None:
     """Refuses a value that stands for a class already.
 
     Raises:
@@ -68,5 +68,5 @@ def check_unannotated_value(value: int | None, classes: dict[int, str]) -> None:
     """
     if value in classes:
         raise BadInputError(
-            f"--unannotated-value {value}: this value means {classes[value]}; give one that stands for no class"
+            f"--unannotated-code {value}: this value means {classes[value]}; give one that stands for no class"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from .annotated import AnnotationConfig, check_unannotated_value, read_annotated_slices
+from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import TABLES_BESIDE, CaseBuilder, PictureCase, Row, walk_files
 from .columns import UNANNOTATED, dataset_features
 from .problems import BadInputError
@@ -118,7 +118,7 @@ class MultiTaskFolder(CaseBuilder):
     @property
     def _mask_indices(self) -> dict[int, int]:
         indices = {value: self.mask_classes.index(name) for value, name in (self.config.mask_values or {}).items()}
-        unannotated = self.config.unannotated_value
+        unannotated = self.config.unannotated_code
         return indices if unannotated is None else {**indices, unannotated: UNANNOTATED}
 
     @cached_property
@@ -160,7 +160,7 @@ class MultiTaskFolder(CaseBuilder):
         return extra
 
     def find_cases(self) -> list[PictureCase]:
-        check_unannotated_value(self.config.unannotated_value, dict(self.config.mask_values or {}))
+        check_unannotated_code(self.config.unannotated_code, dict(self.config.mask_values or {}))
         pictures = self._pictures()
         masks, rows = self._masks(pictures), self._rows_of(pictures)
         refused = self._refuse_several(masks)

@@ -313,7 +313,7 @@ def preparation_parser(description: str, card: Path) -> argparse.ArgumentParser:
 def add_annotation_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options for data of which only a part is annotated."""
     parser.add_argument(
-        "--unannotated-value", type=int, metavar="N", help="value of mask pixels that nobody annotated, e.g. 255"
+        "--unannotated-code", type=int, metavar="N", help="value of mask pixels that nobody annotated, e.g. 255"
     )
     parser.add_argument(
         "--annotated-slices",
@@ -324,7 +324,7 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
 
 def annotation_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_annotation_options` parsed, as keyword arguments for a builder."""
-    return {"unannotated_value": options.unannotated_value, "annotated_slices": options.annotated_slices}
+    return {"unannotated_code": options.unannotated_code, "annotated_slices": options.annotated_slices}
 
 
 def preparation_from(arguments: argparse.Namespace) -> Preparation:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .annotated import AnnotationConfig, check_unannotated_value, read_annotated_slices
+from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import CaseBuilder, Row, mask_or_none, present_classes, scaled_spacing, walk_files
 from .columns import UNANNOTATED
 from .encoding import encode_png, resize_mask, resize_picture
@@ -125,7 +125,7 @@ class Retouch(CaseBuilder):
         found = [case for folder, parts in by_folder.items() if (case := self._case(folder, parts)) is not None]
         once = by_spelling(((case.case_id, case) for case in found), str(self.root), self.problems)
         cases = sorted((case for _, case in once.values()), key=lambda case: (case.vendor, case.case_id))
-        check_unannotated_value(self.config.unannotated_value, dict(enumerate(self.mask_classes)))
+        check_unannotated_code(self.config.unannotated_code, dict(enumerate(self.mask_classes)))
         if self.config.annotated_slices is None:
             return cases
         slices = ((case.case_id, range(case.num_rows)) for case in cases)
@@ -206,7 +206,7 @@ class Retouch(CaseBuilder):
         """Class indices and 255 of each slice, None for a slice that nobody annotated."""
         if case.reference is None:
             return [None] * case.num_rows
-        reference = read_reference(case.reference, oct_header, self.config.unannotated_value)
+        reference = read_reference(case.reference, oct_header, self.config.unannotated_code)
         is_annotated = [case.annotated is None or index in case.annotated for index in range(case.num_rows)]
         return [mask_or_none(mask) if known else None for mask, known in zip(reference, is_annotated, strict=True)]
 
@@ -264,13 +264,13 @@ def read_oct(path: Path) -> Volume:
     return volume
 
 
-def read_reference(path: Path, oct_header: VolumeHeader, unannotated_value: int | None = None) -> np.ndarray:
+def read_reference(path: Path, oct_header: VolumeHeader, unannotated_code: int | None = None) -> np.ndarray:
     """Reads a reference as class indices (slices, rows, columns) uint8: 0 none, 1 IRF, 2 SRF, 3 PED, 255 not annotated.
 
     Args:
         path: of the reference.
         oct_header: of its OCT volume.
-        unannotated_value: the file's code for voxels that nobody annotated; None where it has none.
+        unannotated_code: the file's code for voxels that nobody annotated; None where it has none.
 
     Raises:
         BadInputError: another size or direction than its OCT volume, or codes outside 0..3 and that one.
@@ -281,16 +281,16 @@ def read_reference(path: Path, oct_header: VolumeHeader, unannotated_value: int 
         raise BadInputError("{}: reference is {} voxels, its oct {}; export it again".format(path, *sizes))
     if not np.allclose(volume.header.direction, oct_header.direction, atol=1e-3):
         raise BadInputError(f"{path}: TransformMatrix differs from that of {oct_header.path.name}; export it again")
-    wrong = sorted(codes_in(volume.voxels) - {0, 1, 2, 3, unannotated_value})
+    wrong = sorted(codes_in(volume.voxels) - {0, 1, 2, 3, unannotated_code})
     if wrong:
         shown = ", ".join(str(code) for code in wrong[:5])
         raise BadInputError(
             f"{path}: label codes {shown}, expected 0 none, 1 IRF, 2 SRF, 3 PED; correct the reference, or say by "
-            "--unannotated-value which code marks voxels that nobody annotated"
+            "--unannotated-code which code marks voxels that nobody annotated"
         )
-    if unannotated_value is None:
+    if unannotated_code is None:
         return volume.voxels.astype(np.uint8, copy=False)
-    return np.where(volume.voxels == unannotated_value, UNANNOTATED, volume.voxels).astype(np.uint8)
+    return np.where(volume.voxels == unannotated_code, UNANNOTATED, volume.voxels).astype(np.uint8)
 
 
 def codes_in(voxels: Iterable[np.ndarray]) -> set[int | float]:
