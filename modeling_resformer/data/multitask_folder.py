@@ -186,7 +186,7 @@ class MultiTaskFolder(CaseBuilder):
         if not folder.is_dir():
             raise BadInputError(f"{self.root}: holds no folder images; put the pictures into {folder}")
         found = []
-        for path in walk_files(folder):
+        for path in walk_files(folder, self.root, self.problems):
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 found.append((str(path.relative_to(folder).with_suffix("")), path))
             else:
@@ -196,7 +196,7 @@ class MultiTaskFolder(CaseBuilder):
     def _masks(self, pictures: Mapping[str, Any]) -> dict[str, Path]:
         folder = self.root / "masks"
         masks: dict[str, Path] = {}
-        for path in walk_files(folder) if folder.is_dir() else ():
+        for path in walk_files(folder, self.root, self.problems) if folder.is_dir() else ():
             stem = spelling_key(str(path.relative_to(folder).with_suffix("")))
             endings = ("", *MASK_ENDINGS)
             key = next(

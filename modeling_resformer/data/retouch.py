@@ -63,6 +63,11 @@ class VolumeCase:
     num_rows: int
     split: str | None = None
 
+    @property
+    def file(self) -> Path:
+        """The file that messages name."""
+        return self.oct
+
 
 class Retouch(CaseBuilder):
     """One row per B-scan, with fluid masks (IRF, SRF, PED) and which fluids occur as multi-label diagnosis.
@@ -113,7 +118,9 @@ class Retouch(CaseBuilder):
         }
 
     def find_cases(self) -> list[VolumeCase]:
-        files = [path for path in walk_files(self.root) if path.suffix.lower() in (".mhd", ".mha")]
+        files = [
+            path for path in walk_files(self.root, self.root, self.problems) if path.suffix.lower() in (".mhd", ".mha")
+        ]
         by_folder: dict[Path, dict[str, Path]] = {}
         for path in files:
             by_folder.setdefault(path.parent, {})[path.stem.lower()] = path

@@ -11,9 +11,10 @@ from typing import Any
 
 from PIL import Image
 
+from ..data.links import leads_out
 from ..data.problems import BadInputError
 from ..image_processing_pil_resformer import open_picture
-from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, leads_out, looks_like_input
+from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, looks_like_input
 
 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.

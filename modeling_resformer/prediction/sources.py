@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.links import leads_out
 from ..data.problems import BadInputError
 
 
@@ -56,11 +57,6 @@ def files_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if file.is_file() and not leads_out(file, path))
-
-
-def leads_out(file: Path, folder: Path) -> bool:
-    """Whether a file found in a folder is a link to somewhere else: what lies in data does not choose what is read."""
-    return file.is_symlink() and not file.resolve().is_relative_to(folder.resolve())
 
 
 def find_dicom_pictures(path: Path) -> list[Path]:
