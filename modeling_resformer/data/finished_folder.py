@@ -34,6 +34,7 @@ def finished_folder(output: Path, overwrite: bool, kind: str, is_one: Callable[[
     if output.exists():
         check_replaceable(output, overwrite, kind, is_one)
     check_writable(output.parent, "--output")
+    output.parent.mkdir(parents=True, exist_ok=True)
     for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*-*")):
         logger.warning("%s: left by a run that was killed (or one that still runs); delete it if none runs", left)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))

@@ -186,7 +186,7 @@ class Retouch(CaseBuilder):
             if case.reference is not None:
                 try:
                     codes = codes_in(read_reference(case.reference, read_header(case.oct)))
-                except BadInputError:
+                except Exception:
                     continue  # the same error comes back, and is reported, when the rows are made
                 fluids[case.case_id] = tuple(FLUIDS[int(code) - 1] for code in sorted(codes) if code)
         return fluids

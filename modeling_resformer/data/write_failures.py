@@ -1,6 +1,7 @@
 """A folder that cannot be written, or a disk that is full: one line instead of what each library makes of it."""
 
 import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def is_write_failure(error: BaseException) -> bool:
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Makes a folder and tries to write into it, before any work is done.
+    """Tries to write into a folder, or where it would be made, before any work is done; leaves nothing behind.
 
     Args:
         folder: where results will go.
@@ -35,9 +36,10 @@ def check_writable(folder: Path, flag: str) -> None:
     Raises:
         BadInputError: it cannot be made or written.
     """
+    folder = Path(os.path.abspath(folder))
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"0")
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror}); give another {flag}") from error

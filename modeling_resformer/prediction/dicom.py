@@ -103,7 +103,8 @@ def sort_files(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource],
 def _kind(header: Dataset) -> str | None:
     """What a file holds, as far as it alone can tell; None for a report or the index of a disc."""
     if "Rows" not in header:
-        return None if "SOPClassUID" in header or "DirectoryRecordSequence" in header else VOLUME
+        is_other = "SOPClassUID" in header and "Image Storage" not in header.SOPClassUID.name
+        return None if is_other or "DirectoryRecordSequence" in header else VOLUME
     if frame_count(header) > 1:
         return VOLUME
     return SLICE if header.get("PhotometricInterpretation") in GREY else PICTURE
@@ -300,9 +301,11 @@ def _vector(values: Sequence[float] | None, length: int) -> np.ndarray | None:
 
 
 def _orientation(values: Sequence[float] | None) -> np.ndarray | None:
-    """Cosines (6,) made orthonormal, since files round them."""
+    """Cosines (6,) made orthonormal, since files round them; None where they are none."""
     vector = _vector(values, 6)
-    if vector is None or not np.linalg.norm(np.cross(vector[:3], vector[3:])) > 0.5:
+    if vector is None or abs(vector).max() > 1 + SAME_DIRECTION:
+        return None
+    if not np.linalg.norm(np.cross(vector[:3], vector[3:])) > 0.5:
         return None
     row = vector[:3] / np.linalg.norm(vector[:3])
     column = vector[3:] - (vector[3:] @ row) * row

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.problems import BadInputError
 from ..image_processing_pil_resformer import upright
 from .cases import Case, Picture, Stamp, VolumeCase
 from .journal import Journal, Record
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LONGEST_MESSAGE = 1000  # characters
+LONGEST_MESSAGE = 500  # characters
 
 Problem = dict[str, str]
 Unit = list[Case]  # pictures that share a forward pass, or one volume
@@ -78,8 +79,8 @@ def outcome(item: Any, future: Future) -> tuple[Any, Any, Exception | None]:
 
 def problem_line(source: str, error: Exception) -> str:
     """One line that names the input; the type of an error that none of our own checks foresaw is named too."""
-    message = (str(error).strip() or "no reason given").split("\n")[0][:LONGEST_MESSAGE]
-    if not isinstance(error, (OSError, ValueError)) or isinstance(error, UnicodeError):
+    message = " ".join(str(error).split())[:LONGEST_MESSAGE] or "no reason given"
+    if not isinstance(error, BadInputError | OSError) and type(error) is not ValueError:
         message = f"cannot be used ({type(error).__name__}: {message}); copy it again"
     return message if source in message else f"{source}: {message}"
 

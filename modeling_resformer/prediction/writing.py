@@ -71,11 +71,7 @@ def check_room(path: Path, size: int) -> None:
     Raises:
         OutputError: it cannot.
     """
-    probe = path.with_name(f".probe-{path.name}")
-    try:
-        write_whole(probe, bytes(size))
-    finally:
-        probe.unlink(missing_ok=True)
+    write_whole(path, bytes(size)).unlink()
 
 
 def write_json(path: Path, content: Any) -> Path:
