@@ -175,3 +175,15 @@ def test_a_check_leaves_nothing_behind(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadInputError, match=r"file: cannot be written \(Not a directory\); give another --output_dir"):
         check_writable(tmp_path / "file", "--output_dir")
+
+
+def test_tables_over_seeds_that_do_not_fit(tmp_path, monkeypatch, capsys):
+    main = main_of("train_seeds.py")
+
+    def refuse(path, text):
+        raise FULL
+
+    for name, value in {"train_seed": lambda *_: True, "summarise_seeds": lambda *_: {}, "write_whole": refuse}.items():
+        monkeypatch.setitem(main.__globals__, name, value)
+    assert main(["--seeds", "0", "--output_dir", str(tmp_path)]) == 1
+    assert f"error: {tmp_path}: cannot be written (No space left on device)" in capsys.readouterr().err
