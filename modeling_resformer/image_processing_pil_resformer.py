@@ -92,10 +92,11 @@ def decoded(file: Path | BytesIO, name: str, formats: Sequence[str] | None = Non
             pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
             image.load()
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: not a picture that can be read ({error}).") from error
+    # Damaged files reach further than Pillow's own errors: its readers raise struct, key, index and type errors too.
+    except Exception as error:
+        raise ValueError(f"{name}: not a picture that can be read ({error or type(error).__name__}).") from error
     if pages > 1:
         raise ValueError(f"{name}: holds {pages} pages, a volume; pass them one by one.")
     image.info[STORED_ORIENTATION] = orientation
@@ -110,8 +111,12 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
     """
     if not isinstance(image, Image.Image):
         return image, mask
-    orientation = image.info.get(STORED_ORIENTATION, image.getexif().get(EXIF_ORIENTATION, 1))
-    upright_image = ImageOps.exif_transpose(image)
+    try:
+        orientation = image.info.get(STORED_ORIENTATION, image.getexif().get(EXIF_ORIENTATION, 1))
+        upright_image = ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged EXIF data: Pillow raises what it meets there
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the picture's EXIF data are damaged ({reason}); save it without them.") from error
     if mask is None:
         return upright_image, None
     if isinstance(mask, Image.Image) and mask.getexif().get(EXIF_ORIENTATION, 1) != 1:

@@ -13,6 +13,7 @@ Shapes: B batch, C channels, H x W picture, S mask classes with background, K im
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -740,6 +741,20 @@ def check_values(kind: str, labels: torch.Tensor, known: torch.Tensor, highest: 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def first_not_finite(model: nn.Module) -> str | None:
+    """Name of the first parameter or buffer with NaN or infinite values; None if there is none.
+
+    Integers and tensors without storage (meta device) pass; types of 8 bits, which torch cannot ask, are widened.
+    """
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_meta or not tensor.is_floating_point():
+            continue
+        values = tensor.detach()
+        if not (values.float() if values.element_size() < 2 else values).isfinite().all():
+            return name
+    return None
+
+
 class ResFormerPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and loading shared by all ResFormer models.
 
@@ -788,6 +803,23 @@ class ResFormerPreTrainedModel(PreTrainedModel):
             init.copy_(module.index, module.offsets())
         else:
             super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
+        """Loads a model as transformers does, and refuses one that could only answer nonsense.
+
+        Raises:
+            ValueError: a weight or a buffer is NaN or infinite; the message names the folder and the first such tensor.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
+        name = first_not_finite(model)
+        if name is not None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: its weights are damaged, {name} holds NaN or infinite values; "
+                "load another checkpoint, or copy it again."
+            )
+        return loaded
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Saves weights and config and, for `trust_remote_code`, the code of model and pipeline."""

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.data.write_failures import check_writable, named_write_failure
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import EvaluationArguments, parse_evaluation_arguments
 from modeling_resformer.training.building import (
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(arguments: EvaluationArguments) -> None:
+    output = Path(arguments.output)
+    check_writable(output, "--output")
     prepared = load_prepared(arguments.dataset)
     model = load_model(arguments.model_name_or_path, arguments.task)
     image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)
@@ -62,11 +65,13 @@ def evaluate(arguments: EvaluationArguments) -> None:
     if arguments.choose_thresholds:
         thresholds = choose_on_validation(trainer, prepared.dataset)
         if trainer.is_world_process_zero():
-            write_thresholds(thresholds, Path(arguments.model_name_or_path))
+            checkpoint = Path(arguments.model_name_or_path)
+            with named_write_failure(checkpoint, "--model_name_or_path"):
+                write_thresholds(thresholds, checkpoint)
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
-    output = Path(arguments.output)
-    results = evaluate_split(trainer, prepared.dataset, arguments.split, output, scoring, rows)
-    write_pages(trainer, rows, results, output)
+    with named_write_failure(output, "--output"):
+        results = evaluate_split(trainer, prepared.dataset, arguments.split, output, scoring, rows)
+        write_pages(trainer, rows, results, output)
     trainer.accelerator.end_training()
 
 

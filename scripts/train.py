@@ -55,6 +55,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.data.write_failures import check_writable
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.publishing.after_training import take_push
 from modeling_resformer.training.arguments import DataArguments, ModelArguments, parse_arguments
@@ -85,6 +86,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     if model_args.cpu_threads is not None:
         torch.set_num_threads(model_args.cpu_threads)
     output = Path(training_args.output_dir)
+    check_writable(output, "--output_dir")
     checkpoint = choose_checkpoint(training_args.resume_from_checkpoint, output)
     if training_args.resume_from_checkpoint and training_args.should_log:
         logger.info("%s: %s", output, f"going on from {checkpoint.name}" if checkpoint else "starting afresh")

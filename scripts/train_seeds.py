@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.data.write_failures import named_write_failure
 from modeling_resformer.training.seeds import Style, is_finished, latex_tables, markdown_tables, summarise_seeds
 
 
@@ -78,15 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = [seed for seed, done in finished.items() if not done]
     runs = {seed: folder for seed, folder in folders.items() if finished[seed]}
     if runs:
+        style = Style(percent=not arguments.fractions, decimals=arguments.decimals)
         try:
             summary = summarise_seeds(runs, failed)
+            with named_write_failure(arguments.output_dir, "--output_dir"):
+                write_whole(arguments.output_dir / "seeds.json", json.dumps(summary, indent=2) + "\n")
+                write_whole(arguments.output_dir / "seeds.tex", latex_tables(summary, style))
+                write_whole(arguments.output_dir / "seeds.md", markdown_tables(summary, style))
         except BadInputError as error:
             sys.stderr.write(f"error: {error}\n")
             return 1
-        style = Style(percent=not arguments.fractions, decimals=arguments.decimals)
-        write_whole(arguments.output_dir / "seeds.json", json.dumps(summary, indent=2) + "\n")
-        write_whole(arguments.output_dir / "seeds.tex", latex_tables(summary, style))
-        write_whole(arguments.output_dir / "seeds.md", markdown_tables(summary, style))
         sys.stdout.write(markdown_tables(summary, style))
     if failed:
         sys.stderr.write(f"error: seed {', '.join(map(str, failed))} failed; the same command tries again.\n")

@@ -8,7 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm.auto import tqdm
 
+from .links import leads_out
 from .problems import BadInputError
+from .write_failures import is_write_failure
 
 
 BOMB_BYTES = 1 << 30  # smaller archives may be as compressible as they like
@@ -39,6 +41,8 @@ def unpack(source: Path, target: Path) -> Path:
             return source
         for path in loose:
             if path not in archives:
+                if leads_out(path, source):
+                    raise BadInputError(f"{path}: is a link that leads out of its folder; put the file itself there")
                 shutil.copy2(path, target / path.name)
     elif zipfile.is_zipfile(source):
         archives = [source]
@@ -60,7 +64,9 @@ def unpack_zip(archive: Path, target: Path, depth: int = 1) -> None:
             check_members(archive, members, target)
             for member in tqdm(members, desc=f"Unpacking {archive.name}", unit="file"):
                 opened.extract(member, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError) as error:
+        if is_write_failure(error):
+            raise
         raise BadInputError(f"{archive}: cannot be unpacked ({error}); download it again") from error
     for inner in sorted(target.rglob("*.zip")):
         if depth >= NESTING:

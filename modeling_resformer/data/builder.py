@@ -16,8 +16,9 @@ from datasets.exceptions import DatasetGenerationError
 
 from .columns import UNANNOTATED, dataset_features
 from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_picture
+from .links import leads_out
 from .prepared import MODALITIES
-from .problems import BadInputError, Problems
+from .problems import BadInputError, Problems, unforeseen
 from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
 
 
@@ -65,6 +66,11 @@ class PictureCase:
     spacing: tuple[float, float] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     num_rows: ClassVar[int] = 1
+
+    @property
+    def file(self) -> Path:
+        """The file that messages name."""
+        return self.picture
 
     @property
     def stratum(self) -> tuple[str, ...]:
@@ -217,13 +223,15 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
                     yield f"{row['case_id']}/{row['slice_index']}", row
             except BadInputError as error:
                 self.problems.report(str(error), case.case_id)
+            except Exception as error:  # the boundary of a case: decoders raise what they meet in a damaged file
+                self.problems.report(unforeseen(case.file, error), case.case_id)
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         # `datasets` wraps every error, and a worker process loses the cause: raise ours as it is.
         try:
             yield from super()._prepare_split_single(*args, **kwargs)
         except DatasetGenerationError as error:
-            if isinstance(error.__cause__, BadInputError):
+            if isinstance(error.__cause__, (BadInputError, OSError)):
                 raise error.__cause__ from None
             raise
 
@@ -264,11 +272,24 @@ def mask_or_none(mask: np.ndarray) -> np.ndarray | None:
     return None if (mask == UNANNOTATED).all() else mask
 
 
-def walk_files(root: Path) -> Iterator[Path]:
-    """Yields every file below `root` in a stable order, without hidden ones and macOS archive residue."""
+def walk_files(root: Path, within: Path | None = None, problems: Problems | None = None) -> Iterator[Path]:
+    """Yields every file below `root` in a stable order, without hidden ones and macOS archive residue.
+
+    Args:
+        root: the folder.
+        within: the folder that links must not lead out of; None where the files are not opened.
+        problems: told of links that do.
+    """
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.startswith("."):
+                continue
+            if within is not None and leads_out(path, within):
+                problems.report(f"{path}: is a link that leads out of {within}; put the file itself there", path.stem)
+            else:
+                yield path
 
 
 def present_classes(mask: Any) -> list[int]:

@@ -61,7 +61,9 @@ def open_picture(path: Path) -> tuple[bytes, Image.Image, int]:
         picture = Image.open(io.BytesIO(data))
         orientation = orientation_of(picture)
         picture.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
         raise BadInputError(f"{path}: no decoder takes it ({_one_line(error)}); replace the file") from error
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise BadInputError(f"{path}: holds {picture.n_frames} pictures, expected one; split it into single pictures")

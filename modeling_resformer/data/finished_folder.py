@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .problems import BadInputError
+from .write_failures import check_writable, named_write_failure
 
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,22 @@ def finished_folder(output: Path, overwrite: bool, kind: str, is_one: Callable[[
         is_one: whether a folder holds such a result.
 
     Raises:
-        BadInputError: `output` exists and `overwrite` is False, or it holds something else.
+        BadInputError: `output` exists and `overwrite` is False, or it holds something else; it cannot be written, or the
+            disk is full.
     """
     output = Path(os.path.abspath(output))
     if output.exists():
         check_replaceable(output, overwrite, kind, is_one)
+    check_writable(output.parent, "--output")
     output.parent.mkdir(parents=True, exist_ok=True)
     for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*-*")):
         logger.warning("%s: left by a run that was killed (or one that still runs); delete it if none runs", left)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
-        partial.chmod(0o755)
-        yield partial
-        swap_in(partial, output)
+        with named_write_failure(output, "--output"):
+            partial.chmod(0o755)
+            yield partial
+            swap_in(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -67,7 +67,7 @@ class Isic2017(CaseBuilder):
         }
 
     def find_cases(self) -> list[PictureCase]:
-        files = list(walk_files(self.root))
+        files = list(walk_files(self.root, self.root, self.problems))
         cases = []
         for part, split in PARTS.items():
             cases += self._cases_of_part(part, split, files)

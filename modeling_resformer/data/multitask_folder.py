@@ -219,7 +219,7 @@ class MultiTaskFolder(CaseBuilder):
         if not folder.is_dir():
             raise BadInputError(f"{self.root}: holds no folder images; put the pictures into {folder}")
         found = []
-        for path in walk_files(folder):
+        for path in walk_files(folder, self.root, self.problems):
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 found.append((str(path.relative_to(folder).with_suffix("")), path))
             else:
@@ -229,7 +229,7 @@ class MultiTaskFolder(CaseBuilder):
     def _masks(self, pictures: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
         folder = self.root / "masks"
         masks: dict[str, list[Path]] = defaultdict(list)
-        for path in walk_files(folder) if folder.is_dir() else ():
+        for path in walk_files(folder, self.root, self.problems) if folder.is_dir() else ():
             stem = spelling_key(str(path.relative_to(folder).with_suffix("")))
             match = MASK_NAME.fullmatch(stem)
             key = next((key for key in (stem, match and match[1]) if key in pictures), None)

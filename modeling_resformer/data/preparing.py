@@ -351,7 +351,7 @@ def run(make_builder: MakeBuilder, arguments: argparse.Namespace) -> int:
     try:
         preparation = preparation_from(arguments)
         report = prepare(make_builder, preparation)
-    except BadInputError as error:
+    except (BadInputError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     sys.stdout.write(format_report(report, f"Prepared {preparation.output}"))

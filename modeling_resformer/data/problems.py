@@ -45,6 +45,14 @@ class Problems:
                 os.close(descriptor)
 
 
+def unforeseen(path: Path, error: Exception) -> str:
+    """One line for what none of our checks foresaw in a file; the traceback is logged for whoever wants to know more."""
+    reason = " ".join(str(error).split())[:200]
+    message = f"{path}: cannot be used ({type(error).__name__}: {reason}); replace the file"
+    logger.debug("%s", message, exc_info=error)
+    return message
+
+
 def read_skipped(log: str | Path) -> list[dict[str, str | None]]:
     """Returns the records that `Problems.report` wrote, in a stable order; `[]` when nothing was skipped."""
     path = Path(log)

@@ -66,6 +66,11 @@ class VolumeCase:
     split: str | None = None
     annotated: frozenset[int] | None = None
 
+    @property
+    def file(self) -> Path:
+        """The file that messages name."""
+        return self.oct
+
 
 class Retouch(CaseBuilder):
     """One row per B-scan, with fluid masks (IRF, SRF, PED) and which fluids occur as multi-label diagnosis.
@@ -118,7 +123,9 @@ class Retouch(CaseBuilder):
         }
 
     def find_cases(self) -> list[VolumeCase]:
-        files = [path for path in walk_files(self.root) if path.suffix.lower() in (".mhd", ".mha")]
+        files = [
+            path for path in walk_files(self.root, self.root, self.problems) if path.suffix.lower() in (".mhd", ".mha")
+        ]
         by_folder: dict[Path, dict[str, Path]] = {}
         for path in files:
             by_folder.setdefault(path.parent, {})[path.stem.lower()] = path
@@ -191,7 +198,7 @@ class Retouch(CaseBuilder):
                 try:
                     masks = self._reference(case, read_header(case.oct))
                     codes = codes_in(mask for mask in masks if mask is not None) - {UNANNOTATED}
-                except BadInputError:
+                except Exception:
                     continue  # the same error comes back, and is reported, when the rows are made
                 fluids[case.case_id] = tuple(FLUIDS[int(code) - 1] for code in sorted(codes) if code)
         return fluids

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape, glob
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 from PIL import Image
 
+from ..data.links import leads_out
 from ..data.problems import BadInputError
 from ..image_processing_pil_resformer import open_picture
-from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom
+from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, looks_like_input
 
 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.
 UNREADABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+LONGEST_STEM = 180  # bytes; systems take 255 for a name, endings and numbers included
 
 Spacing = tuple[float, float]
 Stamp = list[int]
@@ -39,10 +43,11 @@ class Case:
 
 @dataclass(frozen=True)
 class PictureCase(Case):
-    """A picture in a file."""
+    """A picture in a file, found in `folder` unless the user named it."""
 
     slice_index: int = 0
     spacing: Spacing | None = None
+    folder: Path | None = None
 
     def stamp(self) -> Stamp:
         """Differs once the file has changed."""
@@ -51,6 +56,10 @@ class PictureCase(Case):
     def open(self) -> Any:
         """The picture at its full bit depth, as it is stored."""
         path = Path(self.source)
+        if self.folder is not None and leads_out(path, self.folder):
+            raise BadInputError(
+                f"{path}: is a link that leads out of its folder; put the file itself there, or name it"
+            )
         if is_dicom(path):
             from .dicom import read_dicom_picture
 
@@ -95,7 +104,10 @@ Picture = PictureCase | RowCase
 
 def files_stamp(files: Iterable[Path]) -> Stamp:
     """[number of files, bytes in all, time of the last change in ns], of those that exist."""
-    facts = [path.stat() for path in files if path.exists()]
+    facts = []
+    for path in files:
+        with suppress(OSError):
+            facts.append(path.stat())
     return [len(facts), sum(one.st_size for one in facts), max((one.st_mtime_ns for one in facts), default=0)]
 
 
@@ -118,16 +130,21 @@ def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) ->
         FileNotFoundError: an input matches nothing, or a folder holds no picture and no volume.
     """
     found: dict[str, VolumeSource | Path] = {}
+    folders: dict[str, Path] = {}
     for given in inputs:
         matches = [Path(given)] if Path(given).exists() else sorted(map(Path, glob(given)))
-        here = {source: item for path in matches for source, item in inputs_at(path).items()}
+        here: dict[str, VolumeSource | Path] = {}
+        for path in matches:
+            items = inputs_at(path)
+            here |= items
+            folders |= dict.fromkeys(items, path) if path.is_dir() else {}
         if not here:
             raise FileNotFoundError(f"{given}: no picture and no volume there; give files, folders or glob patterns.")
         found |= here
     stems = {source: item.stem if isinstance(item, Path) else item.name for source, item in found.items()}
     names = distinct_names(with_parents(stems, found), known or {})
     return [
-        PictureCase(source, names[source], names[source])
+        PictureCase(source, names[source], names[source], folder=folders.get(source))
         if isinstance(item, Path)
         else VolumeCase(source, names[source], names[source], item)
         for source, item in found.items()
@@ -139,8 +156,11 @@ def inputs_at(path: Path) -> dict[str, VolumeSource | Path]:
     volumes = find_volumes(path)
     if path.is_dir():
         suffixes, parts = picture_suffixes(), {file for volume in volumes for file in volume.files}
-        pictures = {file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file()} - parts
+        files = {file for file in path.iterdir() if file.is_file()}
+        pictures = {file for file in files if file.suffix.lower() in suffixes} - parts
         pictures |= set(find_dicom_pictures(path))
+        # Links that lead out are listed, so that opening them says so.
+        pictures |= {file for file in files if looks_like_input(file) and leads_out(file, path)}
     else:
         pictures = set() if volumes else {path}
     found: dict[str, VolumeSource | Path] = {str(picture): picture for picture in pictures}
@@ -209,7 +229,9 @@ def distinct_names(stems: Mapping[str, str], known: Mapping[str, str]) -> dict[s
     names: dict[str, str] = {}
     taken = {name.casefold() for name in known.values()}
     for source, stem in stems.items():
-        stem = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", stem).lstrip(".") or "unnamed"
+        # Surrogates stand for bytes of a name that is not UTF-8; tables and captions could not hold them.
+        stem = re.sub(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]', "_", stem).lstrip(".") or "unnamed"
+        stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
         name, number = stem, 2
         while source not in known and name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1

@@ -37,6 +37,7 @@ DICOM_ERRORS = (
     ValueError,
     struct.error,
 )
+VOLUME, SLICE, PICTURE = "volume", "slice", "picture"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 SAME_DIRECTION = 1e-3  # largest difference of two cosines taken as equal
 DECIMALS = 9  # of mm; differences of decimal positions have no more
@@ -75,30 +76,46 @@ def sort_files(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource],
     A grey series of two or more files is a volume, and so is a file of several frames; the rest are pictures. A file that
     cannot be read counts as a volume of its own, so that reading it says what is wrong.
     """
-    series: dict[str, list[tuple[Path, Dataset]]] = {}
+    series: dict[str, list[tuple[Path, str]]] = {}
     volumes, pictures = [], []
     for path in files:
         try:
             header = read_dataset(path)
-        except BadInputError:
+            kind, uid, number = _kind(header), str(header.get("SeriesInstanceUID", "")), _series_number(header)
+        except Exception:  # pydicom reads a field when it is asked for, and raises what it meets there
+            kind, uid, number = VOLUME, "", ""
+        if kind == VOLUME:
             volumes.append(VolumeSource(path, path.stem, DICOM, (path,)))
-            continue
-        if "Rows" not in header and ("SOPClassUID" in header or "DirectoryRecordSequence" in header):
-            continue  # a report, or the index of a disc
-        if "Rows" not in header or frame_count(header) > 1:
-            volumes.append(VolumeSource(path, path.stem, DICOM, (path,)))
-        elif header.get("PhotometricInterpretation") in GREY:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
-        else:
+        elif kind == SLICE:
+            series.setdefault(uid, []).append((path, number))
+        elif kind == PICTURE:
             pictures.append(path)
     pictures += [members[0][0] for members in series.values() if len(members) == 1]
     stacks = [members for members in series.values() if len(members) > 1]
     for number, members in enumerate(stacks, start=1):
         name = folder.resolve().name
         if len(stacks) > 1:
-            name += f"_series{members[0][1].get('SeriesNumber') or number}"
+            name += f"_series{members[0][1] or number}"
         volumes.append(VolumeSource(folder, name, DICOM, tuple(path for path, _ in members)))
     return volumes, sorted(pictures)
+
+
+def _kind(header: Dataset) -> str | None:
+    """What a file holds, as far as it alone can tell; None for a report or the index of a disc."""
+    if "Rows" not in header:
+        is_other = "SOPClassUID" in header and "Image Storage" not in header.SOPClassUID.name
+        return None if is_other or "DirectoryRecordSequence" in header else VOLUME
+    if frame_count(header) > 1:
+        return VOLUME
+    return SLICE if header.get("PhotometricInterpretation") in GREY else PICTURE
+
+
+def _series_number(header: Dataset) -> str:
+    """As text for names; empty where there is none that can be read."""
+    try:
+        return str(header.get("SeriesNumber") or "")
+    except Exception:
+        return ""
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -284,9 +301,11 @@ def _vector(values: Sequence[float] | None, length: int) -> np.ndarray | None:
 
 
 def _orientation(values: Sequence[float] | None) -> np.ndarray | None:
-    """Cosines (6,) made orthonormal, since files round them."""
+    """Cosines (6,) made orthonormal, since files round them; None where they are none."""
     vector = _vector(values, 6)
-    if vector is None or not np.linalg.norm(np.cross(vector[:3], vector[3:])) > 0.5:
+    if vector is None or abs(vector).max() > 1 + SAME_DIRECTION:
+        return None
+    if not np.linalg.norm(np.cross(vector[:3], vector[3:])) > 0.5:
         return None
     row = vector[:3] / np.linalg.norm(vector[:3])
     column = vector[3:] - (vector[3:] @ row) * row

@@ -7,6 +7,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..data.readers import MAX_VOLUME_BYTES, MAX_ZLIB_RATIO
 
 
 HEADER_BYTES = 348
+FIRST_OFFSET = 352  # of the voxels in a single file
 PIECE_BYTES = 1 << 24
 SAMPLE_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # datatype code: one plain number
 LENGTH_UNITS = (1, 2, 3)  # metre, mm, micrometre, which ITK turns into mm; 0 says that nobody knows
@@ -54,12 +56,25 @@ def read_nifti_header(path: Path) -> NiftiHeader:
             "number per voxel; export it again"
         )
     (offset,) = struct.unpack_from(f"{order}f", head, 108)
-    claimed = columns * rows * slices * SAMPLE_BYTES[datatype] + (int(offset) if 0 <= offset < 1e9 else 0)
+    if not FIRST_OFFSET <= offset < MAX_VOLUME_BYTES:  # ITK would begin elsewhere without a word
+        raise BadInputError(f"{path}: vox_offset is {offset:g}, expected {FIRST_OFFSET} or more; export it again")
+    claimed = columns * rows * slices * SAMPLE_BYTES[datatype] + int(offset)
     _check_size(path, claimed, packed)
     _check_content(path, claimed, packed, int(offset), {16: f"{order}f4", 64: f"{order}f8"}.get(datatype))
     lengths = struct.unpack_from(f"{order}3f", head, 80)
     has_units = head[123] & 7 in LENGTH_UNITS and all(0 < length < math.inf for length in lengths)
     return NiftiHeader((slices, rows, columns), has_units)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that was just written holds all that its header says: ITK does not tell when a disk is full."""
+    try:
+        read_nifti_header(path)
+        # To the end, where gzip keeps its sum.
+        deque(_pieces(path, path.name.lower().endswith(".gz"), 2 * MAX_VOLUME_BYTES), maxlen=0)
+    except BadInputError:
+        return False
+    return True
 
 
 def _check_size(path: Path, claimed: int, packed: bool) -> None:

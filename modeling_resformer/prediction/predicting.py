@@ -15,7 +15,7 @@ from .journal import Journal, Record, prepare_output
 from .predictor import Predictor, load_pipeline
 from .processes import Processes
 from .running import Inline, Problem, Run, units_of
-from .tables import Row, prediction_columns, volume_columns, write_tables
+from .tables import Row, prediction_columns, printable, volume_columns, write_tables
 from .writing import SHEET_PICTURES, sheet_tile, write_json, write_sheet
 
 
@@ -73,7 +73,7 @@ class Summary:
             f"{len(self.rows)} pictures and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
             f"{len(self.problems)} problems"
         )
-        return "\n".join(lines) + "\n"
+        return printable("\n".join(lines) + "\n")
 
 
 def predict(request: Request, processes: Processes) -> Summary:
@@ -198,5 +198,6 @@ def write_results(
         written.append(write_sheet(output / "sheet.png", tiles, predictor.mask_class_names))
     (output / "problems.json").unlink(missing_ok=True)
     if problems:
-        written.append(write_json(output / "problems.json", problems))
+        shown = [{name: printable(text) for name, text in problem.items()} for problem in problems]
+        written.append(write_json(output / "problems.json", shown))
     return written

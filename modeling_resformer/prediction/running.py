@@ -4,6 +4,7 @@ In memory are the network's inputs and outputs of a few batches, as many full pi
 Pictures are decoded once for the network and again for their overlay, which costs less than keeping them.
 """
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,18 +18,23 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.problems import BadInputError
 from ..image_processing_pil_resformer import upright
 from .cases import Case, Picture, Stamp, VolumeCase
 from .journal import Journal, Record
 from .measurements import measure_mask
 from .predictor import Logits, Predictor, Prepared
 from .sources import mask_suffix
-from .tables import Row, rounded
-from .writing import OutputError, mask_picture, overlay_picture, write_whole
+from .tables import Row, printable, rounded
+from .writing import OutputError, check_room, mask_picture, overlay_picture, write_whole
 
 
 if TYPE_CHECKING:
     from .volumes import ScanVolume
+
+logger = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 500  # characters
 
 Problem = dict[str, str]
 Unit = list[Case]  # pictures that share a forward pass, or one volume
@@ -51,7 +57,7 @@ def ordered(
 ) -> Iterator[tuple[Any, Any, Exception | None]]:
     """Yields (item, result, None) or (item, None, error) in order, with at most `limit` jobs begun and not taken.
 
-    Errors are those of bad input; any other is raised.
+    An error is the item's own, whatever a library made of it, but `OutputError`: that ends the run, and is raised.
     """
     begun: deque[tuple[Any, Future]] = deque()
     for item in items:
@@ -65,8 +71,18 @@ def ordered(
 def outcome(item: Any, future: Future) -> tuple[Any, Any, Exception | None]:
     try:
         return item, future.result(), None
-    except (OSError, ValueError) as error:
+    except OutputError:
+        raise
+    except Exception as error:  # the boundary of a case: decoders raise what they meet in a damaged file
         return item, None, error
+
+
+def problem_line(source: str, error: Exception) -> str:
+    """One line that names the input; the type of an error that none of our own checks foresaw is named too."""
+    message = " ".join(str(error).split())[:LONGEST_MESSAGE] or "no reason given"
+    if not isinstance(error, BadInputError | OSError) and type(error) is not ValueError:
+        message = f"cannot be used ({type(error).__name__}: {message}); copy it again"
+    return message if source in message else f"{source}: {message}"
 
 
 def units_of(cases: Sequence[Case], batch_size: int) -> list[Unit]:
@@ -161,10 +177,10 @@ class Run:
 
     def note(self, case: Case, error: Exception) -> None:
         if case.source in self.stamps:
-            message = str(error).strip().split("\n")[0]
-            message = message if case.source in message else f"{case.source}: {message}"
+            message = problem_line(case.source, error)
+            logger.debug("%s", message, exc_info=error)
             self.problems.append({"source": case.source, "problem": message})
-            self.bar.write(f"ERROR: {message}", file=sys.stderr)
+            self.bar.write(f"ERROR: {printable(message)}", file=sys.stderr)
 
     def finish_picture(self, case: Picture, logits: Logits) -> Record:
         """Writes mask and overlay of one picture; returns its record."""
@@ -202,7 +218,9 @@ class Run:
     def do_volume(self, case: VolumeCase) -> None:
         try:
             record = self.finished_volume(case)
-        except (OSError, ValueError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # the boundary of a case, as in `outcome`
             self.note(case, error)
         else:
             self.journal.add(record)
@@ -212,7 +230,8 @@ class Run:
         """Predicts one volume slice by slice, and writes its files; a slice that cannot be done fails the volume.
 
         Raises:
-            OSError, ValueError: it cannot be read or predicted.
+            OutputError: its results cannot be written, nor could others.
+            Exception: it cannot be read, predicted, drawn or described.
         """
         from .volumes import read_scan
 
@@ -270,8 +289,12 @@ class Run:
         whole["mask"] = f"masks/{case.name}{mask_suffix(case.volume)}"
         try:
             write_mask_volume(self.output / whole["mask"], masks, scan)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise OutputError(self.output / whole["mask"], error) from error
+        except RuntimeError:
+            # SimpleITK does not say why: where as many bytes can be written, it was the volume's own fault.
+            check_room(self.output / whole["mask"], masks.nbytes)
+            raise
         for row in rows:
             row["mask"] = whole["mask"]
         if self.draw:

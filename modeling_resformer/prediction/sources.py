@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.links import leads_out
 from ..data.problems import BadInputError
 
 
@@ -45,15 +46,22 @@ def find_volumes(path: Path) -> list[VolumeSource]:
     DICOM files of a folder are sorted into series, each a volume; several are told apart by their number. A damaged file
     that looks like a volume is listed, so that reading it says what is wrong.
     """
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    files = files_at(path)
     folder = path if path.is_dir() else path.parent
     sources = [VolumeSource(file, volume_stem(file), kind, (file,)) for file in files if (kind := _kind_by_name(file))]
     return sources + _sorted_dicom([file for file in files if _looks_like_dicom(file)], folder)[0]
 
 
+def files_at(path: Path) -> list[Path]:
+    """The file itself, or the files directly in a folder, sorted, without links that lead out of it."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and not leads_out(file, path))
+
+
 def find_dicom_pictures(path: Path) -> list[Path]:
     """Lists the single photographs and X-rays among DICOM files: the file itself, or those directly in a folder."""
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    files = files_at(path)
     return _sorted_dicom([file for file in files if is_dicom(file)], path)[1]
 
 
@@ -79,6 +87,12 @@ def mask_suffix(source: VolumeSource) -> str:
     return ".mha" if source.kind == METAIMAGE else ".nii.gz"
 
 
+def looks_like_input(path: Path) -> bool:
+    """Whether a file is a volume or DICOM by its name alone."""
+    name = path.name.lower()
+    return any(name.endswith(suffix) for suffix in (*SUFFIXES, *TIFF_SUFFIXES, ".dcm", ".dicom", ".ima"))
+
+
 def _kind_by_name(path: Path) -> str | None:
     name = path.name.lower()
     known = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
@@ -96,7 +110,7 @@ def _tiff_pages(path: Path) -> int:
     try:
         with Image.open(path) as image:
             return getattr(image, "n_frames", 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow's readers raise what they meet: struct, key, index and type errors too
         return 0
 
 

@@ -99,13 +99,18 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value
 
 
+def printable(value: Any) -> Any:
+    """Text in which bytes of a file's name that are not UTF-8 are written out, as `\\udcff`; anything else as it is."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def write_tables(stem: Path, columns: dict[str, str], rows: Iterable[Row]) -> list[Path]:
     """Writes `stem`.csv and `stem`.parquet with exactly `columns`; what a row lacks stays empty.
 
     Raises:
         OutputError: they cannot be written.
     """
-    rows = [{name: row.get(name) for name in columns} for row in rows]
+    rows = [{name: printable(row.get(name)) for name in columns} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()

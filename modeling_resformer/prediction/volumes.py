@@ -8,6 +8,8 @@ Brightness: uint8 and uint16 voxels mean 0..255 and 0..65535, as in training. DI
 float voxels have no range of their own: where they all lie in 0..255 they mean that, else `intensity_range` must be given.
 """
 
+import errno
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +21,12 @@ from PIL import Image
 from ..data.problems import BadInputError
 from ..data.readers import MAX_VOLUME_BYTES, Geometry, all_finite, read_image, write_image
 from ..data.readers import read_volume as read_metaimage
-from .dicom import Range, Spacing, read_dicom_volume
-from .nifti import read_nifti_header
+from .dicom import Range, Spacing, one_line, read_dicom_volume
+from .nifti import is_whole, read_nifti_header
 from .sources import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
 
 
+SHORTEST, LONGEST = 1e-6, 1e6  # mm
 TIFF_MODES = ("L", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -95,7 +98,20 @@ def read_scan(source: VolumeSource) -> ScanVolume:
         raise BadInputError(f"{source.path}: does not fit into memory; crop it or use a larger machine") from error
     if not all_finite(volume.voxels):
         raise BadInputError(f"{source.path}: holds NaN or infinite values; export it again")
+    _check_place(source.path, volume.geometry)
     return volume
+
+
+def _check_place(path: Path, geometry: Geometry) -> None:
+    """Refuses lengths that no scan has: areas would overflow, and no viewer's file could hold them."""
+    known = all(SHORTEST <= mm <= LONGEST for mm in geometry.spacing) and all(
+        abs(mm) <= LONGEST for mm in geometry.origin
+    )
+    if not known or not all(map(math.isfinite, geometry.direction)):
+        shown = ", ".join(f"{mm:g}" for mm in (*geometry.spacing, *geometry.origin))
+        raise BadInputError(
+            f"{path}: spacing and origin are {shown} mm, expected lengths of {SHORTEST:g} to {LONGEST:g}; correct them"
+        )
 
 
 def write_mask_volume(path: Path, mask: np.ndarray, volume: ScanVolume) -> Path:
@@ -108,6 +124,8 @@ def write_mask_volume(path: Path, mask: np.ndarray, volume: ScanVolume) -> Path:
 
     Raises:
         ValueError: the mask has another shape than its volume.
+        OSError: there is no room for it.
+        RuntimeError: SimpleITK cannot write it, for whatever reason.
     """
     if mask.shape != volume.voxels.shape or mask.dtype != np.uint8:
         raise ValueError(f"{path}: a mask {mask.shape} {mask.dtype} for {volume.voxels.shape} voxels; expected uint8.")
@@ -115,6 +133,8 @@ def write_mask_volume(path: Path, mask: np.ndarray, volume: ScanVolume) -> Path:
     partial = path.with_name(f".partial-{path.name}")
     try:
         write_image(partial, mask, volume.geometry)
+        if path.name.endswith((".nii", ".nii.gz")) and not is_whole(partial):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -159,8 +179,10 @@ def _read_tiff(source: VolumeSource) -> ScanVolume:
                 if (image.height, image.width) != shape[1:]:
                     raise BadInputError(f"{source.path}: page {index} has another size than the first; split the file")
                 voxels[index] = np.asarray(image)
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BadInputError(f"{source.path}: cannot be read ({error}); copy it again") from error
+    except (BadInputError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
+        raise BadInputError(f"{source.path}: cannot be read ({one_line(error)}); copy it again") from error
     return ScanVolume(source, voxels, None, Geometry())
 
 

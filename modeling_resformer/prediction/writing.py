@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def write_by(path: Path, write: Callable[[Path], Any]) -> Path:
         write(partial)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a parent that is no folder
+            partial.unlink(missing_ok=True)
         raise OutputError(path, error) from error
     return path
 
@@ -61,6 +63,15 @@ def write_whole(path: Path, content: bytes | Image.Image) -> Path:
         content.save(encoded, "PNG", compress_level=1 if content.mode == "RGB" else 6)
         content = encoded.getvalue()
     return write_by(path, lambda partial: partial.write_bytes(content))
+
+
+def check_room(path: Path, size: int) -> None:
+    """Tries whether a file of `size` bytes can be written at `path`, and leaves none behind.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    write_whole(path, bytes(size)).unlink()
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -12,7 +12,6 @@ A run's folder holds `checkpoint-N` for some numbers of steps N. Each is written
 A resumed run must have the fixed settings of its checkpoint; it may differ in the noted ones, and is told so.
 """
 
-import errno
 import json
 import logging
 import os
@@ -27,13 +26,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..data.problems import BadInputError
+from ..data.write_failures import is_write_failure
 
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
 MANIFEST = "manifest.json"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class CheckpointWriteError(OSError):
@@ -219,7 +218,7 @@ def named_write_failure(what: str, run: Path) -> Iterator[None]:
     except CheckpointWriteError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_write_failure(error):
+        if not is_write_failure(error):
             raise
         # Room for whatever is written next, and for whoever shares the disk.
         clean_up(run)
@@ -229,15 +228,6 @@ def named_write_failure(what: str, run: Path) -> Iterator[None]:
             f"{run}: {what} cannot be written ({' '.join(str(error).split())}); {_free_megabytes(run)} MB are free on "
             f"that disk. Make room there, and go on by --resume_from_checkpoint true{left}."
         ) from error
-
-
-def _is_write_failure(error: OSError | RuntimeError | SafetensorError) -> bool:
-    """torch says RuntimeError and nothing of the reason when a file cannot be written to its end."""
-    if isinstance(error, OSError):
-        return error.errno in NO_ROOM
-    return isinstance(error, SafetensorError) or any(
-        word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")
-    )
 
 
 def _free_megabytes(folder: Path) -> int:

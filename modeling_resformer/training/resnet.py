@@ -13,7 +13,7 @@ from transformers import AutoConfig, ResNetConfig, ResNetModel
 
 from ..configuration_resformer import ResFormerConfig
 from ..data.problems import BadInputError
-from ..modeling_resformer import ResFormerEncoder, ResFormerPreTrainedModel
+from ..modeling_resformer import ResFormerEncoder, ResFormerPreTrainedModel, first_not_finite
 from .loading import named_failure
 
 
@@ -73,7 +73,13 @@ def _load_resnet(name_or_path: str, config: ResFormerConfig) -> ResNetModel:
         found = AutoConfig.from_pretrained(name_or_path)
     _check_fit(name_or_path, found, config)
     with named_failure(flag, name_or_path, expected):
-        return ResNetModel.from_pretrained(name_or_path, dtype=torch.float32)
+        resnet = ResNetModel.from_pretrained(name_or_path, dtype=torch.float32)
+    damaged = first_not_finite(resnet)
+    if damaged is not None:
+        raise BadInputError(
+            f"{flag} {name_or_path}: its weights are damaged, {damaged} holds NaN or infinite values; expected {expected}."
+        )
+    return resnet
 
 
 def _check_fit(name: str, found: ResNetConfig, config: ResFormerConfig) -> None:
