@@ -183,7 +183,11 @@ def test_tables_over_seeds_that_do_not_fit(tmp_path, monkeypatch, capsys):
     def refuse(path, text):
         raise FULL
 
-    for name, value in {"train_seed": lambda *_: True, "summarise_seeds": lambda *_: {}, "write_whole": refuse}.items():
+    for name, value in {
+        "train_seed": lambda *_: True,
+        "summarise_seeds": lambda *_: {},
+        "write_whole": refuse,
+    }.items():
         monkeypatch.setitem(main.__globals__, name, value)
     assert main(["--seeds", "0", "--output_dir", str(tmp_path)]) == 1
     assert f"error: {tmp_path}: cannot be written (No space left on device)" in capsys.readouterr().err
