@@ -158,7 +158,7 @@ def test_a_slice_that_cannot_be_sorted_leaves_its_series_alone(predict, model, t
 def test_cosines_that_are_none_count_as_unsaid(predict, model, tmp_path):
     write_series(tmp_path / "scan", random_volume(SHAPE, "uint16"))
     for path in (tmp_path / "scan").iterdir():
-        replaced(path, b"1.0\\0.0\\0.0\\0.0\\1.0\\0.0", b"9e9\\0.0\\0.0\\0.0\\1e9\\0.0")
+        replaced(path, b"1.0\\0.0\\0.0\\0.0\\1.0\\0.0", b"1e200\\0\\0\\0\\1e200\\0    ")
     assert predict([model, str(tmp_path / "scan"), "--output", str(tmp_path / "out")]) == 0
     rows = rows_of(tmp_path / "out")
     image = SimpleITK.ReadImage(str(tmp_path / "out" / rows[0]["mask"]))
@@ -185,7 +185,7 @@ def test_a_name_that_is_no_utf_8(predict, model, tmp_path, capsys):
 
 
 def test_a_very_long_name(predict, model, tmp_path):
-    path = tmp_path / f"{'ä' * 120}.png"
+    path = tmp_path / f"{'ä' * 125}.png"
     Image.fromarray(random_volume((20, 16, 3))).save(path)
     assert predict([model, str(path), "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / rows_of(tmp_path / "out")[0]["mask"]).is_file()
