@@ -108,7 +108,7 @@ class Facts:
     def dataset_identifier(self) -> str:
         """A name for the dataset where it is not on the Hub: lower-case, in one word."""
         name = self.recorded("dataset", "source") if self.provenance_is_known else self.dataset_name
-        return re.sub(r"[^a-z0-9._-]+", "-", (name or "").lower()).strip("-") or "unknown"
+        return re.sub(r"[^a-z0-9._]+", "-", (name or "").lower()).strip("-") or "unknown"
 
     @property
     def data_licence(self) -> str:
