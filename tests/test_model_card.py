@@ -207,11 +207,23 @@ def test_a_folder_of_ones_own(render):
 
 def test_one_class_is_not_spoken_of_as_several(render):
     labels = {"id2label": {0: "background", 1: "tumour"}, "classification_labels": ["malignant"]}
-    text = render(labels, record=made_up_record(labels, source="folder"))
+    results = made_up_results(labels)
+    results["baselines"]["everything_lesion"] = results["baselines"]["otsu_threshold"]
+    text = render(labels, results=results, record=made_up_record(labels, source="folder"))
+    assert "| everything tumour |" in text and "lesion" not in text
     assert "a mask of tumour, and a score for malignant.\n" in text
     assert "; area under the ROC curve 0.850" in text
     assert "| **Scores** | malignant; a sigmoid |" in text
     assert "all classes" not in text
+
+
+def test_a_model_of_one_task_is_not_told_of_the_other(render):
+    assert "asks were scored" not in render(task="classification")
+    assert "it will outline anything" in render(task="segmentation")
+
+
+def test_a_short_training_took_seconds(render):
+    assert "| **Duration** | 9 seconds |" in render(record={**made_up_record(), "duration_seconds": 9.2})
 
 
 def test_the_examples_name_the_revision_that_was_published(render):

@@ -188,7 +188,11 @@ def as_ones_own(run):
         (with_text("ema.pth", "x"), (), "pickle files are not published"),
         (as_retouch, ("--public",), "if your agreement with the organisers allows public weights"),
         (without("run.json"), ("--public",), "the weights come from data that nothing records"),
-        (as_ones_own, ("--public",), "the weights were trained on Breast ultrasound; if those data allow public weights"),
+        (
+            as_ones_own,
+            ("--public",),
+            "the weights were trained on Breast ultrasound; if those data allow public weights",
+        ),
         (as_retouch_called_free, ("--public",), "if your agreement with the organisers allows public weights"),
         (as_retouch_called_free, (), "card.yaml: data_licence: that of RETOUCH stands fixed"),
         (with_text("card.yaml", "licence: mit"), (), "card.yaml: 'licence' is unknown; expected some of dataset_name"),
@@ -328,7 +332,11 @@ def test_a_push_cut_off_in_the_middle_leaves_the_old_revision_whole(repository, 
 @pytest.mark.parametrize(
     ("call", "there", "message"),
     [
-        ("POST /api/models/.*/tag/.*", set(), r"has the commit http\S+2, but still lacks the tag v1 and its being public \("),
+        (
+            "POST /api/models/.*/tag/.*",
+            set(),
+            r"has the commit http\S+2, but still lacks the tag v1 and its being public \(",
+        ),
         ("PUT /api/models/.*/settings", {"v1"}, r"has the commit http\S+2, but still lacks its being public \("),
     ],
 )
@@ -354,7 +362,7 @@ def test_what_comes_after_the_commit_is_named_and_finished_by_the_same_call(
 def test_a_repository_that_was_only_made_is_filled_by_the_same_call(tmp_path, hub):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Card\n")
     hub.refuse = "POST /api/models/.*/commit/.*"
-    with pytest.raises(BadInputError, match="is complete but was not pushed.*give the same command again"):
+    with pytest.raises(BadInputError, match=r"is complete but was not pushed.*give the same command again"):
         push_folder(tmp_path, Push(REPO, revision="trial", tag="v1"))
     hub.refuse = None
     push_folder(tmp_path, Push(REPO, revision="trial", tag="v1"))
@@ -382,7 +390,9 @@ def test_a_tag_of_other_contents_is_never_moved(repository, tmp_path, hub):
     changed = tmp_path / "changed"
     shutil.copytree(repository, changed)
     text = (changed / "README.md").read_text()
-    (changed / "README.md").write_text(text.replace("Not a medical device", "Now a medical device"))  # as long as before
+    (changed / "README.md").write_text(
+        text.replace("Not a medical device", "Now a medical device")
+    )  # as long as before
     with pytest.raises(BadInputError, match="has a tag v1 already"):
         push_folder(changed, Push(REPO, tag="v1"))
     assert len(hub.repositories[REPO]["commits"]) == 1
@@ -521,6 +531,39 @@ def test_a_stranger_runs_the_code_of_the_card_against_the_hub(repository, tmp_pa
     assert text.count("torch.Size([61, 83])") == 2
     for name in ISIC["classification_labels"]:
         assert text.count(name) >= 2
+
+
+REVISIONS = f"""
+import sys
+sys.modules["modeling_resformer"] = None
+import transformers
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+trust = {{"trust_remote_code": True}}
+mark = lambda thing: getattr(type(thing), "mark", 1)
+for revision in ("v1", "v2"):
+    pipe = transformers.pipeline(model={REPO!r}, revision=revision, device="cpu", **trust)
+    stock = transformers.pipeline("image-classification", {REPO!r}, revision=revision, device="cpu", **trust)
+    processor = AutoImageProcessor.from_pretrained({REPO!r}, revision=revision, **trust)
+    print(mark(pipe), mark(pipe.model), mark(pipe.image_processor), mark(stock.model), mark(processor))
+model = transformers.AutoModel.from_pretrained({REPO!r}, revision="v1", code_revision="v2", **trust)
+print(mark(model))
+"""
+
+
+def test_a_revision_pins_the_code_too_so_that_examples_need_no_code_revision(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO, tag="v1"))
+    changed = tmp_path / "changed"
+    shutil.copytree(repository, changed)
+    for name, class_name in (
+        ("modeling_resformer", "ResFormerPreTrainedModel"),
+        ("pipeline_resformer", "ResFormerPipeline"),
+        ("image_processing_pil_resformer", "ResFormerImageProcessing"),
+    ):
+        with open(changed / f"{name}.py", "a") as file:
+            file.write(f"\n{class_name}.mark = 2\n")
+    push_folder(changed, Push(REPO, tag="v2"))
+    printed = fresh_process(REVISIONS, hub, tmp_path, "-P").splitlines()
+    assert printed[-3:] == ["1 1 1 1 1", "2 2 2 2 2", "2"]
 
 
 def test_a_space_goes_up_beside_its_model(run, hub, untried):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Facts:
     preprocessor: Mapping[str, Any]
     results: Mapping[str, Any]
     record: Mapping[str, Any]
-    text: CardText = CardText()
+    text: CardText = field(default_factory=CardText)
 
     @property
     def task(self) -> str:
