@@ -73,7 +73,8 @@ def publish_space(options: argparse.Namespace, repository: Path) -> None:
     """Makes the Space that tries the model beside the repository's folder, and sends it unless asked not to."""
     output = repository.with_name(f"{repository.name}-space")
     examples = sorted((repository / "examples").glob("*"))
-    folder = make_space(output, options.repo_id, examples, options.tag, options.overwrite)
+    revision = options.tag or (None if options.revision == MAIN else options.revision)
+    folder = make_space(output, options.repo_id, examples, revision, options.overwrite)
     if options.dry_run:
         logger.info("%s: the Space; nothing was sent", folder)
         return

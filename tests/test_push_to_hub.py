@@ -576,6 +576,17 @@ def test_a_space_goes_up_beside_its_model(run, hub, untried):
     assert b"https://huggingface.co/spaces/org/space" in hub.repositories[REPO]["files"]["README.md"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "revision"),
+    [((), None), (("--revision", "trial"), "trial"), (("--revision", "trial", "--tag", "v1"), "v1")],
+)
+def test_card_and_space_load_the_revision_that_was_pushed(run, tmp_path, untried, flags, revision):
+    flags = [*flags, "--space-id", "org/space", "--with-space"]
+    assert dry_run(run, tmp_path / "a", *flags) == 0
+    assert json.loads((tmp_path / "a-space" / "settings.json").read_text())["revision"] == revision
+    assert f'revision="{revision or "main"}"' in (tmp_path / "a" / "README.md").read_text()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # RETOUCH, from made-up volumes
 # ---------------------------------------------------------------------------------------------------------------------
