@@ -550,6 +550,7 @@ print(mark(model))
 """
 
 
+@pytest.mark.slow
 def test_a_revision_pins_the_code_too_so_that_examples_need_no_code_revision(repository, tmp_path, hub):
     push_folder(repository, Push(REPO, tag="v1"))
     changed = tmp_path / "changed"

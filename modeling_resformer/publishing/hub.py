@@ -184,7 +184,7 @@ def with_kept_card_text(terms: Terms, run: Path, push: Push, scratch: Path) -> T
             place = {"repo_id": push.repo_id, "filename": CARD_TEXT_NAME, "revision": revision}
             if api.file_exists(**place):
                 logger.info("%s: its %s is kept", push.repo_id, CARD_TEXT_NAME)
-                return replace(terms, card_text=Path(api.hf_hub_download(**place, local_dir=scratch)))
+                return replace(terms, card_text=Path(api.hf_hub_download(**place, local_dir=scratch / ".kept")))
     return terms
 
 
