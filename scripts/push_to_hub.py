@@ -13,6 +13,11 @@ With a Space that tries the model in the browser, linked from the card:
     python scripts/push_to_hub.py runs/isic2017 --repo-id my-group/resformer-isic2017 \
         --space-id my-group/try-resformer --with-space
 
+What only you know of the data (what they show, their licence, whom to cite and to ask) goes into a card.yaml in the run's
+folder, or named by --card; hub_cards/card.yaml is a commented example. It goes along, and later pushes keep it.
+
+A push that broke off, or whose tag, visibility or Space failed, is finished by the same command.
+
 The run folder is the --output_dir of scripts/train.py, or a folder that this script made, such as
 hub_cards/resformer-tiny-isic2017. Refused are runs without results.json, weights with NaN, pickle files, cards with an
 invalid header, folders that do not reload elsewhere, and --public for weights learned from data that are not free. Log in
@@ -28,7 +33,7 @@ from pathlib import Path
 
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.publishing.card import Terms
-from modeling_resformer.publishing.hub import MAIN, Push, push_folder
+from modeling_resformer.publishing.hub import MAIN, Push, push_folder, with_kept_card_text
 from modeling_resformer.publishing.repository import make_repository
 from modeling_resformer.publishing.space import make_space
 
@@ -38,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 def publish(options: argparse.Namespace) -> None:
     """Makes the folders, and sends them unless asked not to."""
+    push = Push(options.repo_id, public=options.public, revision=options.revision, tag=options.tag)
     terms = Terms(
         repo_id=options.repo_id,
         licence=options.license,
@@ -47,14 +53,17 @@ def publish(options: argparse.Namespace) -> None:
         data_allow_sharing=options.data_allow_sharing,
         share_pictures=options.share_pictures,
         synthetic=options.synthetic,
+        card_text=options.card,
+        revision=options.tag or options.revision,
     )
     with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
+        if not options.dry_run:
+            terms = with_kept_card_text(terms, options.run, push, Path(scratch))
         output = options.output or Path(scratch) / terms.name
         folder = make_repository(options.run, terms, output, options.overwrite)
         if options.dry_run:
             logger.info("%s: complete and tried; nothing was sent", folder)
         else:
-            push = Push(options.repo_id, public=options.public, revision=options.revision, tag=options.tag)
             logger.info("pushed: %s", push_folder(folder, push))
         if options.with_space:
             publish_space(options, folder)
@@ -64,12 +73,16 @@ def publish_space(options: argparse.Namespace, repository: Path) -> None:
     """Makes the Space that tries the model beside the repository's folder, and sends it unless asked not to."""
     output = repository.with_name(f"{repository.name}-space")
     examples = sorted((repository / "examples").glob("*"))
-    folder = make_space(output, options.repo_id, examples, options.tag, options.overwrite)
+    revision = options.tag or (None if options.revision == MAIN else options.revision)
+    folder = make_space(output, options.repo_id, examples, revision, options.overwrite)
     if options.dry_run:
         logger.info("%s: the Space; nothing was sent", folder)
         return
     push = Push(options.space_id, repo_type="space", public=options.public, message="Add the app that tries the model")
-    logger.info("pushed: %s", push_folder(folder, push))
+    try:
+        logger.info("pushed: %s", push_folder(folder, push))
+    except BadInputError as error:
+        raise BadInputError(f"{options.repo_id}: is pushed, but its Space is not complete: {error}") from error
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -83,6 +96,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--revision", default=MAIN, help="branch that gets the commit")
     parser.add_argument("--tag", help="name for the commit, such as v1")
     parser.add_argument("--license", help="Hub id of the weights' licence; default apache-2.0 where the data are free")
+    parser.add_argument(
+        "--card", type=Path, help="the owner's card.yaml; default that of RUN, or else of the repository on the Hub"
+    )
     parser.add_argument("--dataset-id", help="Hub id of the dataset, where it is on the Hub")
     parser.add_argument("--space-id", help="Hub id of a Space that tries the model, for a link in the card")
     parser.add_argument("--with-space", action="store_true", help="make that Space too, from hub_cards/space")

@@ -1,6 +1,7 @@
 """A Hub in one process: enough of its HTTP interface to push datasets, models and Spaces, and to read any revision back.
 
-Nothing leaves the machine. It can hang up in the middle of an upload or of a commit, and refuses a card with a wrong header.
+Nothing leaves the machine. It can hang up in the middle of an upload or of a commit, refuse any other call, and refuses a
+card with a wrong header.
 """
 
 import base64
@@ -15,12 +16,15 @@ import yaml
 
 
 INITIAL = "0" * 39 + "1"  # of a repository without commits
+LARGE = (".parquet", ".safetensors")
 
 
 class StandInHub(ThreadingHTTPServer):
     """Keeps repositories in memory, as dicts: `files` are those of main, `commits` files by commit, `refs` commits by name.
 
-    `calls` lists (method, path) in order; while `hang_up` is "upload" or "commit", such a request is cut off half-read.
+    `calls` lists (method, path) in order; while `hang_up` is "upload" or "commit", such a request is cut off half-read;
+    what matches the pattern `refuse`, such as "POST /api/models/.*/tag/.*", is answered with 403, and with `lost` the same
+    is done first, as where an answer gets lost.
     """
 
     daemon_threads = True
@@ -28,6 +32,7 @@ class StandInHub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories, self.blobs, self.calls, self.hang_up = {}, {}, [], None
+        self.refuse, self.lost = None, False
 
     @property
     def url(self):
@@ -40,6 +45,7 @@ class StandInHub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    refused = None
 
     def log_message(self, *arguments):
         pass
@@ -55,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def answer(self, payload, status=200, headers=None):
+        if self.refused:
+            payload, status = {"error": "Forbidden"}, 403
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         self.send_response(status)
         for name, value in {
@@ -79,6 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self.connection.close()
         body = self.body()
+        self.refused = self.server.refuse and re.fullmatch(self.server.refuse, f"{self.command} {path}")
+        if self.refused and not self.server.lost:
+            return self.answer({})
         for pattern, method in ROUTES:
             if match := re.fullmatch(pattern, path):
                 return method(self, body, *match.groups())
@@ -114,13 +125,17 @@ class Handler(BaseHTTPRequestHandler):
         try:
             header = yaml.safe_load(found[1]) if found else {}
             problem = None if isinstance(header.get("license", ""), str) else '"license" must be a string'
+            # An address, or the path of a file of the repository.
+            sources = [entry["src"] for entry in header.get("widget", [])]
+            if not all(re.fullmatch(r"https://.+|(?!/)[^:]+", source) for source in sources):
+                problem = '"widget[].src" must be an address or a path'
         except yaml.YAMLError as error:
             problem = str(error)
         self.answer({"errors": [{"message": problem}] if problem else [], "warnings": []}, 400 if problem else 200)
 
     def preupload(self, body, name, revision):
         files = json.loads(body)["files"]
-        mode = lambda path: "lfs" if path.endswith((".parquet", ".safetensors")) else "regular"  # noqa: E731
+        mode = lambda path: "lfs" if path.endswith(LARGE) else "regular"  # noqa: E731
         self.answer(
             {"files": [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False} for f in files]}
         )
@@ -228,8 +243,8 @@ class Handler(BaseHTTPRequestHandler):
             if path.startswith(prefix):
                 child, deeper, _ = path.removeprefix(prefix).partition("/")
                 child = path.removeprefix(prefix) if recursive else child
-                kind = {"type": "file", "size": len(data)} if recursive or not deeper else {"type": "directory"}
-                entries[child] = {"path": prefix + child, "oid": "1" * 40, **kind}
+                kind = file_entry(path, data) if recursive or not deeper else {"type": "directory", "oid": "1" * 40}
+                entries[child] = {"path": prefix + child, **kind}
         self.answer(list(entries.values()))
 
     def resolve(self, body, name, revision, path):
@@ -248,6 +263,16 @@ class Handler(BaseHTTPRequestHandler):
                 data[start:stop], 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
             )
         return self.answer(data, 200, headers)
+
+
+def file_entry(path, data):
+    """A file as a tree lists it: named as git does, large ones by a pointer, with the SHA-256 of their contents."""
+    digest = hashlib.sha256(data).hexdigest()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(data)}\n".encode()
+    stored = pointer if path.endswith(LARGE) else data
+    oid = hashlib.sha1(f"blob {len(stored)}\0".encode() + stored).hexdigest()
+    entry = {"type": "file", "size": len(data), "oid": oid}
+    return entry | ({"lfs": {"oid": digest, "size": len(data), "pointerSize": len(pointer)}} if stored != data else {})
 
 
 def is_private(wanted):

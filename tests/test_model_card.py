@@ -2,20 +2,26 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import ExifTags, Image
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 
+from modeling_resformer import ResFormerImageProcessor
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.publishing.card import Terms, write_model_card
 from modeling_resformer.publishing.checks import check_card
 from modeling_resformer.publishing.facts import read_facts
+from modeling_resformer.training.tasks import TASKS
 
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +35,8 @@ def render(tmp_path):
         run = write_run(tmp_path / "run", labels, task, results, record, weights=False)
         folder = tmp_path / "repository"
         folder.mkdir(exist_ok=True)
-        for name in ("network.png", *pictures):
+        (folder / "examples").mkdir(exist_ok=True)
+        for name in ("network.png", *pictures, *(f"examples/{example}" for example in examples)):
             (folder / name).touch()
         write_model_card(folder, Terms("org/tiny", **terms), read_facts(run), examples)
         check_card(folder / "README.md")
@@ -51,12 +58,8 @@ def test_the_header_tells_the_hub_what_it_asks_for(render):
     assert card["datasets"] == ["org/isic2017"]
     assert {"dice", "jaccard", "auc", "accuracy"} <= set(card["metrics"])
     assert {"medical", "custom_code", "image-classification", "dermoscopy", "arxiv:2412.00351"} <= set(card["tags"])
-    assert card["widget"] == [
-        {
-            "src": "https://huggingface.co/org/tiny/resolve/main/examples/ISIC_0000051.jpg",
-            "example_title": "ISIC_0000051",
-        }
-    ]
+    # A path of the repository, which holds under every name and revision.
+    assert card["widget"] == [{"src": "examples/ISIC_0000051.jpg", "example_title": "ISIC_0000051"}]
     found = {(r.dataset_config, r.metric_type): r.metric_value for r in ModelCard(text).data.eval_results}
     assert found["default", "dice"] == 0.88
     assert found["default", "auc"] == 0.85
@@ -194,8 +197,39 @@ def test_the_papers_figures_are_those_of_its_table_4(render):
 
 def test_a_folder_of_ones_own(render):
     text = render(record={**made_up_record(source="my scanner"), "task": "multi_task"})
-    assert "`data`, a dataset of its owner's" in text
-    assert "The paper reports nothing on these data." in text
+    assert "Trained on `data`, a dataset of its owner's.\n" in text
+    assert "one picture of the kind it was trained on, any size" in text
+    assert "paper reports" not in text and "paper's model" not in text  # which never saw these data
+    assert "Please cite the paper.\n" in text
+    found = {(r.dataset_name, r.dataset_type) for r in ModelCard(text).data.eval_results}
+    assert found == {("data", "data")}
+
+
+def test_one_class_is_not_spoken_of_as_several(render):
+    labels = {"id2label": {0: "background", 1: "tumour"}, "classification_labels": ["malignant"]}
+    results = made_up_results(labels)
+    results["baselines"]["everything_lesion"] = results["baselines"]["otsu_threshold"]
+    text = render(labels, results=results, record=made_up_record(labels, source="folder"))
+    assert "| everything tumour |" in text and "lesion" not in text
+    assert "a mask of tumour, and a score for malignant.\n" in text
+    assert "; area under the ROC curve 0.850" in text
+    assert "| **Scores** | malignant; a sigmoid |" in text
+    assert "all classes" not in text
+
+
+def test_a_model_of_one_task_is_not_told_of_the_other(render):
+    assert "asks were scored" not in render(task="classification")
+    assert "it will outline anything" in render(task="segmentation")
+
+
+def test_a_short_training_took_seconds(render):
+    assert "| **Duration** | 9 seconds |" in render(record={**made_up_record(), "duration_seconds": 9.2})
+
+
+def test_the_examples_name_the_revision_that_was_published(render):
+    assert render(revision="v1").count('"v1"') == 4
+    assert "`main` pins nothing: put a tag or a commit there" in render()
+    assert "pins nothing" not in render(revision="v1")
 
 
 def test_synthetic_data_make_no_result(render):
@@ -212,7 +246,10 @@ def test_synthetic_data_make_no_result(render):
         ("license: 2", "license must be a text"),
         ("license: other", "needs a license_name"),
         ("tags: medical", "tags must be a list of texts"),
-        ("widget:\n- src: examples/a.jpg", "src that starts with https://"),
+        ("widget:\n- src: examples/a.jpg", "examples/a.jpg is no file of the repository"),
+        ("widget:\n- src: http://a.org/a.jpg", "needs a src: a file of the repository"),
+        ("widget:\n- src: /a.jpg", "needs a src: a file of the repository"),
+        ("widget:\n- text: a", "needs a src: a file of the repository"),
     ],
 )
 def test_an_invalid_header_is_refused(tmp_path, spoilt, message):
@@ -225,6 +262,104 @@ def test_a_card_without_a_header_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("# Card\n")
     with pytest.raises(BadInputError, match="no YAML header"):
         check_card(tmp_path / "README.md")
+
+
+EXAMPLES = """
+import json, re, sys
+from pathlib import Path
+import numpy as np
+if sys.argv[1] == "package":
+    sys.path.insert(0, sys.argv[2])
+    import modeling_resformer
+else:
+    sys.modules["modeling_resformer"] = None
+
+def run(block, repository, photo):
+    code = block.replace("org/tiny", repository).replace("photo.jpg", photo)
+    if sys.argv[1] == "package":
+        code = re.sub(r', "?trust_remote_code"?(=|: )True', "", code)
+        assert "trust_remote_code" not in code
+        if "pipeline(model=" in code and "pipeline_class" not in code:
+            try:
+                exec(code, {})
+            except ValueError as error:  # as the card says
+                assert "trust_remote_code=True" in str(error), error
+                return None
+            sys.exit("a pipeline without a task worked without trust_remote_code: say so in the card")
+    elif "import modeling_resformer" in code:
+        return None
+    names = {}
+    exec(code, names)
+    if "mask" in names:
+        return {"mask": names["mask"]}
+    if "classify" in names:
+        return {"scores": {one["label"]: one["score"] for one in names["classify"](photo)}}
+    answer = names["analyse"](photo)
+    found = {"mask": answer.get("segmentation"), "scores": answer.get("class_scores")}
+    return {kind: value for kind, value in found.items() if value is not None}
+
+seen = {}
+for repository in sorted(Path("repositories").iterdir()):
+    blocks = re.findall(r"```python\\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    answers = [[run(block, str(repository), photo) for photo in ("upright.png", "rotated.png")] for block in blocks]
+    answers = [pair for pair in answers if pair[0] is not None]
+    for upright, rotated in answers:
+        assert upright.keys() == rotated.keys()
+        if "mask" in upright:
+            assert upright["mask"].shape == (61, 83) and len(upright["mask"].unique()) > 1
+            np.testing.assert_array_equal(upright["mask"], rotated["mask"])
+        for name, score in upright.get("scores", {}).items():
+            assert abs(score - rotated["scores"][name]) < 1e-5
+    seen[repository.name] = [sorted(upright) for upright, _ in answers]
+print(json.dumps(seen))
+"""
+
+
+def find_both_mask_classes(folder, task, picture):
+    """Centres the logits of random weights on zero for this picture, and spreads them."""
+    model = TASKS[task].model_class.from_pretrained(folder)
+    head = model.segmentation_head.classifier
+    with torch.no_grad():
+        output = model(**ResFormerImageProcessor.from_pretrained(folder)(picture, return_tensors="pt"))
+        head.bias -= output["segmentation_logits" if task == "multi_task" else "logits"].mean((0, 2, 3))
+        head.weight *= 80
+        head.bias *= 80
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def three_repositories(tmp_path_factory):
+    """A saved folder and its card for every task, and one picture stored upright and turned by its EXIF orientation."""
+    folder = tmp_path_factory.mktemp("examples")
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    upright = Image.fromarray(coarse).resize((83, 61), Image.Resampling.NEAREST)
+    for task in ("multi_task", "segmentation", "classification"):
+        saved = write_run(folder / "repositories" / task, task=task)
+        if task != "classification":
+            find_both_mask_classes(saved, task, upright)
+        write_model_card(saved, Terms("org/tiny"), read_facts(saved))
+    upright.save(folder / "upright.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "rotated.png", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize("code", ["package", "repository"])
+def test_the_examples_run_and_masks_fit_the_upright_picture(three_repositories, code, tmp_path):
+    command = [sys.executable, "-P", "-c", EXAMPLES, code, str(ROOT)]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run(command, cwd=three_repositories, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    # Every block but the one that needs the other kind of code.
+    assert json.loads(finished.stdout.splitlines()[-1]) == {
+        "multi_task": {
+            "package": [["mask"], ["scores"], ["mask", "scores"]],
+            "repository": [["mask", "scores"], ["mask"], ["scores"]],
+        }[code],
+        "segmentation": [["mask"], ["mask"]],
+        "classification": [["scores"], ["scores"]],
+    }
 
 
 METRIC_CARDS = sorted((ROOT / "hub_cards").glob("metric_card_*.md"))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from conftest import tiny_config
 from hub_stand_in import StandInHub
 from PIL import Image
 from prepared_data import prepared_dataset
-from published_run import FLUIDS, ISIC, made_up_record, write_run
+from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 from raw_data import write_photograph, write_retouch_volume
 from safetensors.torch import load_file, save_file
 
@@ -71,6 +72,8 @@ def repository(run, tmp_path_factory):
 def hub(monkeypatch):
     server = StandInHub().start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
@@ -160,6 +163,16 @@ def as_retouch(run):
     (run / "run.json").write_text(json.dumps(made_up_record(FLUIDS, source="retouch")))
 
 
+def as_retouch_called_free(run):
+    as_retouch(run)
+    (run / "card.yaml").write_text("data_licence: CC0\nweights_licence: mit\n")
+
+
+def as_ones_own(run):
+    (run / "run.json").write_text(json.dumps(made_up_record(source="folder")))
+    (run / "card.yaml").write_text("dataset_name: Breast ultrasound\ndata_licence: CC0\nweights_licence: mit\n")
+
+
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
@@ -174,13 +187,23 @@ def as_retouch(run):
         (with_text("pytorch_model.bin", "x"), (), "pickle files are not published"),
         (with_text("ema.pth", "x"), (), "pickle files are not published"),
         (as_retouch, ("--public",), "if your agreement with the organisers allows public weights"),
-        (without("run.json"), ("--public",), "nothing records what the weights were trained on"),
+        (without("run.json"), ("--public",), "the weights come from data that nothing records"),
+        (
+            as_ones_own,
+            ("--public",),
+            "the weights were trained on Breast ultrasound; if those data allow public weights",
+        ),
+        (as_retouch_called_free, ("--public",), "if your agreement with the organisers allows public weights"),
+        (as_retouch_called_free, (), "card.yaml: data_licence: that of RETOUCH stands fixed"),
+        (with_text("card.yaml", "licence: mit"), (), "card.yaml: 'licence' is unknown; expected some of dataset_name"),
+        (lambda run: None, ("--card", "nowhere.yaml"), "nowhere.yaml: cannot be read (No such file or directory)"),
     ],
 )
 def test_what_must_not_be_published_is_refused_in_one_line(
     run, tmp_path, change, flags, message, capsys, monkeypatch, untried
 ):
     monkeypatch.setattr(push_to_hub, "push_folder", None)  # nothing may be sent
+    monkeypatch.setattr(push_to_hub, "with_kept_card_text", lambda terms, *_: terms)
     assert push_to_hub.main([str(broken(run, tmp_path, change)), "--repo-id", REPO, "--tag", "v1", *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
@@ -305,7 +328,114 @@ def test_a_push_cut_off_in_the_middle_leaves_the_old_revision_whole(repository, 
     assert set(hub.repositories[REPO]["files"]) == {"README.md", "config.json", "model.safetensors"}
 
 
-def test_training_pushes_once_at_the_end(tmp_path, hub, untried):
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+@pytest.mark.parametrize(
+    ("call", "there", "message"),
+    [
+        (
+            "POST /api/models/.*/tag/.*",
+            set(),
+            r"has the commit http\S+2, but still lacks the tag v1 and its being public \(",
+        ),
+        ("PUT /api/models/.*/settings", {"v1"}, r"has the commit http\S+2, but still lacks its being public \("),
+    ],
+)
+def test_what_comes_after_the_commit_is_named_and_finished_by_the_same_call(
+    repository, hub, call, there, message, lost
+):
+    push = Push(REPO, tag="v1", public=True)
+    hub.refuse, hub.lost = call, lost
+    with pytest.raises(BadInputError, match=f"^{REPO}: {message}.*give the same command again"):
+        push_folder(repository, push)
+    pushed = hub.repositories[REPO]
+    assert set(pushed["files"]) == files_below(repository)
+    if not lost:
+        assert (pushed.get("tags", set()), pushed["private"]) == (there, True)
+    hub.refuse = None
+    assert push_folder(repository, push).endswith("/commit/" + pushed["refs"]["main"])
+    assert (pushed["tags"], pushed["private"], len(pushed["commits"])) == ({"v1"}, False, 1)
+    assert pushed["refs"]["v1"] == pushed["refs"]["main"]
+    push_folder(repository, push)  # and a third time nothing is left to do
+    assert len(pushed["commits"]) == 1
+
+
+def test_a_repository_that_was_only_made_is_filled_by_the_same_call(tmp_path, hub):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Card\n")
+    hub.refuse = "POST /api/models/.*/commit/.*"
+    with pytest.raises(BadInputError, match=r"is complete but was not pushed.*give the same command again"):
+        push_folder(tmp_path, Push(REPO, revision="trial", tag="v1"))
+    hub.refuse = None
+    push_folder(tmp_path, Push(REPO, revision="trial", tag="v1"))
+    assert hub.repositories[REPO]["refs"]["trial"] == hub.repositories[REPO]["refs"]["v1"]
+
+
+@pytest.mark.parametrize("call", ["POST /api/spaces/.*/commit/.*", "PUT /api/spaces/.*/settings"])
+def test_a_space_that_failed_is_finished_by_the_same_command(run, hub, untried, capsys, call):
+    flags = ["--space-id", "org/space", "--with-space", "--tag", "v1", "--public"]
+    hub.refuse = call
+    assert push_to_hub.main([str(run), "--repo-id", REPO, *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: {REPO}: is pushed, but its Space is not complete: ")
+    assert (hub.repositories[REPO]["tags"], hub.repositories[REPO]["private"]) == ({"v1"}, False)
+    assert hub.repositories["org/space"]["private"] is True
+    hub.refuse = None
+    assert push_to_hub.main([str(run), "--repo-id", REPO, *flags]) == 0
+    assert "app.py" in hub.repositories["org/space"]["files"]
+    assert hub.repositories["org/space"]["private"] is False
+    assert len(hub.repositories[REPO]["commits"]) == len(hub.repositories["org/space"]["commits"]) == 1
+
+
+def test_a_tag_of_other_contents_is_never_moved(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO, tag="v1"))
+    changed = tmp_path / "changed"
+    shutil.copytree(repository, changed)
+    text = (changed / "README.md").read_text()
+    (changed / "README.md").write_text(
+        text.replace("Not a medical device", "Now a medical device")
+    )  # as long as before
+    with pytest.raises(BadInputError, match="has a tag v1 already"):
+        push_folder(changed, Push(REPO, tag="v1"))
+    assert len(hub.repositories[REPO]["commits"]) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The owner's text
+# ---------------------------------------------------------------------------------------------------------------------
+
+OWN = "dataset_name: Breast ultrasound\ncontact: ask@example.org\n"
+
+
+def test_the_owners_text_travels_with_the_repository_and_outlives_later_pushes(run, tmp_path, hub, untried):
+    own = broken(run, tmp_path, with_text("run.json", json.dumps(made_up_record(source="folder"))))
+    (tmp_path / "mine.yaml").write_text(OWN)
+    assert push_to_hub.main([str(own), "--repo-id", REPO, "--card", str(tmp_path / "mine.yaml")]) == 0
+    pushed = hub.repositories[REPO]
+    assert pushed["files"]["card.yaml"].decode() == OWN
+    assert b"Trained on Breast ultrasound.\n" in pushed["files"]["README.md"]
+    # A later run, which brings no text: neither the file nor its words are lost.
+    (own / "results.json").write_text(json.dumps({**made_up_results(), "images": 299}))
+    assert push_to_hub.main([str(own), "--repo-id", REPO, "--tag", "v2"]) == 0
+    assert len(pushed["commits"]) == 2
+    assert pushed["files"]["card.yaml"].decode() == OWN
+    assert b"Trained on Breast ultrasound.\n" in pushed["files"]["README.md"]
+    # A made repository brings its own along, and the run's own wins over the Hub's.
+    (own / "card.yaml").write_text(OWN.replace("Breast", "Chest"))
+    assert push_to_hub.main([str(own), "--repo-id", REPO, "--dry-run", "--output", str(tmp_path / "made")]) == 0
+    assert push_to_hub.main([str(tmp_path / "made"), "--repo-id", REPO]) == 0
+    assert b"Trained on Chest ultrasound.\n" in pushed["files"]["README.md"]
+
+
+def test_data_nobody_knows_ask_for_the_owners_text(run, tmp_path, untried, caplog):
+    own = broken(run, tmp_path, with_text("run.json", json.dumps(made_up_record(source="folder"))))
+    assert dry_run(own, tmp_path / "a") == 0
+    assert "tell what they are in a card.yaml, as hub_cards/card.yaml shows" in caplog.text
+    caplog.clear()
+    (own / "card.yaml").write_text(OWN)
+    assert dry_run(own, tmp_path / "b") == 0
+    assert "card.yaml" not in caplog.text
+
+
+def test_training_pushes_once_at_the_end(tmp_path, hub, untried, capsys):
     prepared_dataset(train=4, validation=3, test=3).save_to_disk(str(tmp_path / "dataset"))
     names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
     recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
@@ -314,11 +444,19 @@ def test_training_pushes_once_at_the_end(tmp_path, hub, untried):
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--push_to_hub"]
     assert train.main([str(tmp_path / "recipe.json"), *flags]) == 1  # before anything is trained
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "card.yaml").write_text("modality: 5")
+    assert train.main([str(tmp_path / "recipe.json"), *flags, "--hub_model_id", "org/trained"]) == 1
+    assert "card.yaml: modality is a int; expected a text" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["card.yaml"]
+    (tmp_path / "run" / "card.yaml").write_text("modality: made-up blobs")
     assert train.main([str(tmp_path / "recipe.json"), *flags, "--hub_model_id", "org/trained"]) == 0
     pushed = hub.repositories["org/trained"]
     assert pushed["private"] is True
     assert len(pushed["commits"]) == 1
     assert b"Not a medical device" in pushed["files"]["README.md"]
+    assert b"(made-up blobs)" in pushed["files"]["README.md"]
+    assert pushed["files"]["card.yaml"] == b"modality: made-up blobs"
     assert not any(name.endswith(".bin") or name.startswith("checkpoint") for name in pushed["files"])
 
 
@@ -384,6 +522,7 @@ assert type(backbone).__name__ == "ResFormerBackbone"
 def test_a_stranger_runs_the_code_of_the_card_against_the_hub(repository, tmp_path, hub):
     push_folder(repository, Push(REPO, tag="v1"))
     blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    blocks = [block for block in blocks if "import modeling_resformer" not in block]
     assert len(blocks) == 3
     write_photograph(tmp_path / "photo.jpg", size=(83, 61))
     commit, *printed = fresh_process(STRANGER + "\n".join(blocks), hub, tmp_path, "-P").splitlines()
@@ -394,6 +533,40 @@ def test_a_stranger_runs_the_code_of_the_card_against_the_hub(repository, tmp_pa
         assert text.count(name) >= 2
 
 
+REVISIONS = f"""
+import sys
+sys.modules["modeling_resformer"] = None
+import transformers
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+trust = {{"trust_remote_code": True}}
+mark = lambda thing: getattr(type(thing), "mark", 1)
+for revision in ("v1", "v2"):
+    pipe = transformers.pipeline(model={REPO!r}, revision=revision, device="cpu", **trust)
+    stock = transformers.pipeline("image-classification", {REPO!r}, revision=revision, device="cpu", **trust)
+    processor = AutoImageProcessor.from_pretrained({REPO!r}, revision=revision, **trust)
+    print(mark(pipe), mark(pipe.model), mark(pipe.image_processor), mark(stock.model), mark(processor))
+model = transformers.AutoModel.from_pretrained({REPO!r}, revision="v1", code_revision="v2", **trust)
+print(mark(model))
+"""
+
+
+@pytest.mark.slow
+def test_a_revision_pins_the_code_too_so_that_examples_need_no_code_revision(repository, tmp_path, hub):
+    push_folder(repository, Push(REPO, tag="v1"))
+    changed = tmp_path / "changed"
+    shutil.copytree(repository, changed)
+    for name, class_name in (
+        ("modeling_resformer", "ResFormerPreTrainedModel"),
+        ("pipeline_resformer", "ResFormerPipeline"),
+        ("image_processing_pil_resformer", "ResFormerImageProcessing"),
+    ):
+        with open(changed / f"{name}.py", "a") as file:
+            file.write(f"\n{class_name}.mark = 2\n")
+    push_folder(changed, Push(REPO, tag="v2"))
+    printed = fresh_process(REVISIONS, hub, tmp_path, "-P").splitlines()
+    assert printed[-3:] == ["1 1 1 1 1", "2 2 2 2 2", "2"]
+
+
 def test_a_space_goes_up_beside_its_model(run, hub, untried):
     flags = ["--space-id", "org/space", "--with-space", "--tag", "v1"]
     assert push_to_hub.main([str(run), "--repo-id", REPO, *flags]) == 0
@@ -402,6 +575,17 @@ def test_a_space_goes_up_beside_its_model(run, hub, untried):
     assert {"README.md", "app.py", "requirements.txt", "examples/ISIC_0000051.jpg"} <= set(pushed["files"])
     assert json.loads(pushed["files"]["settings.json"]) == {"model_id": REPO, "revision": "v1"}
     assert b"https://huggingface.co/spaces/org/space" in hub.repositories[REPO]["files"]["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "revision"),
+    [((), None), (("--revision", "trial"), "trial"), (("--revision", "trial", "--tag", "v1"), "v1")],
+)
+def test_card_and_space_load_the_revision_that_was_pushed(run, tmp_path, untried, flags, revision):
+    flags = [*flags, "--space-id", "org/space", "--with-space"]
+    assert dry_run(run, tmp_path / "a", *flags) == 0
+    assert json.loads((tmp_path / "a-space" / "settings.json").read_text())["revision"] == revision
+    assert f'revision="{revision or "main"}"' in (tmp_path / "a" / "README.md").read_text()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

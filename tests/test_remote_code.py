@@ -112,8 +112,8 @@ def packages_without(folder: Path, *hidden: str) -> Path:
     return folder
 
 
-def run_as_stranger(script: str, packages: Path, *arguments: str) -> str:
-    """Runs a script in a fresh process that sees `packages` only."""
+def run_as_stranger(script: str, packages: Path, *arguments: str) -> tuple[str, str]:
+    """Runs a script in a fresh process that sees `packages` only; returns what it printed and what it logged."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(packages),
@@ -123,7 +123,7 @@ def run_as_stranger(script: str, packages: Path, *arguments: str) -> str:
     command = [sys.executable, "-S", "-c", script, *arguments]
     result = subprocess.run(command, env=environment, cwd=packages.parent, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+    return result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("torchvision", ["with", "without"])
@@ -132,7 +132,7 @@ def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
         pytest.importorskip("torchvision")
     assert {path.name for path in checkpoint.glob("*.py")} == CODE_FILES
     packages = packages_without(tmp_path / "packages", *(["torchvision"] if torchvision == "without" else []))
-    output = run_as_stranger(STRANGER, packages, str(checkpoint), torchvision)
+    output, _ = run_as_stranger(STRANGER, packages, str(checkpoint), torchvision)
     assert json.loads(output.splitlines()[-1]) == {
         "processor": "ResFormerImageProcessorPil" if torchvision == "without" else "ResFormerImageProcessor",
         "config": "ResFormerConfig",
@@ -209,6 +209,35 @@ def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
     scores = pipeline("image-classification", model=str(checkpoint))(picture)
     expected = dict(zip("abc", reference["classification_logits"][0].sigmoid().tolist(), strict=True))
     assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-4)
+
+
+STOCK_PIPELINES = """
+import sys
+if sys.argv[1] == "package":
+    sys.path.insert(0, sys.argv[2])
+    import modeling_resformer
+import numpy as np
+from PIL import Image
+from transformers import pipeline
+
+picture = Image.fromarray(np.load(sys.argv[3] + "/../picture.npy"))
+for task in ("image-segmentation", "image-classification"):
+    pipe = pipeline(task, model=sys.argv[3], device="cpu", trust_remote_code=sys.argv[1] == "repository")
+    print(task, type(pipe.model).__module__.split(".")[0], len(pipe(picture)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "module"), [("package", "modeling_resformer"), ("repository", "transformers_modules")]
+)
+def test_stock_pipelines_do_not_call_a_model_unsupported_that_works(code, module, checkpoint, tmp_path):
+    packages = packages_without(tmp_path / "packages")
+    arguments = (code, str(Path(__file__).parents[1]), str(checkpoint))
+    printed, logged = run_as_stranger(STOCK_PIPELINES, packages, *arguments)
+    lines = [line.split() for line in printed.splitlines()[-2:]]
+    assert [line[:2] for line in lines] == [["image-segmentation", module], ["image-classification", module]]
+    assert all(int(line[2]) > 0 for line in lines)
+    assert "not supported" not in logged
 
 
 PUSH = """

@@ -121,5 +121,26 @@ def test_a_real_model_is_measured_at_the_pictures_own_size(analysis, tmp_path, m
         analysis.analyse(endpoint, NAMES, tmp_path / "broken.png")
 
 
+def test_turned_and_deep_pictures_give_what_upright_and_shallow_ones_give(analysis, tmp_path):
+    endpoint = EndpointHandler(str(save_model(tmp_path / "model")))
+    grey = sample_picture().convert("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    grey.save(tmp_path / "shallow.png")
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    # 255 * 257 = 65535: the same shares of full scale.
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    shallow, turned, deep = (
+        analysis.analyse(endpoint, NAMES, tmp_path / f"{name}.png") for name in ("shallow", "turned", "deep")
+    )
+    assert len(shallow.areas) > 1
+    assert (turned.areas, turned.picture.size) == (shallow.areas, grey.size)
+    np.testing.assert_array_equal(turned.mask, shallow.mask)
+    assert turned.scores == pytest.approx(shallow.scores, abs=1e-4)
+    # Shallow pictures are rounded to whole grey levels once they are resized.
+    assert (deep.mask == shallow.mask).mean() > 0.98
+    assert deep.scores == pytest.approx(shallow.scores, abs=0.05)
+
+
 def test_class_names_cannot_bring_html_along(analysis):
     assert "<script>" not in analysis.legend(["background", "<script>alert(1)</script>"])

@@ -1017,6 +1017,17 @@ ResFormerForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSe
 ResFormerForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 ResFormerBackbone.register_for_auto_class("AutoBackbone")
 
+# The stock image-segmentation pipeline looks names up in a copy of this table, which no `register` reaches, and would
+# log that the model is not supported although it works.
+try:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+except ImportError:  # of another transformers: all it costs is that line in the log
+    pass
+else:
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(
+        ResFormerConfig.model_type, ResFormerForSemanticSegmentation.__name__
+    )
+
 __all__ = [
     "ResFormerBackbone",
     "ResFormerForImageClassification",

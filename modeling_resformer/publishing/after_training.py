@@ -18,13 +18,14 @@ def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
     """Takes `--push_to_hub` from the Trainer, which would push a card of its own, every checkpoint, and in public.
 
     Called before the Trainer is made. `--hub_model_id` names the repository, `--hub_revision` a branch; it is private
-    unless `--hub_private_repo false`.
+    unless `--hub_private_repo false`. The owner's `card.yaml` lies in the run's folder, or in the repository already.
 
     Returns:
         What pushes the run's folder once it is complete; None where no push is asked for.
 
     Raises:
-        BadInputError: no repository is named, or the extra `hub` is not installed; said before anything is trained.
+        BadInputError: no repository is named, `card.yaml` is wrong, or the extra `hub` is not installed; said before
+            anything is trained.
     """
     if not args.push_to_hub:
         return None
@@ -34,8 +35,10 @@ def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
     if find_spec("jinja2") is None:
         raise BadInputError('--push_to_hub needs Jinja2 for the model card; pip install "modeling-resformer[hub]"')
     from .checks import check_repo_id  # the Hub's side is imported by those only who push
+    from .facts import find_card_text
 
     check_repo_id(args.hub_model_id)
+    find_card_text(Path(args.output_dir))
     return lambda run: push_run(run, args)
 
 
@@ -46,11 +49,13 @@ def push_run(run: Path, args: TrainingArguments) -> None:
         BadInputError: something speaks against it; the run itself stays as it is.
     """
     from .card import Terms
-    from .hub import MAIN, Push, push_folder
+    from .hub import MAIN, Push, push_folder, with_kept_card_text
     from .repository import make_repository
 
     public = args.hub_private_repo is False
     push = Push(args.hub_model_id, public=public, revision=args.hub_revision or MAIN, token=args.hub_token)
     with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
-        folder = make_repository(run, Terms(args.hub_model_id, public=public), Path(scratch) / "repository")
+        terms = Terms(args.hub_model_id, public=public, revision=push.revision)
+        terms = with_kept_card_text(terms, run, push, Path(scratch))
+        folder = make_repository(run, terms, Path(scratch) / "repository")
         logger.info("pushed: %s", push_folder(folder, push))

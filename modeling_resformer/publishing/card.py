@@ -3,21 +3,21 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..data.problems import BadInputError
 from . import tables
+from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts
-from .sources import PAPER, SOFTWARE
+from .sources import PAPER, SOFTWARE, Source
 
 
 TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
-HUB = "https://huggingface.co"
 ARXIV = "2412.00351"
 INDEX_METRICS = {
     "dice": "Dice, per image, empty/empty = 1",
@@ -29,6 +29,8 @@ INDEX_METRICS = {
     "sensitivity": "sensitivity, micro",
     "specificity": "specificity, micro",
 }
+PROSE = ("description", "intended_use", "out_of_scope", "ethics", "contact")
+Held = TypeVar("Held", Source, CardText)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Terms:
         data_allow_sharing: somebody states that the data's terms allow public weights.
         share_pictures: somebody states that pictures of a dataset of their own may be shown.
         synthetic: the data are made up, to test software; nothing measured on them is a result.
+        card_text: the owner's `card.yaml`; by default the run's own, where there is one.
+        revision: tag or branch that the card's examples load.
         templates: folder of the card templates.
     """
 
@@ -55,6 +59,8 @@ class Terms:
     data_allow_sharing: bool = False
     share_pictures: bool = False
     synthetic: bool = False
+    card_text: Path | None = None
+    revision: str = "main"
     templates: Path = TEMPLATES
 
     @property
@@ -100,25 +106,38 @@ def card_data(terms: Terms, facts: Facts, examples: Sequence[str]) -> ModelCardD
         "custom_code",
         f"arxiv:{ARXIV}",
     ]
-    licence = terms.licence or facts.source.weights_licence
-    unnamed = {"license_name": "ask-the-owner"} if licence is None else {}
+    licence, name = weights_licence(terms, facts)
     results = [] if terms.synthetic else list(eval_results(terms, facts))
     return ModelCardData(
         license=licence or "other",
-        **unnamed,
+        **({"license_name": name} if name else {}),
         library_name="transformers",
         pipeline_tag=(segmentation + classification)[0],
         datasets=[terms.dataset_id] if terms.dataset_id else None,
         metrics=[name for name in INDEX_METRICS if facts.score(name) is not None],
         tags=[*tags, "synthetic-data"] if terms.synthetic else tags,
         widget=[
-            {"src": f"{HUB}/{terms.repo_id}/resolve/main/examples/{name}", "example_title": Path(name).stem}
+            {"src": f"examples/{name}", "example_title": Path(name).stem}  # from the repository's root
             for name in examples
         ]
         or None,
         model_name=terms.name if results else None,
         eval_results=results or None,
     )
+
+
+def weights_licence(terms: Terms, facts: Facts) -> tuple[str | None, str | None]:
+    """Hub id of the weights' licence, None where nobody named one, and the name the Hub asks for in place of an id."""
+    licence = terms.licence or facts.source.weights_licence
+    if licence is None:
+        return None, "ask-the-owner"
+    return licence, facts.text.weights_licence_name if licence == "other" else None
+
+
+def licence_title(terms: Terms, facts: Facts) -> str | None:
+    """The weights' licence in words."""
+    licence, name = weights_licence(terms, facts)
+    return licence and (name or licence)
 
 
 def eval_results(terms: Terms, facts: Facts) -> list[EvalResult]:
@@ -128,8 +147,8 @@ def eval_results(terms: Terms, facts: Facts) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="image-segmentation" if name.startswith(("dice", "jaccard")) else "image-classification",
-            dataset_type=terms.dataset_id or facts.recorded("dataset", "source") or "unknown",
-            dataset_name=facts.dataset_title.replace("`", ""),
+            dataset_type=terms.dataset_id or facts.dataset_identifier,
+            dataset_name=facts.dataset_name or "not recorded",
             dataset_config=str(config),
             dataset_split=facts.results.get("split"),
             metric_type=name,
@@ -145,6 +164,8 @@ def eval_results(terms: Terms, facts: Facts) -> list[EvalResult]:
 def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
     """What the template asks for, the header apart."""
     config, recorded = facts.config, facts.recorded
+    source, text = escaped(facts.source, "modality", "limits", "unseen"), escaped(facts.text, *PROSE)
+    classes = markdown(", ".join(config.image_class_names))
     height, width = facts.size
     return {
         "repo_id": terms.repo_id,
@@ -154,15 +175,20 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "task": facts.task,
         "segments": facts.segments,
         "classifies": facts.classifies,
-        "source": facts.source,
-        "dataset_title": facts.dataset_title,
+        "revision": terms.revision,
+        "source": source,
+        "text": text,
+        "dataset_title": markdown(facts.dataset_title),
+        "data_licence": markdown(facts.data_licence),
         "kept_apart": facts.kept_apart,
         "files": {path.name for path in folder.iterdir()},
         "height": height,
         "width": width,
-        "mask_classes": ", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names)),
-        "foreground": ", ".join(config.mask_class_names[1:]),
-        "image_classes": ", ".join(config.image_class_names),
+        "mask_classes": markdown(", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names))),
+        "foreground": markdown(", ".join(config.mask_class_names[1:])),
+        "image_classes": classes,
+        "several_classes": len(config.image_class_names) > 1,
+        "scored": f"a score for {'each of ' if len(config.image_class_names) > 1 else ''}{classes}",
         "thresholds": ", ".join(
             f"{name} {threshold:.3g}"
             for name, threshold in zip(config.image_class_names, config.classification_thresholds or (), strict=False)
@@ -187,11 +213,16 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
             for key in ("name", "config", "licence", "split_rule", "mask_resolution", "fingerprint")
         },
         "network": network(facts),
-        "licence": terms.licence or facts.source.weights_licence,
+        "licence": licence_title(terms, facts),
         "dataset_id": terms.dataset_id,
         "version": __version__,
         "citations": "\n\n".join(text for text in (PAPER, facts.source.citation, SOFTWARE) if text),
     }
+
+
+def escaped(holder: Held, *names: str) -> Held:
+    """The same with these texts made safe for the card."""
+    return replace(holder, **{name: markdown(value) for name in names if (value := getattr(holder, name))})
 
 
 def recipe(settings: Mapping[str, Any]) -> str:

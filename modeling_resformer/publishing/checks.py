@@ -89,7 +89,7 @@ def refuse_pickles(folder: Path, allowed: tuple[str, ...] = ()) -> None:
 
 
 def check_card(path: Path) -> None:
-    """Refuses a card whose header is no YAML, names a wrong type, or does not come back as it was written.
+    """Refuses a card whose header is no YAML, names a wrong type, or a picture that is not in the repository.
 
     The Hub's own rules are asked for by `hub.push`; these are the ones that can be known here.
     """
@@ -102,7 +102,7 @@ def check_card(path: Path) -> None:
         raise BadInputError(f"{path}: its YAML header is invalid ({' '.join(str(error).split())})") from error
     if not isinstance(header, dict):
         raise BadInputError(f"{path}: has no YAML header between two lines of ---")
-    problems = list(header_problems(header))
+    problems = [*header_problems(header), *missing_examples(header, path.parent)]
     if problems:
         raise BadInputError(f"{path}: its YAML header is invalid: {problems[0]}")
 
@@ -119,13 +119,21 @@ def header_problems(header: Mapping[str, Any]) -> Iterator[str]:
     if header.get("license") == "other" and not header.get("license_name"):
         yield "license: other needs a license_name"
     for entry in header.get("widget", []):
-        if not isinstance(entry, dict) or not str(entry.get("src", "")).startswith("https://"):
-            yield "every entry of widget needs a src that starts with https://"
+        if not isinstance(entry, dict) or not re.match(r"https://|(?![/.])[^:\\]+$", str(entry.get("src", ""))):
+            yield "every entry of widget needs a src: a file of the repository, such as examples/a.jpg, or https://..."
     for model in header.get("model-index", []):
         for result in model.get("results", []):
             for metric in result.get("metrics", []):
                 if not isinstance(metric.get("value"), int | float):
                     yield f"model-index: the value of {metric.get('name')} must be a number"
+
+
+def missing_examples(header: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Pictures of the repository that the widget would offer and that are not there."""
+    for entry in header.get("widget", []):
+        source = str(entry.get("src", "")) if isinstance(entry, dict) else ""
+        if not source.startswith("https://") and not (folder / source).is_file():
+            yield f"widget: {source} is no file of the repository"
 
 
 def check_repo_id(repo_id: str) -> None:

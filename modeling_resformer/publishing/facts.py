@@ -1,12 +1,14 @@
 """What a run recorded of itself; the one place that knows where in its files a fact stands."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..configuration_resformer import ResFormerConfig
 from ..data.transforms import Augmentation
+from .card_text import CARD_TEXT_NAME, CardText, read_card_text
 from .checks import RESULTS_NAME, RUN_NAME, read_json
 from .sources import UNKNOWN, Source, source_named
 
@@ -51,12 +53,14 @@ class Facts:
         preprocessor: `preprocessor_config.json`.
         results: `results.json`.
         record: `run.json`; empty where the run left none.
+        text: what the owner says of it in `card.yaml`.
     """
 
     config: ResFormerConfig
     preprocessor: Mapping[str, Any]
     results: Mapping[str, Any]
     record: Mapping[str, Any]
+    text: CardText = field(default_factory=CardText)
 
     @property
     def task(self) -> str:
@@ -72,22 +76,54 @@ class Facts:
         return self.task != "segmentation"
 
     @property
-    def source(self) -> Source:
-        """What is known of the dataset."""
+    def known_source(self) -> Source:
+        """What this project knows of the dataset, whatever the owner says: by this it is decided what may be shown."""
         return source_named(self.recorded("dataset", "source"))
+
+    @property
+    def source(self) -> Source:
+        """What is known of the dataset, in the owner's words where there are any."""
+        known, text = self.known_source, self.text
+        return replace(
+            known,
+            modality=text.modality or known.modality,
+            limits=text.limits or known.limits,
+            unseen=text.fails_on or known.unseen,
+            citation=text.citation or known.citation,
+            tags=(*known.tags, *text.tags),
+            weights_licence=text.weights_licence or known.weights_licence,
+        )
 
     @property
     def provenance_is_known(self) -> bool:
         """Whether the run recorded a dataset that this project knows."""
-        return self.source is not UNKNOWN
+        return self.known_source is not UNKNOWN
+
+    @property
+    def dataset_name(self) -> str | None:
+        """What the dataset is called, by its owner where they say so; None where that is not recorded."""
+        known = self.known_source.title if self.provenance_is_known else self.recorded("dataset", "name")
+        return self.text.dataset_name or known
 
     @property
     def dataset_title(self) -> str:
         """The dataset in words."""
-        if self.provenance_is_known:
-            return self.source.title
-        name = self.recorded("dataset", "name")
-        return f"a dataset that is {NOT_RECORDED}" if name is None else f"`{name}`, a dataset of its owner's"
+        if self.dataset_name is None:
+            return f"a dataset that is {NOT_RECORDED}"
+        named = self.provenance_is_known or self.text.dataset_name is not None
+        return self.dataset_name if named else f"`{self.dataset_name}`, a dataset of its owner's"
+
+    @property
+    def dataset_identifier(self) -> str:
+        """A name for the dataset where it is not on the Hub: lower-case, in one word."""
+        name = self.recorded("dataset", "source") if self.provenance_is_known else self.dataset_name
+        return re.sub(r"[^a-z0-9._]+", "-", (name or "").lower()).strip("-") or "unknown"
+
+    @property
+    def data_licence(self) -> str:
+        """Licence of the data, in words."""
+        known = self.known_source.licence if self.provenance_is_known else self.recorded("dataset", "licence")
+        return self.text.data_licence or known or NOT_RECORDED
 
     @property
     def kept_apart(self) -> str:
@@ -146,16 +182,28 @@ class Facts:
         return self.results.get("groups") or {}
 
 
-def read_facts(run: Path) -> Facts:
-    """Reads what a run left behind.
+def read_facts(run: Path, card_text: Path | None = None) -> Facts:
+    """Reads what a run left behind, and what its owner says of it.
+
+    Args:
+        run: the folder.
+        card_text: the owner's text; by default `card.yaml` of the run, where there is one.
 
     Raises:
         BadInputError: a file is broken.
     """
     record = read_json(run / RUN_NAME) if (run / RUN_NAME).is_file() else {}
+    text = find_card_text(run, card_text)
     return Facts(
         config=ResFormerConfig.from_pretrained(run),
         preprocessor=read_json(run / "preprocessor_config.json"),
         results=read_json(run / RESULTS_NAME),
         record=record,
+        text=text,
     )
+
+
+def find_card_text(run: Path, given: Path | None = None) -> CardText:
+    """The owner's text of `given`, else of the run's `card.yaml`; an empty one where there is none."""
+    path = given or run / CARD_TEXT_NAME
+    return read_card_text(path) if given or path.exists() else CardText()

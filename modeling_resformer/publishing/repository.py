@@ -1,6 +1,7 @@
 """A run folder as a complete Hub repository, made and tried on this machine before anything is sent."""
 
 import csv
+import logging
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..data.problems import BadInputError
 from ..modeling_resformer import ResFormerPreTrainedModel
 from ..training.tasks import task_named
 from .card import Terms, write_model_card
+from .card_text import CARD_TEXT_NAME
 from .checks import (
     RESULTS_NAME,
     RUN_NAME,
@@ -27,6 +29,8 @@ from .checks import (
 )
 from .facts import Facts, read_facts
 
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent
@@ -54,14 +58,12 @@ def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = Fal
     Raises:
         BadInputError: something speaks against publishing; nothing is left half-written.
     """
-    check_repo_id(terms.repo_id)
-    check_run(run)
-    facts = read_facts(run)
-    check_terms(terms, facts)
+    facts = check_publishable(run, terms)
     with finished_folder(output, overwrite, "Hub repository of this project", is_repository) as folder:
         model = write_model(run, folder)
         write_code(folder)
         write_record(run, folder)
+        write_card_text(run, folder, terms, facts)
         examples = write_pictures(run, folder, terms, facts)
         write_model_card(folder, terms, facts, examples)
         check_card(folder / "README.md")
@@ -70,6 +72,24 @@ def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = Fal
         for path in folder.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
     return output
+
+
+def check_publishable(run: Path, terms: Terms) -> Facts:
+    """Refuses a run that must not be published so; returns what is known of it.
+
+    Raises:
+        BadInputError: one line that says what speaks against it.
+    """
+    check_repo_id(terms.repo_id)
+    check_run(run)
+    facts = read_facts(run, terms.card_text)
+    check_terms(terms, facts)
+    if facts.known_source.gated and facts.text.data_licence is not None:
+        raise BadInputError(
+            f"{terms.card_text or run / CARD_TEXT_NAME}: data_licence: that of {facts.known_source.title} stands fixed "
+            f"({facts.known_source.licence}); leave the line out"
+        )
+    return facts
 
 
 def is_repository(folder: Path) -> bool:
@@ -82,15 +102,18 @@ def check_terms(terms: Terms, facts: Facts) -> None:
     """Refuses to show the world what was learned from data that are not free, unless somebody answers for it."""
     if not terms.public or terms.data_allow_sharing:
         return
-    if facts.source.gated:
+    source = facts.known_source
+    if source.gated:
         raise BadInputError(
-            f"--public {terms.repo_id}: the weights were trained on {facts.source.title}, which is {facts.source.licence}; "
+            f"--public {terms.repo_id}: the weights were trained on {source.title}, which is {source.licence}; "
             "if your agreement with the organisers allows public weights, say so with --data-allow-sharing"
         )
     if not facts.provenance_is_known:
+        recorded = facts.recorded("dataset", "name") is not None
+        data = f"were trained on {facts.dataset_title}" if recorded else "come from data that nothing records"
         raise BadInputError(
-            f"--public {terms.repo_id}: nothing records what the weights were trained on; if those data allow public "
-            "weights, say so with --data-allow-sharing"
+            f"--public {terms.repo_id}: the weights {data}; if those data allow public weights, say so with "
+            "--data-allow-sharing"
         )
 
 
@@ -124,18 +147,31 @@ def write_record(run: Path, folder: Path) -> None:
             shutil.copyfile(run / name, folder / name)
 
 
+def write_card_text(run: Path, folder: Path, terms: Terms, facts: Facts) -> None:
+    """Adds the owner's text, so that later pushes keep it; says where to write one whose data nobody else knows."""
+    path = terms.card_text or run / CARD_TEXT_NAME
+    if path.is_file():
+        shutil.copyfile(path, folder / CARD_TEXT_NAME)
+    elif not facts.provenance_is_known:
+        logger.warning(
+            "%s: the card can say little of the data; tell what they are in a %s, as hub_cards/%s shows",
+            *(run, CARD_TEXT_NAME, CARD_TEXT_NAME),
+        )
+
+
 def write_pictures(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[str]:
     """Adds the network figure and, where the data may be shown, the run's pages and example inputs; names the examples."""
     figure = next((path for path in (NETWORK, run / "network.png") if path.is_file()), None)
     if figure is None:
         raise BadInputError(f"{NETWORK}: the network figure is missing; run from a checkout")
     shutil.copyfile(figure, folder / "network.png")
-    if not facts.source.pictures_are_free and (facts.source.gated or not terms.share_pictures):
+    source = facts.known_source
+    if not source.pictures_are_free and (source.gated or not terms.share_pictures):
         return []
     for name in PICTURES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
-    examples = example_pictures(run) if facts.source.pictures_are_free else []
+    examples = example_pictures(run) if source.pictures_are_free else []
     for path in examples:
         (folder / EXAMPLES).mkdir(exist_ok=True)
         shutil.copyfile(path, folder / EXAMPLES / path.name)

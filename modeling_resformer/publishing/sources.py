@@ -38,7 +38,7 @@ class Source:
 
     Attributes:
         title: its name.
-        modality: what its pictures are.
+        modality: what its pictures are; empty where that is unknown.
         licence: of the data, in words.
         pictures_are_free: whether anybody may pass its pictures on.
         gated: whether its organisers decide who may hold it.
@@ -111,7 +111,7 @@ SOURCES: Mapping[str, Source] = {
 # Of a folder of one's own nothing is known but what its owner says.
 UNKNOWN = Source(
     title="a dataset of the trainer's own",
-    modality="pictures",
+    modality="",
     licence="not recorded",
     pictures_are_free=False,
     gated=False,

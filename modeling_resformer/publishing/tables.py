@@ -35,8 +35,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def baseline_title(name: str) -> str:
+def baseline_title(facts: Facts, name: str) -> str:
     """The name of a trivial baseline in words."""
+    if name == "everything_lesion":
+        foreground = facts.config.mask_class_names[1:]
+        return f"everything {foreground[0] if len(foreground) == 1 else 'the most common class'}"
     return BASELINES.get(name, name.replace("_", " "))
 
 
@@ -56,7 +59,7 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
             rows.append(
                 [title, str(score.n), f"**{score}**", *("-" if o is None else f"{o.value:.3f}" for o in others)]
             )
-    return markdown_table(["score", "n", "this model", *map(baseline_title, baselines)], rows)
+    return markdown_table(["score", "n", "this model", *(baseline_title(facts, name) for name in baselines)], rows)
 
 
 def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
@@ -199,7 +202,7 @@ def mask_verdict(facts: Facts) -> Iterator[str]:
         yield "The masks were compared with no baseline."
     else:
         name, best = max(baselines.items(), key=lambda pair: pair[1].value)
-        beside = f"Dice {model} against {best} of the best trivial baseline ({baseline_title(name)})"
+        beside = f"Dice {model} against {best} of the best trivial baseline ({baseline_title(facts, name)})"
         if None not in (model.low, best.high) and model.low > best.high:
             yield f"The masks are better than every trivial baseline: {beside}."
         elif model.value > best.value:
@@ -297,6 +300,8 @@ def duration(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} seconds"
     return f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.1f} minutes"
 
 
