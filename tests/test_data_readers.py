@@ -105,7 +105,11 @@ def lengthen(tmp_path):
         ({"CompressedData": "yes"}, None, "CompressedData is 'yes', expected True or False"),
         ({"BinaryData": "False"}, None, "BinaryData is False, expected True"),
         ({"BinaryDataByteOrderMSB": "big"}, None, "expected True or False"),
-        ({"ElementByteOrderMSB": "True"}, None, "BinaryDataByteOrderMSB and ElementByteOrderMSB mean the same and differ"),
+        (
+            {"ElementByteOrderMSB": "True"},
+            None,
+            "BinaryDataByteOrderMSB and ElementByteOrderMSB mean the same and differ",
+        ),
         ({"Position": "1 2 3"}, None, "Offset and Position mean the same and differ"),
         ({"Rotation": "1 0 0 0 0 1 0 1 0"}, None, "TransformMatrix and Rotation mean the same and differ"),
         ({"ElementToIntensityFunctionSlope": 2}, None, "ElementToIntensityFunctionSlope is 2, expected 1"),
