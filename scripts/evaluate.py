@@ -39,7 +39,7 @@ from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows
-from modeling_resformer.training.thresholds import choose_on_validation, write_thresholds
+from modeling_resformer.training.thresholds import choose_on_validation, warn_of_older_results, write_thresholds
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
 
@@ -63,6 +63,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
         thresholds = choose_on_validation(trainer, prepared.dataset)
         if trainer.is_world_process_zero():
             write_thresholds(thresholds, Path(arguments.model_name_or_path))
+            warn_of_older_results(trainer, Path(arguments.model_name_or_path), Path(arguments.output))
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
     output = Path(arguments.output)
     results = evaluate_split(trainer, prepared.dataset, arguments.split, output, scoring, rows)
