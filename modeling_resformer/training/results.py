@@ -20,7 +20,8 @@
                                   ... ten bins], ...}}
 
 - The names of scores and what they mean stand in `metrics/scores.py`; `n` is what a score was computed from. A value that
-  the data leave undefined is null. `volume_difference` is there where rows tell the size of a voxel.
+  the data leave undefined is null, and so are the ends of an interval that fewer than five cases would carry.
+  `volume_difference` is there where rows tell the size of a voxel.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
 - `left_out_of_means` are the foreground classes that no scored mask holds: no mean over classes counts them, of the model or
