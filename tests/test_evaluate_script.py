@@ -69,9 +69,11 @@ def run(model, dataset, output, *flags):
     return status, json.loads(file.read_text()) if file.exists() else None
 
 
-def test_the_files_are_those_that_training_left(dataset, trained, tmp_path):
+def test_the_files_are_those_that_training_left(dataset, trained, tmp_path, caplog):
     status, results = run(trained, dataset[1], tmp_path, "--batch_size", "2")
     assert status == 0
+    assert set(results["warnings"]) <= set(caplog.messages)
+    assert f"Only {results['cases']} cases were scored" in results["warnings"][0]
     expected = json.loads((trained / "results.json").read_text())
     assert list(results) == list(expected)
     assert (results["split"], results["images"], results["thresholds"]) == ("test", 6, {"red": 0.5, "brown": 0.5})

@@ -312,7 +312,8 @@ def _left_out(metrics: EvaluationMetrics, chosen: np.ndarray) -> list[str]:
 def _warnings(cases: int, groups: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What to say of too few cases, in all or in a group."""
     if cases < FEW_CASES:
-        yield f"Only {cases} cases were scored: with fewer than {FEW_CASES}, no figure is more than an impression."
+        counted = "1 case was" if cases == 1 else f"{cases} cases were"
+        yield f"Only {counted} scored: with fewer than {FEW_CASES}, no figure is more than an impression."
         return
     few = [f"{name} ({group['cases']})" for name, group in groups.items() if group["cases"] < FEW_CASES]
     if few:
