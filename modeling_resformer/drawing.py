@@ -59,7 +59,7 @@ def label_lines(scores: Mapping[str, float], flagged: Collection[str]) -> list[s
     ordered = sorted(scores, key=lambda name: -scores[name])
     if chosen := [f"flagged: {name} {scores[name]:.2f}" for name in ordered if name in flagged]:
         return chosen
-    return [f"none flagged; highest: {name} {scores[name]:.2f}" for name in ordered[:1]]
+    return ["none flagged", f"highest: {ordered[0]} {scores[ordered[0]]:.2f}"] if ordered else []
 
 
 def with_lines_below(picture: Image.Image, lines: Sequence[str]) -> Image.Image:

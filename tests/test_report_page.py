@@ -218,7 +218,7 @@ def test_captions_name_every_class_at_or_above_its_threshold(dataset, tmp_path):
     metrics.config.classification_thresholds = [0.25, 0.9]
     assert "brown 0." not in caption_of("a", metrics, 0)
     metrics.config.classification_thresholds = [0.9, 0.9]
-    assert caption_of("a", metrics, 0).split("\n")[1] == "none flagged; highest: red 0.30"
+    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.30"]
 
 
 def test_truth_and_prediction_differ_in_colour_and_several_classes_in_line_and_name():
