@@ -1,14 +1,16 @@
 """Masks drawn on pictures for people to look at: contours, legends, sheets. Needs Pillow and NumPy only."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 LEGEND_HEIGHT = 24  # pixels
+STRIP_SHARE = 1 / 26  # height of a line below a picture, of the picture's shorter side
+LEAST_LINE = 13  # pixels
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -45,6 +47,46 @@ def eroded(inside: np.ndarray, width: int) -> np.ndarray:
         length = inside.shape[axis]
         inside = sums.take(range(side, side + length), axis) - sums.take(range(length), axis) == side
     return inside
+
+
+def label_lines(scores: Mapping[str, float], flagged: Collection[str]) -> list[str]:
+    """Every flagged class with its score, the highest first; where none is, that, and the highest. Empty without scores.
+
+    Args:
+        scores: of all classes.
+        flagged: the classes at or above their thresholds.
+    """
+    ordered = sorted(scores, key=lambda name: -scores[name])
+    if chosen := [f"flagged: {name} {scores[name]:.2f}" for name in ordered if name in flagged]:
+        return chosen
+    return ["none flagged", f"highest: {ordered[0]} {scores[ordered[0]]:.2f}"] if ordered else []
+
+
+def with_lines_below(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """An RGB picture, unchanged, with lines of text on a white strip below it; each as large as fits the width,
+    down to 6 pixels."""
+    if not lines:
+        return picture
+    height = max(LEAST_LINE, round(min(picture.size) * STRIP_SHARE))
+    taller = Image.new("RGB", (picture.width, picture.height + height * len(lines) + height // 3), "white")
+    taller.paste(picture, (0, 0))
+    draw, margin = ImageDraw.Draw(taller), height // 3
+    for number, line in enumerate(lines):
+        font = ImageFont.load_default(height * 0.8)
+        if (width := draw.textlength(line, font=font)) > (room := picture.width - 2 * margin):
+            font = ImageFont.load_default(max(6.0, height * 0.8 * room / width))
+        draw.text((margin, picture.height + margin // 2 + number * height), line, fill="black", font=font)
+    return taller
+
+
+def headed_legend(mask_classes: Sequence[str], width: int, title: str) -> Image.Image:
+    """Draws a line of text above the colours of the foreground classes, as wide as `width` or the text."""
+    needed = 12 + int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(title))
+    strip = Image.new("RGB", (max(width, needed), (1 + (len(mask_classes) > 1)) * LEGEND_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((6, 6), title, fill="black")
+    if len(mask_classes) > 1:
+        strip.paste(legend(mask_classes, strip.width), (0, LEGEND_HEIGHT))
+    return strip
 
 
 def legend(mask_classes: Sequence[str], width: int) -> Image.Image:

@@ -40,7 +40,7 @@ from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows
-from modeling_resformer.training.thresholds import choose_on_validation, write_thresholds
+from modeling_resformer.training.thresholds import choose_on_validation, warn_of_older_results, write_thresholds
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
 
 
@@ -68,6 +68,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
             checkpoint = Path(arguments.model_name_or_path)
             with named_write_failure(checkpoint, "--model_name_or_path"):
                 write_thresholds(thresholds, checkpoint)
+            warn_of_older_results(trainer, checkpoint, output)
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
     with named_write_failure(output, "--output"):
         results = evaluate_split(trainer, prepared.dataset, arguments.split, output, scoring, rows)

@@ -10,11 +10,12 @@ pages; folders of these; and glob patterns. Written below --output:
 
     masks/NAME.png              class indices with a palette, at the picture's size
     masks/NAME.mha, .nii.gz     the same for a volume, with its spacing, origin and direction
-    overlays/NAME.png           contours on the picture, or on the slices of a volume with the largest findings
+    overlays/NAME.png           contours on the picture, or on the slices of a volume with the largest findings, and below
+                                every class at or above its threshold with its score
     en_face/NAME.png            a volume from the front: the thickness of each class over the B-scans
     predictions.csv, .parquet   one row per picture or slice: scores, labels, areas, lesions, diameters
     volumes.csv, .parquet       one row per volume (not for --dataset): mm3, slices affected, the largest slice
-    sheet.png                   the first overlays
+    sheet.png                   the first 36 overlays
     problems.json               what could not be done, and why
 
 Lengths in mm stand only where the input says its spacing. Columns: modeling_resformer/prediction/tables.py.

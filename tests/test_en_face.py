@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from modeling_resformer.drawing import class_colour
+from modeling_resformer.prediction import en_face
 from modeling_resformer.prediction.en_face import (
     area_lines,
     draw_en_face,
@@ -81,9 +82,12 @@ def test_a_map_has_only_units_that_are_known(masks, spacing, unit, bars):
         assert panel.get_aspect() == pytest.approx(30 / 4)  # a square
 
 
-def test_an_absent_class_is_said_to_be_none():
-    panel, _ = drawn_map(np.zeros((4, 30), int), SPACING)
+def test_an_absent_class_is_said_to_be_none_and_has_no_colour_bar():
+    panel, picture = drawn_map(np.zeros((4, 30), int), SPACING)
     assert panel.get_title() == "IRF: none found"
+    assert "none found" in [text.get_text() for text in panel.texts]
+    assert picture.colorbar is None
+    assert panel.figure.axes == [panel]
 
 
 def test_the_picture_shows_each_map_in_its_colours(masks):
@@ -132,6 +136,28 @@ def test_the_sheet_draws_contours_on_volumes_of_every_depth(masks, dtype):
     assert sheet.size == three and three[0] > worst_slices_sheet(voxels, masks, NAMES, count=1).width
     for index in (1, 2):
         assert (abs(pixels.astype(int) - class_colour(index)).max(axis=1) < 12).sum() > 100
+
+
+def test_the_sheet_names_its_slices_what_was_said_of_them_and_how_many_there_are(masks, monkeypatch):
+    captions, titles = [], []
+    captioned, headed = en_face.captioned, en_face.headed_legend
+    monkeypatch.setattr(
+        en_face, "captioned", lambda *given: captions.append(given[1].split("\n")) or captioned(*given)
+    )
+    monkeypatch.setattr(en_face, "headed_legend", lambda *given: titles.append(given[2]) or headed(*given))
+    said = [[], [], ["flagged: IRF 0.90", "flagged: SRF 0.60"], []]
+    worst_slices_sheet(masks, masks, NAMES, None, "TRAIN001", count=2, said=said)
+    assert captions == [
+        ["slice 3 of 4 (slice_index 2)", "IRF: 80 pixels", "flagged: IRF 0.90", "flagged: SRF 0.60"],
+        ["slice 2 of 4 (slice_index 1)", "IRF: 50 pixels"],
+    ]
+    worst_slices_sheet(masks, masks, NAMES)
+    worst_slices_sheet(masks, np.zeros_like(masks), NAMES, title="TRAIN002")
+    assert titles == [
+        "TRAIN001: 2 of the 3 slices with a finding, the largest first; 4 slices in all",
+        "all 3 slices with a finding; 4 slices in all",
+        "TRAIN002: none of 4 slices has a finding; the middle one is shown",
+    ]
 
 
 def test_a_clean_volume_shows_its_middle_slice():

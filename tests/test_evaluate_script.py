@@ -16,6 +16,8 @@ from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 from transformers import ViTConfig
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.publishing.checks import check_run
 
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -67,9 +69,11 @@ def run(model, dataset, output, *flags):
     return status, json.loads(file.read_text()) if file.exists() else None
 
 
-def test_the_files_are_those_that_training_left(dataset, trained, tmp_path):
+def test_the_files_are_those_that_training_left(dataset, trained, tmp_path, caplog):
     status, results = run(trained, dataset[1], tmp_path, "--batch_size", "2")
     assert status == 0
+    assert set(results["warnings"]) <= set(caplog.messages)
+    assert f"Only {results['cases']} cases were scored" in results["warnings"][0]
     expected = json.loads((trained / "results.json").read_text())
     assert list(results) == list(expected)
     assert (results["split"], results["images"], results["thresholds"]) == ("test", 6, {"red": 0.5, "brown": 0.5})
@@ -136,6 +140,25 @@ def test_a_test_part_is_scored_with_the_thresholds_of_validation(dataset, checkp
             if line[f"label_{name}"]
         ]
     assert np.mean(decided) == pytest.approx(of_test["model"]["accuracy"]["value"])
+
+
+def test_new_thresholds_put_the_checkpoints_own_results_out_of_date(dataset, checkpoint, tmp_path, caplog):
+    """One line says so, and the cure it names makes them fit for publishing again."""
+    run(checkpoint, dataset[1], checkpoint)
+    check_run(checkpoint)
+    assert "out of date" not in caplog.text
+    run(checkpoint, dataset[1], tmp_path / "out", "--choose_thresholds")
+    (line,) = [message for message in caplog.messages if "out of date" in message]
+    assert "\n" not in line
+    assert f"{checkpoint / 'results.json'} is out of date: its decisions were measured at {{'red': 0.5" in line
+    assert line.endswith(f"--model_name_or_path {checkpoint} --dataset ... --output {checkpoint}")
+    with pytest.raises(BadInputError, match="measure again by"):
+        check_run(checkpoint)
+    caplog.clear()
+    run(checkpoint, dataset[1], checkpoint)
+    check_run(checkpoint)
+    run(checkpoint, dataset[1], checkpoint, "--choose_thresholds")
+    assert "out of date" not in caplog.text
 
 
 def test_other_labels_are_refused_with_both_lists(dataset, tmp_path, capsys):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.calibration
 import sklearn.metrics
 import torch
@@ -15,15 +16,14 @@ from PIL import Image
 
 from modeling_resformer.metrics import counts as counts_module
 from modeling_resformer.metrics.baselines import baseline_counts, otsu_mask, otsu_threshold, summarise_training_masks
+from modeling_resformer.metrics.calibration import BinnedGaps, reliability
 from modeling_resformer.metrics.counts import Counts, label_counts, mask_counts, sum_by_case
 from modeling_resformer.metrics.scores import (
     Bootstrap,
     area_under_curve,
-    calibration_error,
     classification_scores,
     dice,
     jaccard,
-    reliability,
     roc_curve,
     segmentation_scores,
 )
@@ -234,7 +234,11 @@ def test_thresholds_are_per_class_and_inclusive():
 def test_calibration_error_of_a_table_worked_out_by_hand():
     """Bin [.2, .3): 2 rows, mean p .25, half true; bin [.9, 1]: 2 rows, mean p .95, all true."""
     probabilities, true = np.array([0.25, 0.25, 0.9, 1.0]), np.array([1, 0, 1, 1])
-    assert calibration_error(probabilities, true)[0] == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
+    assert plug_in_error(probabilities, true) == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
+
+
+def plug_in_error(probabilities, true):
+    return BinnedGaps.of(probabilities, true).plug_in(np.ones((1, len(true))))[0]
 
 
 def test_reliability_bins_agree_with_scikit_learn_and_with_the_calibration_error():
@@ -250,7 +254,7 @@ def test_reliability_bins_agree_with_scikit_learn_and_with_the_calibration_error
     assert sum(entry.n for entry in bins) == known.sum()
     assert [entry.n for entry in bins[8:]] == [0, 0]
     gaps = [entry.n * abs(entry.mean_probability - entry.share_present) for entry in filled]
-    assert calibration_error(probabilities, true)[0] == pytest.approx(sum(gaps) / known.sum())
+    assert plug_in_error(probabilities, true) == pytest.approx(sum(gaps) / known.sum())
 
 
 def test_the_roc_curve_is_that_of_scikit_learn():
@@ -292,6 +296,92 @@ def test_intervals_are_reproducible_and_absent_for_one_case(masks):
     assert first["dice"].low < first["dice"].value < first["dice"].high
     one_case = segmentation_scores(counts, np.zeros(12), NAMES, bootstrap=Bootstrap(50))
     assert np.isnan(one_case["dice"].low)
+
+
+def test_means_leave_out_classes_that_never_occur_and_so_do_their_intervals():
+    """IRF agrees in half of the images; PED never occurs and is never predicted, SRF never occurs and always is."""
+    half = np.arange(20) % 2
+    tp, fp, fn = (np.zeros((20, 4), dtype=int) for _ in range(3))
+    tp[:, 1], fn[:, 1], fp[:, 2] = half, 1 - half, 1
+    counts = Counts(tp, fp, fn, np.full((20, 4), 5))
+    scores = segmentation_scores(
+        counts, np.arange(20), ["background", "IRF", "SRF", "PED"], np.ones(20), Bootstrap(200)
+    )
+    for name in ("dice", "jaccard", "dice_present", "jaccard_present", "dice_volume", "volume_difference"):
+        np.testing.assert_equal(dataclasses.astuple(scores[name]), dataclasses.astuple(scores[f"{name}_IRF"]))
+    assert scores["dice"].value == 0.5
+    assert 0 < scores["dice"].low < 0.5 < scores["dice"].high < 1
+    assert (scores["dice_PED"].value, scores["dice_volume_SRF"].value) == (1, 0)
+
+
+def test_a_mean_keeps_its_classes_in_every_resample():
+    """Class a scores 1 in every case, b 0 in the five cases that hold it: a sample without b is no sample of their mean."""
+    tp, fn = np.ones((40, 3), dtype=int), np.zeros((40, 3), dtype=int)
+    tp[:, 2], fn[:5, 2] = 0, 1
+    scores = segmentation_scores(
+        Counts(tp, np.zeros_like(tp), fn, np.ones_like(tp)), np.arange(40), NAMES, bootstrap=Bootstrap(2000)
+    )
+    assert dataclasses.astuple(scores["dice_present"]) == (0.5, 0.5, 0.5, 40)
+
+
+@pytest.mark.parametrize(("cases", "has_interval"), [(2, False), (4, False), (5, True)])
+def test_an_interval_needs_five_cases_that_contribute(cases, has_interval):
+    """`cases` of 20 cases of two images each hold the class, in the masks as in the labels."""
+    case_index, holds = np.repeat(np.arange(20), 2), np.repeat(np.arange(20) < cases, 2)
+    tp = np.where(holds, np.arange(40) % 7 + 1, 0)
+    counts = Counts(*(np.stack([part, part], axis=1) for part in (tp, 0 * tp, tp % 3 * holds, tp + 1)))
+    masks = segmentation_scores(counts, case_index, ["background", "lesion"], bootstrap=Bootstrap(50))
+    probabilities = np.random.default_rng(0).random((40, 1))
+    labels = classification_scores(
+        probabilities, holds[:, None].astype(float), case_index, ["lesion"], bootstrap=Bootstrap(50)
+    )
+    rare = [masks[name] for name in ("dice_present", "dice_present_lesion", "dice_volume_lesion")]
+    rare += [labels[name] for name in ("sensitivity", "sensitivity_lesion", "auc", "auc_lesion")]
+    assert {not np.isnan(score.low) for score in rare} == {has_interval}
+    common = [masks["dice"], labels["accuracy"], labels["specificity_lesion"], labels["calibration_error"]]
+    assert not np.isnan([score.low for score in common]).any()
+    assert not np.isnan([score.value for score in rare + common]).any()
+
+
+def test_a_mean_has_an_interval_only_where_each_of_its_classes_has_one():
+    tp = np.ones((40, 3), dtype=int)
+    tp[4:, 2] = 0
+    counts = Counts(tp, np.arange(40)[:, None] % 3 * tp, 0 * tp, 0 * tp + 1)
+    scores = segmentation_scores(counts, np.arange(40), NAMES, bootstrap=Bootstrap(50))
+    assert not np.isnan(scores["dice_present_fluid"].low)
+    assert np.isnan([scores[name].low for name in ("dice_present_detachment", "dice_present")]).all()
+
+
+@pytest.mark.parametrize(
+    ("shift", "cases", "images"), [(0.0, 300, 1), (0.05, 300, 1), (0.1, 300, 1), (0.1, 100, 4), (0.0, 100, 4)]
+)
+def test_the_calibration_errors_interval_covers_the_truth_and_its_own_value(shift, cases, images):
+    """Probabilities that are right, or too high by `shift`: that is the true error. Pictures of a case agree entirely."""
+    rng, errors, naive, covered, trials = np.random.default_rng(int(1000 * shift) + images), [], [], 0, 120
+    case_index = np.repeat(np.arange(cases), images)
+    for trial in range(trials):
+        right = rng.uniform(0, 0.85, cases)
+        labels = (rng.random(cases) < right).astype(float)[case_index][:, None]
+        probabilities = (right + shift)[case_index][:, None]
+        scores = classification_scores(probabilities, labels, case_index, ["a"], bootstrap=Bootstrap(200, seed=trial))
+        score = scores["calibration_error"]
+        assert score.low <= score.value <= score.high
+        covered += score.low <= shift <= score.high
+        errors.append(score.value)
+        naive.append(plug_in_error(probabilities[:, 0], labels[:, 0]))
+    assert covered / trials >= 0.88
+    assert abs(np.mean(errors) - shift) < max(0.75 * abs(np.mean(naive) - shift), 0.01)
+
+
+def test_the_debiased_calibration_error_worked_out_by_hand():
+    """One bin, p = 0.25 in 8 rows of which 4 are true: S = -2, and V = 8/7 * 8 * 0.25 from the spread of the rows."""
+    true = np.array([1.0, 0.0] * 4)
+    binned = BinnedGaps.of(np.full(8, 0.25), true)
+    expected_distance = scipy.stats.foldnorm(c=2 / np.sqrt(16 / 7), scale=np.sqrt(16 / 7)).mean()
+    assert binned.debiased(np.ones((1, 8)))[0] == pytest.approx((2 * 2 - expected_distance) / 8)
+    # Twice the same: of whole cases there are still only eight.
+    doubled = BinnedGaps.of(np.full(16, 0.25), np.repeat(true, 2), np.repeat(np.arange(8), 2))
+    assert doubled.debiased(np.ones((1, 8)))[0] == pytest.approx((2 * 2 - expected_distance) / 8)
 
 
 def test_otsu_threshold_is_the_best_of_all_splits():

@@ -140,6 +140,23 @@ def test_few_cases_and_missed_classes_are_named(render):
     assert "It misses 80% of the pictures with melanoma at its threshold of 0.5." in text
 
 
+def test_classes_left_out_of_means_and_too_few_cases_stand_beside_the_headline(render):
+    results = made_up_results(FLUIDS)
+    warning = "Only 4 cases were scored: with fewer than 10, no figure is more than an impression."
+    results |= {"left_out_of_means": ["SRF", "PED"], "cases": 4, "warnings": [warning], "group_by": "vendor"}
+    part = {"images": 49, "cases": 4, **{key: copy.deepcopy(results[key]) for key in ("model", "baselines")}}
+    results["groups"] = {"Cirrus": {**part, "left_out_of_means": ["PED"]}, "Topcon": part}
+    text = render(FLUIDS, results=results)
+    headline, rest = text.split("## Use")
+    assert "Means over mask classes leave out SRF, PED: no true mask here holds any." in headline
+    assert f"**{warning}**" in headline
+    overall, groups = rest.split("### By vendor")
+    assert "leave out SRF, PED" in overall
+    cirrus, topcon = groups.split("#### Topcon")
+    assert "leave out PED: " in cirrus
+    assert "leave out" not in topcon
+
+
 def test_figures_of_a_part_that_was_trained_on_flatter(render):
     assert "so that these figures **flatter**" in render(results={**made_up_results(), "split": "validation"})
 

@@ -18,8 +18,18 @@ from modeling_resformer import (
     ResFormerForSemanticSegmentation,
     ResFormerImageProcessor,
 )
-from modeling_resformer.drawing import arrange, class_colour, displayable, draw_contours, eroded, legend
+from modeling_resformer.drawing import (
+    arrange,
+    class_colour,
+    displayable,
+    draw_contours,
+    eroded,
+    legend,
+    with_lines_below,
+)
+from modeling_resformer.prediction import predicting, running, writing
 from modeling_resformer.prediction.cases import find_cases
+from modeling_resformer.prediction.tables import said_of
 from modeling_resformer.prediction.writing import OutputError, mask_picture, write_whole
 
 
@@ -58,7 +68,11 @@ def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys)
             Image.open(output / row["overlay"]) as overlay,
         ):
             indices = np.asarray(mask)
-            assert mask.mode == "P" and mask.size == picture.size == overlay.size
+            assert mask.mode == "P" and mask.size == picture.size
+            # Below the picture, which nothing covers, a strip says what was said of it.
+            assert overlay.width == picture.width and overlay.height > picture.height
+            inside = np.asarray(overlay)[: picture.height][indices == 0]
+            np.testing.assert_array_equal(inside, np.asarray(picture.convert("RGB"))[indices == 0])
             assert (int(row["width"]), int(row["height"])) == picture.size
             assert mask.convert("RGB").getpixel((0, 0)) in ((0, 0, 0), class_colour(1))
         assert set(np.unique(indices)) <= {0, 1}
@@ -72,6 +86,40 @@ def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys)
     assert (output / "sheet.png").exists() and not (output / "problems.json").exists()
     assert str(output / "predictions.csv") in capsys.readouterr().out
     assert not list(output.rglob(".*"))
+
+
+def test_every_class_at_or_above_its_threshold_is_named_and_where_none_is_the_highest():
+    classes = ("melanoma", "keratosis", "nevus")
+    scores = {"score_melanoma": 0.11, "score_keratosis": 0.3, "score_nevus": 0.7}
+    flags = {"label_melanoma": True, "label_keratosis": False, "label_nevus": True}
+    assert said_of(scores | flags, classes) == ["flagged: nevus 0.70", "flagged: melanoma 0.11"]
+    assert said_of(scores | dict.fromkeys(flags, False), classes) == ["none flagged", "highest: nevus 0.70"]
+    assert said_of({}, ()) == []
+
+
+def test_overlay_and_sheet_carry_the_labels_of_the_table(predict, model, tmp_path, monkeypatch):
+    """A threshold of 0 flags both classes, though one of them only has the higher score; the sheet counts what it shows."""
+    tiles, titles, overlays = [], [], []
+    drawn = running.overlay_picture
+    monkeypatch.setattr(running, "overlay_picture", lambda *given: overlays.append(given[2]) or drawn(*given))
+    tile, headed = writing.captioned, writing.headed_legend
+    monkeypatch.setattr(writing, "captioned", lambda *given: tiles.append(given[1].split("\n")) or tile(*given))
+    monkeypatch.setattr(writing, "headed_legend", lambda *given: titles.append(given[2]) or headed(*given))
+    monkeypatch.setattr(predicting, "SHEET_PICTURES", 2)
+    for threshold, flagged in (("0", True), ("1", False)):
+        output = tmp_path / threshold
+        flags = ["--output", str(output), "--threshold", threshold, "--cpu-threads", "1"]
+        assert predict([model, *map(str, PHOTOGRAPHS), *flags]) == 0
+        scores = [{name: float(row[f"score_{name}"]) for name in "ab"} for row in rows_of(output)]
+        for of_one, overlay in zip(scores, overlays, strict=True):
+            highest = max(of_one, key=of_one.get)
+            none = ["none flagged", f"highest: {highest} {of_one[highest]:.2f}"]
+            every = [f"flagged: {name} {of_one[name]:.2f}" for name in sorted(of_one, key=lambda name: -of_one[name])]
+            assert overlay == (every if flagged else none)
+        assert tiles == [[path.stem, *lines] for path, lines in zip(PHOTOGRAPHS[:2], overlays, strict=False)]
+        assert titles == ["the first 2 of 3 pictures"]
+        for kept in (tiles, titles, overlays):
+            kept.clear()
 
 
 def test_parquet_says_what_csv_says_with_types(predict, model, tmp_path):
@@ -207,6 +255,17 @@ def test_sheets_hold_every_tile_below_the_legend():
     sheet = arrange(tiles, legend(["background", "lesion"], 20), columns=2)
     assert sheet.size == (20, 24 + 24)
     assert [sheet.getpixel((x, y))[0] for x, y in ((5, 30), (15, 30), (5, 40))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("width", [130, 400])
+def test_lines_below_a_picture_leave_it_whole_and_fit_its_width(width):
+    picture = Image.new("RGB", (width, 40), (9, 8, 7))
+    lines = ["flagged: seborrheic_keratosis 0.17", "flagged: melanoma 0.11"]
+    taller = np.asarray(with_lines_below(picture, lines))
+    np.testing.assert_array_equal(taller[:40], np.asarray(picture))
+    strip = taller[40:]
+    assert (strip < 200).any() and (strip[:, -1] == 255).all()
+    assert len(strip) > len(np.asarray(with_lines_below(picture, lines[:1]))[40:]) >= 13
 
 
 def test_a_device_that_is_not_there_is_one_line(predict, model, tmp_path, caplog):

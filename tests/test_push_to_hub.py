@@ -159,6 +159,23 @@ def without_a_tensor(run):
     save_file(weights, run / "model.safetensors", metadata={"format": "pt"})
 
 
+def with_thresholds(*thresholds):
+    def change(run):
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**config, "classification_thresholds": thresholds or None}))
+
+    return change
+
+
+def measured_at(*thresholds):
+    def change(run):
+        results = json.loads((run / "results.json").read_text())
+        results["thresholds"] = dict(zip(ISIC["classification_labels"], thresholds, strict=True))
+        (run / "results.json").write_text(json.dumps(results))
+
+    return change
+
+
 def as_retouch(run):
     (run / "run.json").write_text(json.dumps(made_up_record(FLUIDS, source="retouch")))
 
@@ -179,6 +196,16 @@ def as_ones_own(run):
         (without("results.json"), (), "without an evaluation is not published; make one with scripts/evaluate.py"),
         (with_text("results.json", '{"model": {}}'), (), "holds no score of the model"),
         (with_text("results.json", "{"), (), "is no readable JSON"),
+        (
+            with_thresholds(0.1, 0.5, 0.6),
+            (),
+            "at other thresholds (melanoma 0.5, nevus 0.5) than config.json decides by",
+        ),
+        (
+            measured_at(0.5, 0.2, 0.5),
+            (),
+            "decides by (seborrheic_keratosis 0.5); measure again by scripts/evaluate.py",
+        ),
         (with_weight(float("nan")), (), "1 of its tensors hold NaN or infinite values"),
         (with_weight(float("-inf")), (), "1 of its tensors hold NaN or infinite values"),
         (with_text("model.safetensors", "text"), (), "is no readable safetensors file"),
@@ -207,6 +234,16 @@ def test_what_must_not_be_published_is_refused_in_one_line(
     assert push_to_hub.main([str(broken(run, tmp_path, change)), "--repo-id", REPO, "--tag", "v1", *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_dry_run_refuses_results_at_other_thresholds_and_takes_them_at_the_models_own(
+    run, tmp_path, capsys, untried
+):
+    changed = broken(run, tmp_path, with_thresholds(0.1, 0.2, 0.3))
+    assert dry_run(changed, tmp_path / "out") == 1
+    assert "was measured at other thresholds" in capsys.readouterr().err.splitlines()[-1]
+    measured_at(0.1, 0.2, 0.3)(changed)
+    assert dry_run(changed, tmp_path / "out") == 0
 
 
 @pytest.mark.parametrize("repo_id", ["no-owner", "two//slashes", "a/b/c", "org/.."])

@@ -7,6 +7,7 @@ import matplotlib.text
 import numpy as np
 import pytest
 import sklearn.metrics
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from prepared_data import prepared_dataset
 from test_trainer import make_trainer
@@ -18,8 +19,23 @@ from modeling_resformer import (
 )
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.compute_metrics import RowStatistics
-from modeling_resformer.training.report_cases import drawn_cases, evenly_spaced, ranking
-from modeling_resformer.training.report_page import curve, draw_page, exclude_each_other, write_pages
+from modeling_resformer.training.report_cases import (
+    PREDICTION,
+    TRUTH,
+    DrawnCase,
+    caption_of,
+    drawn_cases,
+    evenly_spaced,
+    ranking,
+)
+from modeling_resformer.training.report_page import (
+    cases_title,
+    curve,
+    draw_page,
+    draw_samples,
+    exclude_each_other,
+    write_pages,
+)
 from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows
 
@@ -71,7 +87,7 @@ def evaluated(dataset, folder, model_class=ResFormerForMultiTask):
 )
 def test_each_task_has_its_panels_and_no_text_lies_on_another(dataset, tmp_path, model_class, tasks):
     log, (trainer, rows, results) = LOG, evaluated(dataset, tmp_path, model_class)
-    positions, _, _ = ranking(trainer.compute_metrics.rows)
+    positions = ranking(trainer.compute_metrics.rows).positions
     cases = {
         "Worst cases": drawn_cases(trainer, rows, positions[:6]),
         "Best": drawn_cases(trainer, rows, positions[6:]),
@@ -128,8 +144,9 @@ def test_a_part_of_one_picture_is_evaluated_and_drawn(tmp_path):
 def test_what_is_drawn_is_what_was_scored(dataset, tmp_path):
     """The contours' masks give the Jaccard of the caption again; the pictures are small, so nothing was resized."""
     trainer, rows, _ = evaluated(dataset, tmp_path)
-    positions, scores, name = ranking(trainer.compute_metrics.rows)
-    assert name == "Jaccard"
+    ranked = ranking(trainer.compute_metrics.rows)
+    positions, scores = ranked.positions, ranked.scores
+    assert ranked.name == "Jaccard"
     assert list(scores) == sorted(scores)
     for case, score in zip(drawn_cases(trainer, rows, positions), scores, strict=True):
         expected = sklearn.metrics.jaccard_score(case.true.ravel(), case.predicted.ravel())
@@ -145,9 +162,99 @@ def test_rows_are_ranked_by_the_right_answer_where_there_are_no_masks():
         classification_logits=logits,
         class_labels=np.array([[1, 0], [1, -100], [-100, -100]]),
     )
-    positions, scores, _ = ranking(rows)
-    assert positions.tolist() == [1, 0]
-    assert scores.tolist() == pytest.approx([0.1, 0.9])
+    ranked = ranking(rows)
+    assert ranked.positions.tolist() == [1, 0]
+    assert ranked.scores.tolist() == pytest.approx([0.1, 0.9])
+
+
+def ranked_masks(wrong, kinds, labels=None):
+    """A ranking of rows of 100 pixels that find nothing: (missed pixels, foreground class) a row."""
+    counts = np.zeros((len(wrong), 4, 4), dtype=np.int64)
+    for row, (pixels, kind) in enumerate(zip(wrong, kinds, strict=True)):
+        counts[row, 2, kind] = pixels
+        counts[row, 3] = 100 - counts[row, 2]
+    logits = None if labels is None else np.zeros(np.shape(labels))
+    rows = RowStatistics(
+        *[np.arange(len(wrong))] * 2, mask_counts=counts, classification_logits=logits, class_labels=labels
+    )
+    return ranking(rows)
+
+
+def test_equally_bad_rows_are_ranked_by_wrong_pixels_and_spread_over_classes():
+    """All have a Jaccard of 0. By name the first three are of class 1; the largest miss of every class comes first."""
+    ranked = ranked_masks([5, 9, 7, 3, 8, 2], [1, 1, 1, 1, 2, 3])
+    assert ranked.positions.tolist() == [1, 4, 2, 0, 3, 5]
+    assert ranked.worst(3) == [1, 4, 5]
+    assert ranked.worst(5) == [1, 4, 5, 2, 0]
+    assert ranked.worst(9) == [1, 4, 5, 2, 0, 3]
+    assert ranked.best(2, but=[1, 4, 5]) == [3, 0]
+    assert ranked.best(3, but=ranked.worst(6)) == []
+    assert cases_title("worst", 3, ranked) == (
+        "Worst cases by Jaccard: 3 of 6; 6 share the worst score, 0.00, shown across classes"
+    )
+
+
+def test_with_one_mask_class_equally_bad_rows_are_spread_over_the_labels():
+    labels = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 0]])
+    assert ranked_masks([9, 8, 7, 2, 1], [1] * 5, labels).worst(3) == [0, 3, 4]
+
+
+def test_rows_of_different_scores_are_not_spread():
+    counts = np.zeros((4, 4, 3), dtype=np.int64)
+    counts[:, 0, 1], counts[:, 2, 1] = [1, 2, 3, 9], [9, 8, 7, 1]
+    rows = RowStatistics(np.arange(4), np.arange(4), mask_counts=counts)
+    ranked = ranking(rows)
+    assert ranked.worst(2) == [0, 1]
+    assert ranked.best(2, but=[0, 1]) == [3, 2]
+    assert cases_title("best", 2, ranked) == "Best cases by Jaccard: 2 of 4"
+
+
+def test_captions_name_every_class_at_or_above_its_threshold(dataset, tmp_path):
+    trainer, _, _ = evaluated(dataset, tmp_path)
+    metrics = trainer.compute_metrics
+    metrics.rows.classification_logits[0] = [np.log(0.3 / 0.7), np.log(0.2 / 0.8)]
+    metrics.config.classification_thresholds = [0.25, 0.1]
+    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["flagged: red 0.30", "flagged: brown 0.20"]
+    metrics.config.classification_thresholds = [0.25, 0.9]
+    assert "brown 0." not in caption_of("a", metrics, 0)
+    metrics.config.classification_thresholds = [0.9, 0.9]
+    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.30"]
+
+
+def test_truth_and_prediction_differ_in_colour_and_several_classes_in_line_and_name():
+    true, predicted = np.zeros((2, 40, 40), dtype=int)
+    true[5:15, 5:15], true[25:35, 5:15] = 1, 2
+    predicted[5:15, 15:30], predicted[25:35, 15:30] = 1, 3
+    case = DrawnCase(Image.new("RGB", (40, 40)), true, predicted, "case")
+    figure = draw_samples([case], ["background", "IRF", "SRF", "PED"], "test", 49)
+    assert figure.get_suptitle() == "1 of 49 test pictures, evenly spaced, not chosen by result"
+    (axes,) = [axes for axes in figure.axes if axes.get_title() == "case"]
+    drawn = [(to_hex(part.get_edgecolor()[0]), part.get_linestyle()[0][1] is None) for part in axes.collections]
+    assert drawn == [(TRUTH, True), (PREDICTION, True), (TRUTH, False), (PREDICTION, False)]
+    names = {(text.get_text(), text.get_color()) for text in axes.texts}
+    assert names == {("IRF", TRUTH), ("IRF", PREDICTION), ("SRF", TRUTH), ("PED", PREDICTION)}
+    entries = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert entries == {"truth", "prediction", "IRF", "SRF", "PED"}
+    styles = [line.get_linestyle() for line in figure.legends[0].get_lines()][2:]
+    assert len(set(styles)) == 3
+
+
+def test_the_two_colours_differ_for_every_kind_of_colour_blindness():
+    """Simulated after Machado, Oliveira and Fernandes (2009), severity 1, in linear RGB; CIE Lab distance over 40."""
+    simulated = {
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    }
+    colours = np.array([to_rgb(TRUTH), to_rgb(PREDICTION)])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    for matrix in simulated.values():
+        f = np.cbrt(np.clip(linear @ np.array(matrix).T, 0, 1) @ to_xyz.T / [0.95047, 1, 1.08883])
+        lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])])
+        assert np.linalg.norm(lab[:, 0] - lab[:, 1]) > 40
 
 
 def test_samples_are_spread_over_the_part():

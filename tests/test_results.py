@@ -1,6 +1,7 @@
 """results.json and the lines per case: groups, volumes, decisions and reliability worked out by hand; raw masks."""
 
 import csv
+import dataclasses
 import io
 import json
 import sys
@@ -155,8 +156,46 @@ def test_the_table_has_a_line_for_every_vendor(results):
     cirrus = next(line for line in lines if line[:1] == ["Cirrus"])
     assert cirrus[1:3] == ["3", "2"]
     assert cirrus[header.index("dice_volume")] == f"{10 / 13 / 2:.3f}"
-    # 0.025 mm3 of fluid and no detachment at all.
-    assert cirrus[header.index("volume_difference")] == f"{0.025 / 2:.3f}"
+    # Of fluid alone: no true mask holds any detachment.
+    assert cirrus[header.index("volume_difference")] == "0.025"
+    assert cirrus[-1] == "detachment"
+    assert "Means over mask classes leave out what no true mask here holds: detachment." in format_table(results)
+
+
+def test_means_and_their_baselines_leave_out_classes_that_no_true_mask_holds(results):
+    """Detachment, never there and never predicted, would be 1 in `dice`; fluid alone has 10/13, 0 and 6/9 by slice below."""
+    slices = [8 / 9, 2 / 4, 0, 6 / 9, 1, 10 / 15]
+    assert results["left_out_of_means"] == ["detachment"]
+    assert results["model"]["dice"]["value"] == pytest.approx(np.mean(slices))
+    assert results["model"]["dice_detachment"]["value"] == 1
+    assert {name: group["left_out_of_means"] for name, group in results["groups"].items()} == {
+        name: ["detachment"] for name in ("Cirrus", "Topcon", "unknown")
+    }
+    assert results["groups"]["Topcon"]["model"]["dice"]["value"] == pytest.approx((6 / 9 + 1) / 2)
+
+
+def test_a_group_without_any_class_has_no_means(metrics, oct_rows):
+    by_case = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0), "case_id"))
+    assert by_case["groups"]["b"]["left_out_of_means"] == ["fluid", "detachment"]
+    assert by_case["groups"]["b"]["model"]["dice"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert by_case["groups"]["b"]["model"]["false_positive_rate_empty_fluid"]["value"] == 1
+
+
+@pytest.mark.parametrize(("cases", "warned"), [(9, True), (10, False)])
+def test_few_cases_are_warned_of_in_the_results(metrics, oct_rows, cases, warned):
+    rows = metrics.rows.take(np.arange(12) % 6)
+    metrics.rows = dataclasses.replace(rows, case_index=np.minimum(np.arange(12), cases - 1))
+    plain = oct_rows.remove_columns(["vendor", "slice_spacing"])
+    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(plain), Scoring(Bootstrap(0)))
+    expected = "Only 9 cases were scored: with fewer than 10, no figure is more than an impression."
+    assert results["warnings"] == ([expected] if warned else [])
+
+
+def test_groups_of_few_cases_are_warned_of_by_name(metrics, oct_rows):
+    metrics.rows = dataclasses.replace(metrics.rows.take(np.arange(12) % 6), case_index=np.arange(12))
+    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    (warning,) = results["warnings"]
+    assert warning.startswith("Fewer than 10 cases were scored of Cirrus (6), Topcon (4), unknown (2):")
 
 
 def test_any_column_of_single_values_can_group_and_others_are_refused(metrics, oct_rows):

@@ -80,12 +80,17 @@ def test_the_lowest_validation_loss_is_what_is_saved(run):
     assert again[0]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_results_come_with_n_intervals_and_baselines(results):
+def test_results_come_with_n_baselines_and_a_warning_of_few_cases(results):
     assert (results["split"], results["images"], results["cases"]) == ("test", 6, 3)
     # Of 6 rows, 2 and 5 have no mask; 3 has no labels, and 4 one unknown label.
     assert results["model"]["jaccard"]["n"] == 4
     assert results["model"]["accuracy"]["n"] == 9
-    assert results["model"]["jaccard"]["low"] <= results["model"]["jaccard"]["high"]
+    # Three cases are too few for an interval, and for much else.
+    assert results["model"]["jaccard"]["value"] is not None
+    assert (results["model"]["jaccard"]["low"], results["model"]["jaccard"]["high"]) == (None, None)
+    assert results["warnings"] == [
+        "Only 3 cases were scored: with fewer than 10, no figure is more than an impression."
+    ]
     assert results["model"]["false_positive_rate_empty_lesion"] == {"value": None, "low": None, "high": None, "n": 0}
     assert set(results["baselines"]) == {"everything_lesion", "mean_training_mask", "otsu_threshold"}
     assert all(scores["jaccard"]["n"] == 4 for scores in results["baselines"].values())

@@ -11,12 +11,19 @@ Each name says its convention, because the conventions differ by up to 30 points
 | `false_positive_rate_empty` | share of the images without a class in which any pixel of it is predicted |
 | `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro) |
 | `auc` | area under the ROC curve of each class, then the mean over classes |
-| `calibration_error` | expected calibration error of each class over equal bins of its probability, then the mean |
+| `calibration_error` | expected calibration error of each class over ten equal bins of its probability, less what chance adds |
+|  | to it (`calibration.py`; Kumar, Liang and Ma 2019), at least 0; then the mean over classes |
 
-A name without a suffix is the mean over the foreground classes; with a class name behind it, that class alone.
-A score that nothing in the data defines is NaN, left out of means, and has n = 0. Intervals are percentile bootstrap
-intervals that draw whole cases with replacement (Efron and Tibshirani 1993, chapter 13), because slices of one eye or
-pictures of one patient are not independent.
+A name without a suffix is the mean over classes; with a class name behind it, that class alone. Means of mask scores run over
+the foreground classes that occur in the truth of the scored rows: one that never does would count as nearly perfect in
+`dice` and as 0 in `dice_volume`. A score that nothing in the data defines is NaN, left out of means, and has n = 0.
+
+Intervals are percentile bootstrap intervals that draw whole cases with replacement (Efron and Tibshirani 1993, chapter 13),
+because slices of one eye or pictures of one patient are not independent; a mean keeps its classes in every sample drawn.
+That of `calibration_error` ends above as a basic bootstrap interval does (chapter 13 too), and below at the plug-in error less
+the upper quantile of what chance alone moves the bins: a percentile interval of it would miss the truth, and itself.
+A score to which fewer than `FEWEST_CASES` cases contribute has no interval (NaN): for `sensitivity` those with the class count,
+for `specificity` those without it, for `auc` the fewer of both; for a mean over classes that of the class with the fewest.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .calibration import BinnedGaps
 from .counts import Counts, label_counts, sum_by_case
 
 
@@ -32,6 +40,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 # Upper bound on the resampled weights held at once, so that memory does not grow with the number of rows.
 _MAX_WEIGHTS = 4_000_000
+
+FEWEST_CASES = 5  # that an interval may rest on: of two cases, it would be no wider than they lie apart
 
 
 @dataclass(frozen=True)
@@ -102,62 +112,6 @@ def area_under_curve(scores: np.ndarray, true: np.ndarray, weights: np.ndarray |
     return _ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
 
 
-def calibration_error(
-    probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray | None = None, bins: int = 10
-) -> np.ndarray:
-    """Expected calibration error of one class (Naeini et al. 2015): sum over bins of weight x |mean p - share true|.
-
-    Args:
-        probabilities: (N,) in [0, 1].
-        true: (N,) 1 or 0; other values are unknown and left out.
-        weights: (R, N) row weights; default one row of ones.
-        bins: number of bins of equal width.
-
-    Returns:
-        (R,) errors in [0, 1], NaN where nothing is known.
-    """
-    weights = np.ones((1, len(true))) if weights is None else weights
-    known = (true == 1) | (true == 0)
-    bin_of = _bin_of(probabilities[known], bins)
-    gap = (probabilities[known] - true[known])[:, None] * (bin_of[:, None] == np.arange(bins))
-    weights = weights[:, known]
-    return _ratio(np.abs(weights @ gap).sum(1), weights.sum(1))
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """The rows whose probability of a class lies in [low, high), in the last bin in [low, 1].
-
-    Attributes:
-        low, high: ends of the bin.
-        n: number of rows.
-        mean_probability: of these rows; NaN without any.
-        share_present: share of them that have the class; NaN without any.
-    """
-
-    low: float
-    high: float
-    n: int
-    mean_probability: float
-    share_present: float
-
-
-def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 10) -> list[ReliabilityBin]:
-    """What a reliability diagram shows of one class, in the bins of `calibration_error`.
-
-    Args:
-        probabilities: (N,) in [0, 1].
-        true: (N,) 1 or 0; other values are unknown and left out.
-        bins: number of bins of equal width.
-    """
-    known = (true == 1) | (true == 0)
-    inside = _bin_of(probabilities[known], bins) == np.arange(bins)[:, None]
-    n = inside.sum(axis=1)
-    columns = (n, _ratio(inside @ probabilities[known], n), _ratio(inside @ true[known].astype(np.float64), n))
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return [ReliabilityBin(i / bins, (i + 1) / bins, *row) for i, row in enumerate(rows)]
-
-
 def roc_curve(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve of one class, from (0, 0) to (1, 1), one point for each different score.
 
@@ -191,7 +145,7 @@ def segmentation_scores(
     Args:
         counts: per image and class, shape (N, S), class 0 the background.
         case_index: (N,) integers, equal for images of one case.
-        class_names: S names, background first; the means leave it out.
+        class_names: S names, background first; the means leave it out, and classes that `occurring` does not find.
         pixel_volume: (N,) mm3 of one pixel, NaN where unknown; None leaves `volume_difference` out.
         bootstrap: how intervals are made; None makes none.
 
@@ -213,12 +167,20 @@ def segmentation_scores(
     }
     if pixel_volume is not None:
         values_and_units["volume_difference"] = (_volume_difference(counts, case_index, pixel_volume), cases)
-    scores: dict[str, Score] = {}
+    averaged, scores = np.flatnonzero(occurring(counts)[1:]) + 1, {}
     for name, (values, units) in values_and_units.items():
         known = ~np.isnan(values)
-        n = [int(known[:, 1:].any(axis=1).sum()), *known.sum(axis=0).tolist()]
-        scores |= _estimate(_class_means(values), units, _named(name, class_names), n, bootstrap)
+        # A class whose score is undefined in all rows cannot be averaged either.
+        columns = averaged[known[:, averaged].any(axis=0)]
+        n = [int(known[:, columns].any(axis=1).sum()), *known.sum(axis=0).tolist()]
+        basis = _with_fewest(_number_of_cases(known, units), columns)
+        scores |= _estimate(_class_means(values, columns), units, _named(name, class_names), n, basis, bootstrap)
     return scores
+
+
+def occurring(counts: Counts) -> np.ndarray:
+    """(S,) whether the truth of any row of (N, S) counts holds a pixel of the class."""
+    return (counts.tp + counts.fn > 0).any(axis=0)
 
 
 def classification_scores(
@@ -255,24 +217,24 @@ def classification_scores(
     known = counts.annotated > 0
     entries = [int(known.sum()), *known.sum(axis=0).tolist()]
     rows = [int(known.any(axis=1).sum()), *entries[1:]]
+    with_class, without = counts.tp + counts.fn, counts.fp + counts.tn
     scores: dict[str, Score] = {}
-    for score in (accuracy, sensitivity, specificity):
+    for score, entries_of in ((accuracy, counts.annotated), (sensitivity, with_class), (specificity, without)):
+        pooled = np.column_stack([entries_of.sum(axis=1), entries_of])
+        basis = _number_of_cases(pooled, case_index).tolist()
         names = _named(score.__name__, class_names)
-        scores |= _estimate(_micro(counts, score), case_index, names, entries, bootstrap)
-    for name, score in (("auc", area_under_curve), ("calibration_error", calibration_error)):
-        statistic = _mean_over_classes(probabilities, true, score)
-        scores |= _estimate(statistic, case_index, _named(name, class_names), rows, bootstrap)
+        scores |= _estimate(_micro(counts, score), case_index, names, entries, basis, bootstrap)
+    both = np.minimum(_number_of_cases(with_class, case_index), _number_of_cases(without, case_index))
+    columns = np.flatnonzero(both)
+    areas = _areas(probabilities, true, columns)
+    scores |= _estimate(areas, case_index, _named("auc", class_names), rows, _with_fewest(both, columns), bootstrap)
+    scores |= _calibration(probabilities, true, case_index, _named("calibration_error", class_names), rows, bootstrap)
     if auc_classes:
-        chosen = [list(class_names).index(name) for name in auc_classes]
-        statistic = _mean_over_classes(probabilities[:, chosen], true[:, chosen], area_under_curve)
-        n = int(known[:, chosen].any(axis=1).sum())
-        scores |= _estimate(statistic, case_index, ["auc_" + "+".join(auc_classes)], [n], bootstrap)
+        chosen = np.array([list(class_names).index(name) for name in auc_classes])
+        columns, name = chosen[both[chosen] > 0], "auc_" + "+".join(auc_classes)
+        areas, n = _areas(probabilities, true, columns), int(known[:, chosen].any(axis=1).sum())
+        scores |= _estimate(areas, case_index, [name], [n], _with_fewest(both, columns), bootstrap)
     return scores
-
-
-def _bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
-    """(N,) number of the bin that each probability falls into."""
-    return np.minimum((probabilities * bins).astype(int), bins - 1)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan, annotated: np.ndarray | int = 1) -> np.ndarray:
@@ -301,14 +263,14 @@ def _volume_difference(counts: Counts, case_index: np.ndarray, pixel_volume: np.
     return np.where(slices > 0, np.abs(total), np.nan)
 
 
-def _class_means(values: np.ndarray) -> Statistic:
-    """Weighted mean over the rows of (N, S) values without the NaN, and first of all the mean of the foreground."""
+def _class_means(values: np.ndarray, columns: np.ndarray) -> Statistic:
+    """Weighted mean over the rows of (N, S) values without the NaN, and first of all the mean of some of the columns."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         means = _ratio(weights @ filled, weights @ known)
-        return np.column_stack([_nanmean(means[:, 1:]), means])
+        return np.column_stack([_mean(means[:, columns]), means])
 
     return statistic
 
@@ -324,35 +286,102 @@ def _micro(counts: Counts, score: Callable[[Counts], np.ndarray]) -> Statistic:
     return statistic
 
 
-def _mean_over_classes(probabilities: np.ndarray, true: np.ndarray, score: Callable[..., np.ndarray]) -> Statistic:
-    """The mean over classes of a score of probabilities, then each class alone."""
+def _areas(probabilities: np.ndarray, true: np.ndarray, columns: np.ndarray) -> Statistic:
+    """The mean area under the ROC curve of some of the classes, then that of each class."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        columns = [score(p, t, weights) for p, t in zip(probabilities.T, true.T, strict=True)]
-        return np.column_stack([_nanmean(np.column_stack(columns)), *columns])
+        areas = np.column_stack(
+            [area_under_curve(p, t, weights) for p, t in zip(probabilities.T, true.T, strict=True)]
+        )
+        return np.column_stack([_mean(areas[:, columns]), areas])
 
     return statistic
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without the NaN; NaN, and no warning, where nothing is left."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis; NaN, and no warning, of nothing. A sample that lacks one of the classes says nothing of it."""
+    return values.mean(axis=-1) if values.shape[-1] else np.full(len(values), np.nan)
+
+
+def _number_of_cases(entries: np.ndarray, case_index: np.ndarray) -> np.ndarray:
+    """(K,) number of cases with a row of (N, K) entries that is not 0."""
+    return np.array([len(np.unique(case_index[column != 0])) for column in entries.T], dtype=int)
+
+
+def _with_fewest(cases: np.ndarray, columns: np.ndarray) -> list[int]:
+    """Numbers of cases behind each column, and first the fewest of those that are averaged."""
+    return [int(cases[columns].min()) if len(columns) else 0, *cases.tolist()]
 
 
 def _estimate(
-    statistic: Statistic, case_index: np.ndarray, names: list[str], n: list[int], bootstrap: Bootstrap | None
+    statistic: Statistic,
+    case_index: np.ndarray,
+    names: list[str],
+    n: list[int],
+    basis: list[int],
+    bootstrap: Bootstrap | None,
 ) -> dict[str, Score]:
-    """The first `len(names)` columns of a statistic with their intervals."""
+    """The first `len(names)` columns of a statistic with their intervals; `basis` is the number of cases behind each."""
     value = statistic(np.ones((1, len(case_index))))[0]
     low = high = np.full(len(value), np.nan)
-    # One case drawn again and again is no evidence of spread.
-    if bootstrap is not None and bootstrap.samples and len(np.unique(case_index)) > 1:
+    if _has_intervals(basis, bootstrap):
         drawn = np.concatenate([statistic(weights) for weights in _resampled_weights(case_index, bootstrap)])
-        tail = (1 - bootstrap.level) / 2
-        low, high = (_nanquantile(drawn, q) for q in (tail, 1 - tail))
-    columns = zip(names, value, low, high, n, strict=False)
-    return {name: Score(float(v), float(lo), float(hi), count) for name, v, lo, hi, count in columns}
+        low, high = (_nanquantile(drawn, q) for q in _tails(bootstrap))
+    return _scores(names, value, low, high, n, basis)
+
+
+def _calibration(
+    probabilities: np.ndarray,
+    true: np.ndarray,
+    case_index: np.ndarray,
+    names: list[str],
+    n: list[int],
+    bootstrap: Bootstrap | None,
+) -> dict[str, Score]:
+    """The calibration error of the mean and of every class, with the interval that is told at the top."""
+    classes = [BinnedGaps.of(p, t, case_index) for p, t in zip(probabilities.T, true.T, strict=True)]
+    cases = np.array([one.cases for one in classes], dtype=int)
+    columns = np.flatnonzero(cases)
+    basis = _with_fewest(cases, columns)
+
+    def statistic(method: Callable[[BinnedGaps, np.ndarray], np.ndarray], weights: np.ndarray) -> np.ndarray:
+        errors = np.column_stack([method(one, weights) for one in classes])
+        return np.column_stack([_mean(errors[:, columns]), errors])
+
+    all_cases = np.arange(len(classes[0].gaps))
+    once = np.ones((1, len(all_cases)))
+    value, plug_in = (statistic(method, once)[0] for method in (BinnedGaps.debiased, BinnedGaps.plug_in))
+    low = high = np.full(len(value), np.nan)
+    if _has_intervals(basis, bootstrap):
+        weights = list(_resampled_weights(all_cases, bootstrap))
+        debiased, noise = (
+            np.concatenate([statistic(method, some) for some in weights])
+            for method in (BinnedGaps.debiased, BinnedGaps.noise)
+        )
+        lower_tail, upper_tail = _tails(bootstrap)
+        low = np.clip(plug_in - _nanquantile(noise, upper_tail), 0, value)
+        high = np.clip(value + plug_in - _nanquantile(debiased, lower_tail), value, 1)
+    return _scores(names, value, low, high, n, basis)
+
+
+def _has_intervals(basis: list[int], bootstrap: Bootstrap | None) -> bool:
+    return bootstrap is not None and bootstrap.samples > 0 and max(basis) >= FEWEST_CASES
+
+
+def _tails(bootstrap: Bootstrap) -> tuple[float, float]:
+    """Lower and upper quantile between which the interval's share of the samples lies."""
+    tail = (1 - bootstrap.level) / 2
+    return tail, 1 - tail
+
+
+def _scores(
+    names: list[str], value: np.ndarray, low: np.ndarray, high: np.ndarray, n: list[int], basis: list[int]
+) -> dict[str, Score]:
+    """`Score` by name; no interval where it would rest on too few cases."""
+    enough = np.array(basis) >= FEWEST_CASES
+    columns = [value, np.where(enough, low, np.nan), np.where(enough, high, np.nan)]
+    rows = zip(names, *(column.tolist() for column in columns), n, strict=False)
+    return {name: Score(*row) for name, *row in rows}
 
 
 def _nanquantile(drawn: np.ndarray, q: float) -> np.ndarray:

@@ -6,7 +6,7 @@ always deciding for the common side; F1 can move with prevalence alone.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -49,6 +49,20 @@ def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: 
                 )
             thresholds.append(_best_threshold(positive, negative))
     return thresholds
+
+
+def measured_elsewhere(
+    thresholds: Sequence[float] | None, class_names: Sequence[str], measured: Mapping[str, float]
+) -> list[str]:
+    """The classes whose results were measured at another threshold than the model decides by.
+
+    Args:
+        thresholds: K, of the model; None for 0.5 each.
+        class_names: K names.
+        measured: `thresholds` of results.json, by class.
+    """
+    decided = dict(zip(class_names, thresholds or [DEFAULT_THRESHOLD] * len(class_names), strict=True))
+    return [name for name in decided if name not in measured or abs(decided[name] - measured[name]) > 1e-9]
 
 
 def _best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
-from ..drawing import LEGEND_HEIGHT, arrange, captioned, displayable, draw_contours, legend
+from ..drawing import arrange, captioned, displayable, draw_contours, headed_legend
 from .measurements import known_spacing
 
 
@@ -88,7 +88,7 @@ def axes_at(figure: "Figure", left: float, bottom: float, width: float, height: 
 
 
 def draw_map(panel: "Axes", scale: "Axes", name: str, counts: np.ndarray, spacing: Spacing | None) -> None:
-    """Draws one map (Z, W) of pixel counts, and its colours with their values on `scale`."""
+    """Draws one map (Z, W) of pixel counts, and its colours with their values on `scale`, which goes where it is empty."""
     from matplotlib import colormaps
 
     slice_mm, row_mm, column_mm = spacing or (None, None, None)
@@ -98,6 +98,7 @@ def draw_map(panel: "Axes", scale: "Axes", name: str, counts: np.ndarray, spacin
     in_plane = known_spacing([slice_mm, column_mm], 2)
     height, width = counts.shape
     colours = colormaps["viridis"].with_extremes(bad=ABSENT)
+    affected = np.count_nonzero(counts.any(axis=1))
     drawn = panel.imshow(
         np.ma.masked_equal(thickness, 0),
         cmap=colours,
@@ -106,10 +107,13 @@ def draw_map(panel: "Axes", scale: "Axes", name: str, counts: np.ndarray, spacin
         aspect=in_plane[0] / in_plane[1] if in_plane else width / height,
         interpolation="nearest",
     )
-    bar = panel.figure.colorbar(drawn, cax=scale)
-    bar.set_label(f"thickness ({unit})", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    affected = np.count_nonzero(counts.any(axis=1))
+    if affected:
+        bar = panel.figure.colorbar(drawn, cax=scale)
+        bar.set_label(f"thickness ({unit})", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    else:
+        scale.remove()
+        panel.text(0.5, 0.5, "none found", transform=panel.transAxes, ha="center", va="center", fontsize=11)
     found = f"at most {thickness.max():.0f} {unit}, in {affected} of {height} B-scans" if affected else "none found"
     panel.set_title(f"{name}: {found}", fontsize=9)
     panel.set_xlabel("A-scan (column)", fontsize=8)
@@ -149,6 +153,7 @@ def worst_slices_sheet(
     spacing: Spacing | None = None,
     title: str = "",
     count: int = WORST_SLICES,
+    said: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
     """Draws the slices with the largest foreground area, contours on them and the area of each class below.
 
@@ -159,18 +164,31 @@ def worst_slices_sheet(
         spacing: (slice, row, column) in mm; areas are also in mm2 where rows and columns are known.
         title: line above the slices.
         count: most slices to draw. Where no class occurs, the middle slice is drawn and said to be without.
+        said: for each of the Z slices, lines about its image-level classes.
     """
-    chosen = worst_slices(masks, count) or [len(masks) // 2]
-    pixel = known_spacing(spacing, 2)
+    found = worst_slices(masks, len(masks))
+    chosen = found[:count] or [len(masks) // 2]
+    pixel, said = known_spacing(spacing, 2), said or [[]] * len(masks)
+    most_lines = len(class_names) + max(len(said[index]) for index in chosen)
     tiles = []
     for index in chosen:
         width = max(1, round(max(masks[index].shape) * CONTOUR_SHARE))
         picture = draw_contours(displayable(Image.fromarray(np.ascontiguousarray(voxels[index]))), masks[index], width)
-        caption = "\n".join([f"slice {index} of 0..{len(masks) - 1}", *area_lines(masks[index], class_names, pixel)])
-        tile = captioned(picture, caption, TILE, LINE * (len(class_names) + 1))
+        name = f"slice {index + 1} of {len(masks)} (slice_index {index})"
+        caption = "\n".join([name, *area_lines(masks[index], class_names, pixel), *said[index]])
+        tile = captioned(picture, caption, TILE, LINE * (most_lines + 1))
         tiles.append(ImageOps.expand(tile, MARGIN, "white"))
     columns = min(SHEET_COLUMNS, len(tiles))
+    title = f"{title}: {slices_shown(len(chosen), len(found), len(masks))}".removeprefix(": ")
     return arrange(tiles, headed_legend(class_names, tiles[0].width * columns, title), columns)
+
+
+def slices_shown(shown: int, found: int, total: int) -> str:
+    """How many slices a sheet shows, of how many with a finding."""
+    if not found:
+        return f"none of {total} slices has a finding; the middle one is shown"
+    largest = f"{shown} of the {found} slices with a finding, the largest first" if shown < found else ""
+    return f"{largest or f'all {found} slices with a finding'}; {total} slices in all"
 
 
 def area_lines(mask: np.ndarray, class_names: Sequence[str], pixel: Sequence[float] | None) -> list[str]:
@@ -181,10 +199,3 @@ def area_lines(mask: np.ndarray, class_names: Sequence[str], pixel: Sequence[flo
         if area:
             lines.append(f"{name}: {area} pixels" + (f", {area * math.prod(pixel):.4f} mm2" if pixel else ""))
     return lines or ["no class found"]
-
-
-def headed_legend(class_names: Sequence[str], width: int, title: str) -> Image.Image:
-    strip = Image.new("RGB", (width, 2 * LEGEND_HEIGHT), "white")
-    ImageDraw.Draw(strip).text((6, 6), title, fill="black")
-    strip.paste(legend(class_names, width), (0, LEGEND_HEIGHT))
-    return strip

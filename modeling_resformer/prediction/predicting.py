@@ -15,7 +15,7 @@ from .journal import Journal, Record, prepare_output
 from .predictor import Predictor, load_pipeline
 from .processes import Processes
 from .running import Inline, Problem, Run, units_of
-from .tables import Row, prediction_columns, printable, volume_columns, write_tables
+from .tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
 from .writing import SHEET_PICTURES, sheet_tile, write_json, write_sheet
 
 
@@ -190,14 +190,23 @@ def write_results(
     written = write_tables(output / "predictions", prediction_columns(classes), rows)
     if volumes:
         written += write_tables(output / "volumes", volume_columns(classes), volumes)
-    tiles = [
-        sheet_tile(output / row["overlay"], {name: row[f"score_{name}"] for name in classes.image})
-        for row in [row for row in rows if row.get("overlay")][:SHEET_PICTURES]
-    ]
-    if tiles:
-        written.append(write_sheet(output / "sheet.png", tiles, predictor.mask_class_names))
+    drawn = [row for row in rows if row.get("overlay")]
+    if drawn:
+        written.append(write_drawn(output, drawn, predictor))
     (output / "problems.json").unlink(missing_ok=True)
     if problems:
         shown = [{name: printable(text) for name, text in problem.items()} for problem in problems]
         written.append(write_json(output / "problems.json", shown))
     return written
+
+
+def write_drawn(output: Path, drawn: Sequence[Row], predictor: Predictor) -> Path:
+    """Writes the sheet of the first of the rows that have an overlay."""
+    shown = drawn[:SHEET_PICTURES]
+    said = [said_of(row, predictor.classes.image) for row in shown]
+    most = max(map(len, said))
+    tiles = [
+        sheet_tile(output / row["overlay"], (row["width"], row["height"]), lines, most)
+        for row, lines in zip(shown, said, strict=True)
+    ]
+    return write_sheet(output / "sheet.png", tiles, predictor.mask_class_names, len(drawn))

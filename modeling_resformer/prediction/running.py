@@ -25,7 +25,7 @@ from .journal import Journal, Record
 from .measurements import measure_mask
 from .predictor import Logits, Predictor, Prepared
 from .sources import mask_suffix
-from .tables import Row, printable, rounded
+from .tables import Row, printable, rounded, said_of
 from .writing import OutputError, check_room, mask_picture, overlay_picture, write_whole
 
 
@@ -190,7 +190,8 @@ class Run:
             row["mask"] = self.written(Path("masks") / f"{case.name}.png", mask_picture(mask))
             if self.draw:
                 picture, _ = upright(case.open())
-                row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay_picture(picture, mask))
+                overlay = overlay_picture(picture, mask, said_of(row, self.predictor.classes.image))
+                row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay)
         return self.record(case, [row], [row[kind] for kind in ("mask", "overlay") if row.get(kind)])
 
     def written(self, name: Path, picture: Image.Image) -> str:
@@ -298,17 +299,20 @@ class Run:
         for row in rows:
             row["mask"] = whole["mask"]
         if self.draw:
-            whole |= self.drawn_volume(case, scan, masks)
+            said = [said_of(row, classes.image) for row in rows]
+            whole |= self.drawn_volume(case, scan, masks, said)
         return self.record(
             case, rows, [whole[kind] for kind in ("mask", "en_face", "sheet") if kind in whole], volume=whole
         )
 
-    def drawn_volume(self, case: VolumeCase, scan: "ScanVolume", masks: np.ndarray) -> Row:
+    def drawn_volume(
+        self, case: VolumeCase, scan: "ScanVolume", masks: np.ndarray, said: Sequence[Sequence[str]]
+    ) -> Row:
         """Draws the volume from the front and its slices with the largest findings; returns the names of the files."""
         from .en_face import draw_en_face, worst_slices_sheet
 
         names = self.predictor.mask_class_names
-        sheet = worst_slices_sheet(scan.voxels, masks, names, scan.spacing, case.name)
+        sheet = worst_slices_sheet(scan.voxels, masks, names, scan.spacing, case.name, said=said)
         return {
             "en_face": self.written(
                 Path("en_face") / f"{case.name}.png", draw_en_face(masks, names, scan.spacing, case.name)

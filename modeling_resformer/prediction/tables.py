@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from ..drawing import label_lines
 from .writing import write_whole
 
 
@@ -92,6 +93,12 @@ def volume_columns(classes: Classes) -> dict[str, str]:
 
 def per_class(columns: dict[str, str], names: Sequence[str]) -> dict[str, str]:
     return {f"{column}_{name}": kind for name in names for column, kind in columns.items()}
+
+
+def said_of(row: Row, image_classes: Sequence[str]) -> list[str]:
+    """Lines for below a picture: the classes that a row of `predictions.csv` labels, with their scores."""
+    scores = {name: row[f"score_{name}"] for name in image_classes}
+    return label_lines(scores, [name for name in image_classes if row[f"label_{name}"]])
 
 
 def rounded(value: Any) -> Any:

@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..drawing import arrange, captioned, class_colour, displayable, draw_contours, legend
+from ..drawing import (
+    arrange,
+    captioned,
+    class_colour,
+    displayable,
+    draw_contours,
+    headed_legend,
+    with_lines_below,
+)
 
 
 SHEET_TILE = 224  # pixels
-SHEET_CAPTION = 30
+SHEET_LINE = 15
 SHEET_COLUMNS = 6
 SHEET_PICTURES = 36
 CONTOUR_SHARE = 1 / 160  # of the picture's shorter side
@@ -87,20 +95,29 @@ def mask_picture(mask: np.ndarray) -> Image.Image:
     return picture
 
 
-def overlay_picture(picture: Image.Image, mask: np.ndarray) -> Image.Image:
-    """An RGB copy of the picture with the contour of every foreground class."""
+def overlay_picture(picture: Image.Image, mask: np.ndarray, lines: Sequence[str] = ()) -> Image.Image:
+    """An RGB copy of the picture with the contour of every foreground class, and what was said of it on a strip below."""
     width = max(1, round(min(picture.size) * CONTOUR_SHARE))
-    return draw_contours(displayable(picture), mask, width)
+    return with_lines_below(draw_contours(displayable(picture), mask, width), lines)
 
 
-def sheet_tile(overlay: Path, scores: dict[str, float]) -> Image.Image:
-    """An overlay with its name and its highest score below it."""
-    best = f"{max(scores, key=scores.get)}: {max(scores.values()):.2f}" if scores else ""
+def sheet_tile(overlay: Path, size: tuple[int, int], lines: Sequence[str], most_lines: int) -> Image.Image:
+    """An overlay with its name and what was said of it below it.
+
+    Args:
+        overlay: its file.
+        size: width and height of the picture in it; the strip below is left out.
+        lines: what was said.
+        most_lines: of any tile on the sheet, for which room is made.
+    """
     with Image.open(overlay) as picture:
-        return captioned(picture.convert("RGB"), f"{overlay.stem}\n{best}", SHEET_TILE, SHEET_CAPTION)
+        drawn = picture.convert("RGB").crop((0, 0, *size))
+    return captioned(drawn, "\n".join([overlay.stem, *lines]), SHEET_TILE, SHEET_LINE * (1 + most_lines))
 
 
-def write_sheet(path: Path, tiles: Sequence[Image.Image], mask_classes: Sequence[str]) -> Path:
-    """Lays the first overlays out on one picture, below the colours of the classes (background first)."""
+def write_sheet(path: Path, tiles: Sequence[Image.Image], mask_classes: Sequence[str], total: int) -> Path:
+    """Lays the first of `total` overlays out on one picture, below the colours of the classes (background first)."""
     columns = min(SHEET_COLUMNS, len(tiles))
-    return write_whole(path, arrange(tiles, legend(mask_classes, SHEET_TILE * columns), columns))
+    shown = "the first " if len(tiles) < total else ""
+    title = f"{shown}{len(tiles)} of {total} {'picture' if total == 1 else 'pictures'}"
+    return write_whole(path, arrange(tiles, headed_legend(mask_classes, SHEET_TILE * columns, title), columns))

@@ -18,8 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..configuration_resformer import ResFormerConfig
 from ..data.problems import BadInputError
 from ..image_processing_pil_resformer import ResFormerImageProcessorPil
+from ..metrics.thresholds import DEFAULT_THRESHOLD, measured_elsewhere
 from ..modeling_resformer import ResFormerPreTrainedModel
 
 
@@ -49,6 +51,7 @@ def check_run(run: Path) -> None:
                 f"{run}: {name} is missing; give the --output_dir of a run of scripts/train.py that ended"
             )
     check_results(run / RESULTS_NAME)
+    check_thresholds(run)
     check_weights(run / WEIGHTS_NAME)
 
 
@@ -63,6 +66,25 @@ def check_results(path: Path) -> None:
     scores = results.get("model")
     if not isinstance(scores, Mapping) or not any(isinstance(s, Mapping) and s.get("n") for s in scores.values()):
         raise BadInputError(f"{path}: holds no score of the model; evaluate it with scripts/evaluate.py")
+
+
+def check_thresholds(run: Path) -> None:
+    """Refuses results whose decisions were measured at other thresholds than the model decides by."""
+    measured = read_json(run / RESULTS_NAME).get("thresholds")
+    if measured is None:  # of a model, or an evaluation, without image-level classes
+        return
+    config = ResFormerConfig.from_pretrained(run)
+    names = measured_elsewhere(config.classification_thresholds, config.image_class_names, measured)
+    if names:
+        decided = dict(zip(config.image_class_names, config.classification_thresholds or (), strict=False))
+        stated = ", ".join(f"{name} {decided.get(name, DEFAULT_THRESHOLD):.4g}" for name in names)
+        found = ", ".join(
+            f"{name} {measured[name]:.4g}" if name in measured else f"{name} not at all" for name in names
+        )
+        raise BadInputError(
+            f"{run / RESULTS_NAME}: was measured at other thresholds ({found}) than config.json decides by ({stated}); "
+            f"measure again by scripts/evaluate.py --model_name_or_path {run} --dataset ... --output {run}"
+        )
 
 
 def check_weights(path: Path) -> None:

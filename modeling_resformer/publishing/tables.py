@@ -59,7 +59,16 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
             rows.append(
                 [title, str(score.n), f"**{score}**", *("-" if o is None else f"{o.value:.3f}" for o in others)]
             )
-    return markdown_table(["score", "n", "this model", *(baseline_title(facts, name) for name in baselines)], rows)
+    table = markdown_table(["score", "n", "this model", *(baseline_title(facts, name) for name in baselines)], rows)
+    return "\n\n".join(text for text in (table, left_out(part)) if text)
+
+
+def left_out(part: Mapping[str, Any]) -> str:
+    """Which classes the means of the results, or of one of their groups, leave out; empty where none."""
+    names = part.get("left_out_of_means")
+    if not names:
+        return ""
+    return f"Means over mask classes leave out {', '.join(names)}: no true mask here holds any."
 
 
 def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
@@ -181,10 +190,13 @@ def paper_table(facts: Facts) -> str:
 
 def verdicts(facts: Facts) -> Iterator[str]:
     """What the numbers allow to be said, in sentences."""
-    cases = facts.results.get("cases")
-    if cases is not None and cases < FEW_CASES:
+    cases, warnings = facts.results.get("cases"), facts.results.get("warnings") or []
+    yield from (f"**{warning}**" for warning in warnings)
+    if not warnings and cases is not None and cases < FEW_CASES:
         yield f"Only {cases} cases were tested: every figure here is rough, as its interval shows."
     if facts.segments:
+        if sentence := left_out(facts.results):
+            yield sentence
         yield from mask_verdict(facts)
     if facts.classifies:
         yield from auc_verdicts(facts)

@@ -1,5 +1,7 @@
 """Pictures of an evaluated part with the contours of truth and prediction: which to show, and how they are drawn."""
 
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..drawing import class_colour, displayable
+from ..drawing import displayable, label_lines
 from ..metrics.scores import jaccard
 from .compute_metrics import EvaluationMetrics, RowStatistics
 from .rows import EvaluationRows
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 
 LONGEST_SIDE = 320  # pixels of a picture that is drawn
-TRUTH, PREDICTION = "#00bfff", "#ff8c00"  # where there is one foreground class
+TRUTH, PREDICTION = (
+    "#00bfff",
+    "#ff8c00",
+)  # blue and orange, which colour-blind readers can tell apart, on skin and on grey
+CLASS_STYLES = ("solid", "dashed", "dotted", "dashdot")  # of the foreground classes, where there are several
+CAPTION_WIDTH = 36  # characters
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class DrawnCase:
         picture: RGB, no side longer than `LONGEST_SIDE`.
         true: (H, W) class indices at its size; None without a mask.
         predicted: likewise; None for a model that only classifies.
-        caption: name, scores and labels in up to three lines.
+        caption: name, scores and labels, a line each.
     """
 
     picture: Image.Image
@@ -40,22 +47,75 @@ class DrawnCase:
     caption: str
 
 
-def ranking(rows: RowStatistics) -> tuple[np.ndarray, np.ndarray, str]:
-    """How good each row came out: positions from worst to best, their scores, and what the score is.
+@dataclass(frozen=True)
+class Ranking:
+    """How good the rows came out, the worst first.
 
-    With masks it is the Jaccard coefficient, mean over the foreground classes in truth or prediction, of the rows that have
-    any; without, the mean probability of the right answer over the labelled classes.
+    Attributes:
+        positions: (M,) of the rows that have a score.
+        scores: (M,) theirs, ascending; of equal ones the row with more wrong pixels, or the worse single answer, comes first.
+        kinds: (M,) rows that fail in the same class, and have the same labels, have the same number.
+        name: what the score is.
+    """
+
+    positions: np.ndarray
+    scores: np.ndarray
+    kinds: np.ndarray
+    name: str
+
+    def worst(self, number: int) -> list[int]:
+        """Up to `number` positions, the worst first; where more share a score than there is room for, kinds take turns."""
+        return self._chosen(np.arange(len(self.positions)), number)
+
+    def best(self, number: int, but: Sequence[int] = ()) -> list[int]:
+        """Likewise from the other end, without the positions that are shown already."""
+        order = np.arange(len(self.positions))[::-1]
+        return self._chosen(order[~np.isin(self.positions[order], but)], number)
+
+    def sharing(self, place: int) -> int:
+        """How many rows have the worst score (`place` 0) or the best (-1)."""
+        return int((self.scores == self.scores[place]).sum()) if len(self.scores) else 0
+
+    def _chosen(self, order: np.ndarray, number: int) -> list[int]:
+        chosen: list[int] = []
+        while len(chosen) < min(number, len(order)):
+            group = order[self.scores[order] == self.scores[order[len(chosen)]]]
+            chosen += _by_turns(group, self.kinds)[: number - len(chosen)]
+        return self.positions[chosen].tolist()
+
+
+def ranking(rows: RowStatistics) -> Ranking:
+    """Rank the rows of an evaluation.
+
+    With masks the score is the Jaccard coefficient, mean over the foreground classes in truth or prediction, of the rows that
+    have any; without, the mean probability of the right answer over the labelled classes.
     """
     if rows.has_masks:
         values, name = jaccard(rows.counts, empty=np.nan)[:, 1:], "Jaccard"
+        wrong = (rows.counts.fp + rows.counts.fn)[:, 1:].astype(np.float64)
+        severity = wrong.sum(axis=1) / np.maximum(rows.counts.annotated.max(axis=1), 1)
     else:
         right = np.where(rows.class_labels == 1, rows.probabilities, 1 - rows.probabilities)
         values, name = np.where(rows.class_labels >= 0, right, np.nan), "mean probability of the right answer"
+        wrong = np.where(rows.class_labels >= 0, 1 - right, 0)
+        severity = wrong.max(axis=1)
     known = ~np.isnan(values)
     positions = np.flatnonzero(known.any(axis=1))
     scores = np.where(known, values, 0).sum(axis=1)[positions] / known.sum(axis=1)[positions]
-    order = np.argsort(scores, kind="stable")
-    return positions[order], scores[order], name
+    facts = [wrong.argmax(axis=1), *((rows.class_labels == 1).T if rows.has_labels else [])]
+    kinds = np.unique(np.stack(facts, axis=1), axis=0, return_inverse=True)[1].ravel()[positions]
+    order = np.lexsort((-severity[positions], scores))
+    return Ranking(positions[order], scores[order], kinds[order], name)
+
+
+def _by_turns(items: np.ndarray, kinds: np.ndarray) -> list[int]:
+    """Items in order, but the first of each kind before the second of any."""
+    seen: Counter[int] = Counter()
+    turns = []
+    for item in items.tolist():
+        turns.append(seen[kinds[item]])
+        seen[kinds[item]] += 1
+    return items[np.argsort(turns, kind="stable")].tolist()
 
 
 def evenly_spaced(length: int, number: int) -> list[int]:
@@ -91,7 +151,7 @@ def drawn_cases(trainer: ResFormerTrainer, rows: EvaluationRows, positions: Sequ
 
 
 def caption_of(case_id: str, metrics: EvaluationMetrics, position: int) -> str:
-    """Case, Jaccard of the foreground classes there, the highest probability and the true labels."""
+    """Case, Jaccard of the foreground classes there, the classes at or above their thresholds, and the true labels."""
     rows, config = metrics.rows, metrics.config
     name = case_id if len(case_id) <= 24 else f"...{case_id[-21:]}"
     lines = [name]
@@ -105,32 +165,55 @@ def caption_of(case_id: str, metrics: EvaluationMetrics, position: int) -> str:
         )
     if rows.has_labels:
         names, probabilities = config.image_class_names, rows.probabilities[position]
-        best = int(probabilities.argmax())
-        lines.append(f"said: {names[best]} {probabilities[best]:.2f}")
+        flagged = [name for name, p, t in zip(names, probabilities, metrics.thresholds, strict=True) if p >= t]
+        lines += label_lines(dict(zip(names, probabilities.tolist(), strict=True)), flagged)
         labels = rows.class_labels[position]
         present = [names[k] for k in np.flatnonzero(labels == 1)]
         lines.append("truth: " + (", ".join(present) or ("none of them" if (labels == 0).any() else "unknown")))
-    return "\n".join(lines)
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, CAPTION_WIDTH))
 
 
-def contour_colour(index: int) -> tuple[float, ...]:
-    """Of a foreground class (index from 1), as matplotlib takes it."""
-    return tuple(value / 255 for value in class_colour(index))
+def class_style(index: int) -> str:
+    """Line style of a foreground class (index from 1), as matplotlib takes it."""
+    return CLASS_STYLES[(index - 1) % len(CLASS_STYLES)]
 
 
-def draw_case(axes: "Axes", case: DrawnCase, num_classes: int) -> None:
-    """A picture with contours: for one foreground class truth and prediction in two colours, for several each class in
-    its own, the truth solid and the prediction dashed."""
+def draw_case(axes: "Axes", case: DrawnCase, mask_class_names: Sequence[str]) -> None:
+    """A picture with contours: the truth in one colour, the prediction in another; of several foreground classes each has
+    its own line style and its name beside it."""
     axes.imshow(np.asarray(case.picture))
-    for index in range(1, num_classes):
-        one = num_classes == 2
-        colours = (TRUTH, PREDICTION) if one else [contour_colour(index)] * 2
-        styles = ("solid", "solid" if one else "dashed")
-        for mask, colour, style in zip((case.true, case.predicted), colours, styles, strict=True):
+    for index, name in list(enumerate(mask_class_names))[1:]:
+        for mask, colour, width in ((case.true, TRUTH, 2.2), (case.predicted, PREDICTION, 1.5)):
             if mask is not None and 0 < (mask == index).mean() < 1:
-                axes.contour(mask == index, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.8)
+                axes.contour(
+                    mask == index, levels=[0.5], colors=[colour], linestyles=[class_style(index)], linewidths=width
+                )
+                if len(mask_class_names) > 2:
+                    _name_class(axes, mask == index, name, colour)
     axes.set_axis_off()
-    axes.set_title(case.caption, fontsize=9, linespacing=1.15)
+    axes.set_title(case.caption, fontsize=8.5, linespacing=1.15)
+
+
+def _name_class(axes: "Axes", inside: np.ndarray, name: str, colour: str) -> None:
+    """The class's name at its contour, in the contour's colour: of the truth above it, of the prediction below."""
+    from matplotlib.patheffects import withStroke
+
+    rows, columns = np.nonzero(inside)
+    above = colour == TRUTH
+    end = rows.argmin() if above else rows.argmax()
+    axes.annotate(
+        name,
+        (columns[end], rows[end]),
+        xytext=(0, 2 if above else -2),
+        textcoords="offset points",
+        color=colour,
+        fontsize=9,
+        fontweight="bold",
+        ha="center",
+        va="bottom" if above else "top",
+        annotation_clip=True,
+        path_effects=[withStroke(linewidth=1.5, foreground="black")],
+    )
 
 
 def _is_annotated(rows: RowStatistics, position: int) -> bool:

@@ -15,7 +15,17 @@ import numpy as np
 
 from ..metrics.scores import roc_curve
 from .compute_metrics import EvaluationMetrics, RowStatistics
-from .report_cases import PREDICTION, TRUTH, DrawnCase, contour_colour, draw_case, drawn_cases, evenly_spaced, ranking
+from .report_cases import (
+    PREDICTION,
+    TRUTH,
+    DrawnCase,
+    Ranking,
+    class_style,
+    draw_case,
+    drawn_cases,
+    evenly_spaced,
+    ranking,
+)
 from .rows import EvaluationRows
 from .trainer import ResFormerTrainer
 
@@ -31,6 +41,7 @@ PAGE_WIDTH = 14.0  # inches
 DPI = 100
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")  # Okabe and Ito's that show on white
 CASES_A_ROW = 6
+LINE_HEIGHT = 0.16  # inches, of a caption
 SAMPLES = 12
 LOSS_PANELS = {"segmentation_loss": "Segmentation loss", "classification_loss": "Classification loss"}
 SCORE_PANELS = {
@@ -65,19 +76,20 @@ def write_pages(
             logger.warning("No report.png: matplotlib is not installed; pip install matplotlib.")
         return
     seen = trainer.compute_metrics.rows
-    positions, _, ranked_by = ranking(seen)
-    worst = positions[:CASES_A_ROW]
-    best = positions[CASES_A_ROW:][::-1][:CASES_A_ROW]
+    ranked = ranking(seen)
+    worst = ranked.worst(CASES_A_ROW)
+    best = ranked.best(CASES_A_ROW, but=worst)
     groups = [drawn_cases(trainer, rows, chosen) for chosen in (worst, best)]
     samples = drawn_cases(trainer, rows, evenly_spaced(len(seen.row_index), SAMPLES))
     if results is None:
         return
-    titles = (f"Worst cases by {ranked_by}", f"Best cases by {ranked_by}")
+    titles = (cases_title("worst", len(worst), ranked), cases_title("best", len(best), ranked))
     cases = {title: group for title, group in zip(titles, groups, strict=True) if group}
     state = trainer.state
     page = draw_page(trainer.compute_metrics, results, state.log_history, selected_epoch(trainer), cases)
     save(page, folder / "report.png")
-    sheet = draw_samples(samples, trainer.compute_metrics.config.mask_class_names, results["split"])
+    names = trainer.compute_metrics.config.mask_class_names
+    sheet = draw_samples(samples, names, results["split"], len(seen.row_index))
     save(sheet, folder / "samples.png")
 
 
@@ -105,7 +117,9 @@ def draw_page(
             bands.append((3.4, lambda part, panels=panels: _fill(part, panels)))
     names = metrics.config.mask_class_names
     for title, group in cases.items():
-        bands.append((3.2, lambda part, title=title, group=group: _fill_cases(part, title, group, names)))
+        bands.append(
+            (3.2 + caption_room(group), lambda part, title=title, group=group: _fill_cases(part, title, group, names))
+        )
     figure = Figure(figsize=(PAGE_WIDTH, 0.9 + sum(height for height, _ in bands)), dpi=DPI, layout="constrained")
     figure.suptitle(headline(results), fontsize=13)
     if not bands:  # nothing is annotated and there is no log
@@ -116,15 +130,33 @@ def draw_page(
     return figure
 
 
-def draw_samples(cases: Sequence[DrawnCase], mask_class_names: Sequence[str], split: str) -> "Figure":
-    """Pictures in rows of four, not chosen by result."""
+def cases_title(end: str, shown: int, ranked: Ranking) -> str:
+    """Which cases a row shows, of how many, and how many share the score at that end (`worst` or `best`)."""
+    title = f"{end.capitalize()} cases by {ranked.name}: {shown} of {len(ranked.positions)}"
+    place = 0 if end == "worst" else -1
+    if (sharing := ranked.sharing(place)) > 1:
+        title += f"; {sharing} share the {end} score, {ranked.scores[place]:.2f}"
+        title += ", shown across classes" if sharing > shown else ""
+    return title
+
+
+def draw_samples(
+    cases: Sequence[DrawnCase], mask_class_names: Sequence[str], split: str, total: int | None = None
+) -> "Figure":
+    """Pictures in rows of four, not chosen by result, of `total` in the part."""
     from matplotlib.figure import Figure
 
     lines = -(-len(cases) // 4)
-    figure = Figure(figsize=(11.0, 0.7 + 3.1 * lines), dpi=DPI, layout="constrained")
-    figure.suptitle(f"{len(cases)} {split} pictures, evenly spaced, not chosen by result", fontsize=12)
+    figure = Figure(figsize=(11.0, 0.8 + (3.2 + caption_room(cases)) * lines), dpi=DPI, layout="constrained")
+    number = f"{len(cases)} of {len(cases) if total is None else total}"
+    figure.suptitle(f"{number} {split} pictures, evenly spaced, not chosen by result", fontsize=12)
     _draw_cases(figure, cases, mask_class_names, columns=4)
     return figure
+
+
+def caption_room(cases: Sequence[DrawnCase]) -> float:
+    """Inches that captions of more than three lines need."""
+    return LINE_HEIGHT * max(0, max((case.caption.count("\n") + 1 for case in cases), default=0) - 3)
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -302,7 +334,7 @@ def _draw_cases(
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, case in zip(grid.flat, cases, strict=False):
-        draw_case(axes, case, len(mask_class_names))
+        draw_case(axes, case, mask_class_names)
     if any(case.predicted is not None for case in cases):
         _contour_legend(part, mask_class_names)
 
@@ -310,11 +342,9 @@ def _draw_cases(
 def _contour_legend(part: "Figure | SubFigure", mask_class_names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    if len(mask_class_names) == 2:
-        entries = [("truth", TRUTH, "-"), ("prediction", PREDICTION, "-")]
-    else:
-        entries = [("truth", "0.3", "-"), ("prediction", "0.3", "--")]
-        entries += [(name, contour_colour(k), "-") for k, name in enumerate(mask_class_names) if k]
+    entries = [("truth", TRUTH, "solid"), ("prediction", PREDICTION, "solid")]
+    if len(mask_class_names) > 2:
+        entries += [(name, "0.3", class_style(k)) for k, name in enumerate(mask_class_names) if k]
     handles = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for _, colour, style in entries]
     labels = [label for label, _, _ in entries]
     part.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=10, frameon=False)

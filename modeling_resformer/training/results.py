@@ -8,9 +8,11 @@
      "losses": {"loss": ..., "segmentation_loss": ..., "classification_loss": ...},
      "model": {"dice": {"value": ..., "low": ..., "high": ..., "n": ...}, "dice_lesion": {...}, ..., "auc": {...}},
      "baselines": {"everything_lesion": {"dice": {...}, ...}, "mean_training_mask": {...}, "otsu_threshold": {...}},
+     "left_out_of_means": ["PED"],
      "group_by": "vendor" or null,
-     "groups": {"Cirrus": {"images": ..., "cases": ..., "model": {...}, "baselines": {...}}, ...},
+     "groups": {"Cirrus": {"images": ..., "cases": ..., "model": {...}, "baselines": {...}, "left_out_of_means": []}, ...},
      "absent_classes": ["PED"],
+     "warnings": ["..."],
      "thresholds": {"melanoma": 0.5, ...},
      "auc_classes": ["melanoma", "seborrheic_keratosis"],
      "decisions": {"melanoma": {"tp": ..., "fp": ..., "fn": ..., "tn": ...}, ...},
@@ -18,10 +20,14 @@
                                   ... ten bins], ...}}
 
 - The names of scores and what they mean stand in `metrics/scores.py`; `n` is what a score was computed from. A value that
-  the data leave undefined is null. `volume_difference` is there where rows tell the size of a voxel.
+  the data leave undefined is null, and so are the ends of an interval that fewer than five cases would carry.
+  `volume_difference` is there where rows tell the size of a voxel.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
+- `left_out_of_means` are the foreground classes that no scored mask holds: no mean over classes counts them, of the model or
+  of a baseline, of the whole or of a group; their own figures stay.
 - `absent_classes` never occur in this part, so that scores which need them are null.
+- `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
   `auc_classes`, `decisions` (rows by class at the thresholds) and `reliability`.
 - The baselines are masks, learned from the training part, and need both.
@@ -40,8 +46,9 @@ import numpy as np
 
 from ..data.problems import BadInputError
 from ..metrics.baselines import baseline_counts, summarise_training_masks
+from ..metrics.calibration import reliability
 from ..metrics.counts import Counts, label_counts
-from ..metrics.scores import Bootstrap, Score, reliability, segmentation_scores
+from ..metrics.scores import Bootstrap, Score, occurring, segmentation_scores
 from .compute_metrics import EvaluationMetrics
 from .per_case import per_case_lines, write_per_case
 from .raw_masks import RawMaskRows
@@ -66,6 +73,8 @@ TABLE_SCORES = (
     "calibration_error",
 )
 DEFAULT_GROUP = "vendor"
+FEW_CASES = 10  # below which no figure is more than an impression
+NAMED_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,8 @@ def evaluate_split(
     if results["absent_classes"]:
         absent = ", ".join(results["absent_classes"])
         logger.warning("%s never occur in the %s part: scores that need them are left out.", absent, split)
+    for warning in results["warnings"]:
+        logger.warning("%s", warning)
     logger.info("%d %s images\n%s\nwritten to %s", results["images"], split, format_table(results), folder)
     return results
 
@@ -154,10 +165,11 @@ def summarise(
         }
         for name, chosen in _groups(rows.rows, seen.row_index, scoring)
     }
+    cases = len(set(seen.case_index.tolist()))
     return {
         "split": split,
         "images": len(seen.row_index),
-        "cases": len(set(seen.case_index.tolist())),
+        "cases": cases,
         "mask_resolution": _mask_resolution(rows) if seen.has_masks else None,
         "interval": {"level": scoring.bootstrap.level, "samples": scoring.bootstrap.samples, "resampled": "cases"},
         "losses": metrics.losses(),
@@ -165,6 +177,7 @@ def summarise(
         "group_by": scoring.column(rows.rows),
         "groups": groups,
         "absent_classes": _absent_classes(metrics),
+        "warnings": list(_warnings(cases, groups)),
         **(_decisions(metrics) if seen.has_labels else {}),
     }
 
@@ -203,6 +216,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
         lines.append([name, str(n), _figure(value), interval, *others])
     text = _align(lines)
+    if left_out := results.get("left_out_of_means"):
+        text += f"\nMeans over mask classes leave out what no true mask here holds: {', '.join(left_out)}."
     if groups := results.get("groups"):
         text += "\n\n" + _align(_group_lines(groups, results["group_by"]))
     return text
@@ -231,6 +246,7 @@ def _scores(
             name: _as_dicts(segmentation_scores(counts.take(chosen), cases, names, volumes_chosen, bootstrap))
             for name, counts in baselines.items()
         },
+        "left_out_of_means": _left_out(metrics, chosen),
     }
 
 
@@ -285,6 +301,29 @@ def _absent_classes(metrics: EvaluationMetrics) -> list[str]:
     return list(dict.fromkeys(absent))
 
 
+def _left_out(metrics: EvaluationMetrics, chosen: np.ndarray) -> list[str]:
+    """Foreground classes that none of the chosen rows' true masks holds."""
+    if not metrics.rows.has_masks:
+        return []
+    found = occurring(metrics.rows.counts.take(chosen))[1:]
+    return [name for name, some in zip(metrics.config.mask_class_names[1:], found, strict=True) if not some]
+
+
+def _warnings(cases: int, groups: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What to say of too few cases, in all or in a group."""
+    if cases < FEW_CASES:
+        counted = "1 case was" if cases == 1 else f"{cases} cases were"
+        yield f"Only {counted} scored: with fewer than {FEW_CASES}, no figure is more than an impression."
+        return
+    few = [f"{name} ({group['cases']})" for name, group in groups.items() if group["cases"] < FEW_CASES]
+    if few:
+        more = f" and {len(few) - NAMED_GROUPS} more" if len(few) > NAMED_GROUPS else ""
+        yield (
+            f"Fewer than {FEW_CASES} cases were scored of {', '.join(few[:NAMED_GROUPS])}{more}: "
+            "no figure of such a group is more than an impression."
+        )
+
+
 def _mask_resolution(rows: EvaluationRows) -> str:
     return "native, from the source's own masks" if isinstance(rows, RawMaskRows) else "as stored in the dataset"
 
@@ -292,10 +331,12 @@ def _mask_resolution(rows: EvaluationRows) -> str:
 def _group_lines(groups: Mapping[str, Mapping[str, Any]], group_by: str) -> list[list[str]]:
     """One line a group, one column a score that any of them defines."""
     names = [name for name in TABLE_SCORES if any(group["model"].get(name, {}).get("n") for group in groups.values())]
-    lines = [[group_by, "images", "cases", *names]]
+    some_left_out = any(group.get("left_out_of_means") for group in groups.values())
+    lines = [[group_by, "images", "cases", *names, *(["left out of means"] if some_left_out else [])]]
     for value, group in groups.items():
         figures = [_figure(group["model"].get(name, {}).get("value")) for name in names]
-        lines.append([value, str(group["images"]), str(group["cases"]), *figures])
+        left_out = [", ".join(group["left_out_of_means"]) or "-"] if some_left_out else []
+        lines.append([value, str(group["images"]), str(group["cases"]), *figures, *left_out])
     return lines
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from ..metrics.thresholds import choose_thresholds
+from ..metrics.thresholds import choose_thresholds, measured_elsewhere
 from .results import replace_text
 from .rows import EvaluationRows
 from .trainer import ResFormerTrainer
@@ -28,6 +28,29 @@ def choose_on_validation(trainer: ResFormerTrainer, dataset: datasets.DatasetDic
         rows.probabilities, rows.class_labels, config.image_class_names
     )
     return config.classification_thresholds
+
+
+def warn_of_older_results(trainer: ResFormerTrainer, folder: Path, output: Path) -> None:
+    """Say in one line that a checkpoint's own results were measured at other thresholds than it has been given.
+
+    Args:
+        trainer: with the new thresholds in the config of its `compute_metrics`.
+        folder: of the checkpoint.
+        output: where the results at the new thresholds go; those in the checkpoint's folder would be replaced.
+    """
+    path, metrics = folder / "results.json", trainer.compute_metrics
+    if folder.resolve() == output.resolve() or not path.is_file():
+        return
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8")).get("thresholds")
+    except ValueError:  # cut short; publishing refuses it
+        return
+    if measured is not None and measured_elsewhere(metrics.thresholds, metrics.config.image_class_names, measured):
+        logger.warning(
+            "%s is out of date: its decisions were measured at %s; renew it by scripts/evaluate.py "
+            "--model_name_or_path %s --dataset ... --output %s",
+            *(path, {name: round(value, 4) for name, value in measured.items()}, folder, folder),
+        )
 
 
 def write_thresholds(thresholds: list[float], folder: Path) -> None:
