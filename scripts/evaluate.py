@@ -1,6 +1,6 @@
-"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
+r"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
 
-    python scripts/evaluate.py --model_name_or_path runs/isic2017 --dataset data/isic2017 --split test \
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --split test \
         --output runs/isic2017/test
 
 The same on every GPU of a machine: `accelerate launch scripts/evaluate.py ...`. The model is a folder or a Hub id; into
@@ -9,7 +9,7 @@ the output folder go `results.json`, `per_case.csv`, `report.png` and `samples.p
 Scores are computed at the size of the dataset's masks. Where these were resized, the source's own masks give scores at
 native size, and so comparable with published ones:
 
-    python scripts/evaluate.py --model_name_or_path runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
         --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
 
 With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation part, each
@@ -20,9 +20,17 @@ The exit status is 1 after bad arguments or bad data.
 """
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
+import torch
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.problems import BadInputError
@@ -47,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(arguments: EvaluationArguments) -> None:
+    if arguments.cpu_threads is not None:
+        torch.set_num_threads(arguments.cpu_threads)
     prepared = load_prepared(arguments.dataset)
     model = load_model(arguments.model_name_or_path, arguments.task)
     image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)

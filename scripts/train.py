@@ -1,4 +1,4 @@
-"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test part.
+r"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test part.
 
 A full run; any field of transformers' TrainingArguments is a flag too:
 
@@ -9,7 +9,7 @@ A full run; any field of transformers' TrainingArguments is a flag too:
 The same on every GPU of a machine, with the model shared out over them, and on two CPU processes:
 
     accelerate launch scripts/train.py --dataset data/isic2017 --output_dir runs/isic2017 ...
-    accelerate launch --config_file scripts/accelerate/fsdp.yaml scripts/train.py --dataset ...
+    accelerate launch --config_file scripts/launch/fsdp.yaml scripts/train.py --dataset ...
     torchrun --nproc_per_node 2 scripts/train.py --use_cpu --ddp_backend gloo --dataset ...
 
 Each process pools Dice and batch norm over its own batch; --sync_batch_norm pools batch norm over all GPUs. FSDP and
@@ -46,9 +46,15 @@ Selection is by the lowest validation loss or by --metric_for_best_model, e.g. j
 """
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed

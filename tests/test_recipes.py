@@ -69,7 +69,7 @@ def test_the_gpus_recipe_trains_the_full_network_in_large_batches(tmp_path):
     assert training.dataloader_num_workers > 0
 
 
-@pytest.mark.parametrize("path", sorted((RECIPES.parent / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((RECIPES.parent / "launch").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_launchers_configs_are_read_by_accelerate_and_name_our_layers(path):
     config = load_config_from_file(str(path))
     assert config.num_processes > 1

@@ -68,6 +68,7 @@ NO_SETTINGS = {
     "local_rank",
     "hub_model_id",
     "disable_tqdm",
+    "yes",
     "do_eval",
 }
 
