@@ -73,6 +73,7 @@ from modeling_resformer.training.building import (
 )
 from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
 from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
+from modeling_resformer.training.preflight import check_resources
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import Scoring, evaluate_split
@@ -130,6 +131,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
         ema_decay=model_args.ema_decay,
     )
+    check_resources(trainer, model_args.yes)
     trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()

@@ -26,7 +26,8 @@ try:
 except ImportError:  # Windows
     resource = None
 
-SLOW_SECONDS = 10.0  # a step that takes longer is not measured at batch size 2 too
+SLOW_SECONDS = 10.0  # a step that takes longer is not repeated, and not measured at batch size 2
+ENOUGH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Stage:
 
     Attributes:
         name: `start`, `forward`, `step` (a training step on one image) or `step_of_two`.
-        seconds: of the last repetition.
+        seconds: of the fastest repetition.
         peak: most memory in bytes up to here: of the process on a CPU, of torch's allocator on a GPU, None elsewhere.
         free: bytes free on the GPU at the start; None elsewhere.
     """
@@ -91,11 +92,11 @@ def measure(workload: Workload) -> Iterator[Stage]:
         optimizer.step()
         optimizer.zero_grad()
 
-    yield Stage("forward", timed(forward, 2, device), peak_memory(device))
-    seconds = timed(lambda: step(1), 2, device)
+    yield Stage("forward", timed(forward, device), peak_memory(device))
+    seconds = timed(lambda: step(1), device)
     yield Stage("step", seconds, peak_memory(device))
     if seconds < SLOW_SECONDS:
-        yield Stage("step_of_two", timed(lambda: step(2), 2 if seconds < 1 else 1, device), peak_memory(device))
+        yield Stage("step_of_two", timed(lambda: step(2), device), peak_memory(device))
 
 
 def make_batch(
@@ -114,15 +115,21 @@ def autocast(workload: Workload, device: torch.device) -> torch.autocast | nullc
     return torch.autocast(device.type, getattr(torch, workload.autocast))
 
 
-def timed(run: Callable[[], None], repetitions: int, device: torch.device) -> float:
-    """Seconds of the last of some repetitions; the first ones also choose kernels and fill caches."""
-    for _ in range(repetitions):
+def timed(run: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the fastest repetition after the first, which also chooses kernels and fills caches.
+
+    The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow.
+    """
+    spent: list[float] = []
+    while len(spent) < 2 or (len(spent) < 6 and sum(spent) < ENOUGH_SECONDS):
         started = time.perf_counter()
         run()
         if is_cuda(device):
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - started
-    return seconds
+        spent.append(time.perf_counter() - started)
+        if spent[0] > SLOW_SECONDS:
+            break
+    return min(spent[1:] or spent)
 
 
 def peak_memory(device: torch.device) -> int | None:
