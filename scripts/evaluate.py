@@ -43,6 +43,7 @@ from modeling_resformer.training.building import (
     check_labels,
     load_model,
 )
+from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.results import Scoring, evaluate_split
@@ -105,6 +106,7 @@ def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: P
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr."""
+    quieten_libraries()
     try:
         evaluate(parse_evaluation_arguments(sys.argv[1:] if argv is None else argv))
     except (BadInputError, NonFiniteLossError) as error:

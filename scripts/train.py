@@ -49,6 +49,7 @@ import logging
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 
@@ -57,6 +58,7 @@ if __name__ == "__main__":  # before the slow imports
     runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
 import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from modeling_resformer.data.prepared import load_prepared
@@ -74,6 +76,7 @@ from modeling_resformer.training.building import (
 from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
 from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
 from modeling_resformer.training.preflight import check_resources
+from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import Scoring, evaluate_split
@@ -132,7 +135,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         ema_decay=model_args.ema_decay,
     )
     check_resources(trainer, model_args.yes)
-    trainer.train(checkpoint)
+    with logging_redirect_tqdm() if not training_args.disable_tqdm else nullcontext():
+        trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
     with named_write_failure("results", output):
@@ -148,6 +152,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 after one line on stderr, or 130 after Ctrl-C."""
+    quieten_libraries()
     try:
         train(*parse_arguments(sys.argv[1:] if argv is None else argv))
     except (BadInputError, NonFiniteLossError, CheckpointWriteError) as error:

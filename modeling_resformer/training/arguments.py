@@ -133,6 +133,7 @@ class EvaluationArguments(EvaluationOptions):
             bf16=self.bf16,
             use_cpu=self.use_cpu,
             report_to="none",
+            disable_tqdm=not sys.stderr.isatty(),
             **{
                 name: TRAINING_DEFAULTS[name]
                 for name in ("remove_unused_columns", "batch_eval_metrics", "label_names")
