@@ -18,6 +18,7 @@ from modeling_resformer.training import preflight
 from modeling_resformer.training.measuring import Stage, Workload
 from modeling_resformer.training.preflight import (
     Estimate,
+    Measurement,
     Plan,
     evaluations,
     free_memory,
@@ -130,7 +131,8 @@ def test_without_control_groups_the_machine_counts(tmp_path):
 
 def test_what_does_not_fit_is_said_with_a_batch_that_would():
     """96 MB for one picture and 70 for each other: nine tenths of 200 - 96 MB take one more."""
-    said = shortage(PLAN, scale(PLAN, STAGES), 200 * MB, STAGES)
+    whole, killed = Measurement(STAGES), Measurement(STAGES[:2], "status -9", short_of_memory=True)
+    said = shortage(PLAN, scale(PLAN, STAGES), whole, 200 * MB)
     assert "\n" not in said
     for cure in (
         "--per_device_train_batch_size 2 with --gradient_accumulation_steps 3",
@@ -140,10 +142,13 @@ def test_what_does_not_fit_is_said_with_a_batch_that_would():
         "--yes goes on",
     ):
         assert cure in said
-    assert shortage(PLAN, scale(PLAN, STAGES), 400 * MB, STAGES) is None
-    assert "Not even one image" in shortage(PLAN, scale(PLAN, STAGES[:2]), 400 * MB, STAGES)
+    assert shortage(PLAN, scale(PLAN, STAGES), whole, 400 * MB) is None
+    assert "One image is too much" in shortage(PLAN, scale(PLAN, STAGES[:2]), killed, 400 * MB)
+    # What failed for another reason may still fit, and so may what cannot be measured.
+    failed = Measurement(STAGES[:2], "ValueError: odd")
+    assert shortage(PLAN, scale(PLAN, STAGES[:2]), failed, 1) is None
     unmeasured = [replace(stage, peak=None) for stage in STAGES]
-    assert shortage(PLAN, scale(PLAN, unmeasured), 1, unmeasured) is None
+    assert shortage(PLAN, scale(PLAN, unmeasured), Measurement(unmeasured), 1) is None
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +173,7 @@ def test_a_run_that_does_not_fit_is_refused_in_one_line_before_its_first_step(fl
 
 def test_yes_goes_on(flags, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(preflight, "free_memory", lambda: 2**20)
-    monkeypatch.setattr(preflight, "run_measurement", lambda workload: STAGES)
+    monkeypatch.setattr(preflight, "run_measurement", lambda workload: Measurement(STAGES))
     with caplog.at_level(logging.INFO):
         assert train.main([*flags, "--output_dir", str(tmp_path), "--yes"]) == 0
     assert (tmp_path / "results.json").is_file()
@@ -187,7 +192,7 @@ def test_a_run_of_days_on_a_cpu_is_warned_of_and_goes_on(tmp_path, monkeypatch, 
     trainer = make_trainer(prepared_dataset(), tmp_path, num_train_epochs=1000)
     slow = [replace(stage, seconds=100 * stage.seconds) for stage in STAGES]
     monkeypatch.setattr(preflight, "is_small", lambda *given: False)
-    monkeypatch.setattr(preflight, "run_measurement", lambda workload: slow)
+    monkeypatch.setattr(preflight, "run_measurement", lambda workload: Measurement(slow))
     with caplog.at_level(logging.INFO):
         preflight.check_resources(trainer, go_on=False, free=10**12)
     # 1000 epochs of two batches of four: 2000 x (200 + 3 x 100) s are 278 h.
@@ -201,11 +206,21 @@ def test_one_process_of_a_machine_measures_for_all(tmp_path, monkeypatch):
     preflight.check_resources(trainer, go_on=False, free=1)
 
 
-def test_a_measurement_that_is_killed_tells_what_it_lived_to_see(monkeypatch):
-    def killed(command, **settings):
+@pytest.mark.parametrize(
+    ("status", "words", "short"),
+    [
+        (-9, "", True),
+        (1, "RuntimeError: not enough memory: you tried to allocate 9 bytes.", True),
+        (1, "torch.OutOfMemoryError: CUDA out of memory.", True),
+        (1, "ValueError: odd", False),
+    ],
+)
+def test_a_measurement_that_ends_early_tells_what_it_lived_to_see(status, words, short, monkeypatch):
+    def end(command, **settings):
         text = "".join(json.dumps(vars(stage)) + "\n" for stage in STAGES[:2])
-        return subprocess.CompletedProcess(command, -9, text, "")
+        return subprocess.CompletedProcess(command, status, text, f"Traceback\n{words}\n" if words else "")
 
-    monkeypatch.setattr(subprocess, "run", killed)
-    workload = Workload("multi_task", {}, (32, 32), "cpu", 1)
-    assert preflight.run_measurement(workload) == STAGES[:2]
+    monkeypatch.setattr(subprocess, "run", end)
+    found = preflight.run_measurement(Workload("multi_task", {}, (32, 32), "cpu", 1))
+    assert (found.stages, found.short_of_memory) == (STAGES[:2], short)
+    assert found.problem

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,21 @@ class Estimate:
     one_picture: int | None = None
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What the measuring process told, and why it told no more.
+
+    Attributes:
+        stages: that it lived to see.
+        problem: one line; None where it came to its end.
+        short_of_memory: whether that is what stopped it.
+    """
+
+    stages: Sequence[Stage]
+    problem: str | None = None
+    short_of_memory: bool = False
+
+
 def check_resources(trainer: ResFormerTrainer, go_on: bool, free: int | None = None) -> None:
     """Logs what a run will cost; refuses one that does not fit. One process of each machine does so for all.
 
@@ -108,12 +124,12 @@ def check_resources(trainer: ResFormerTrainer, go_on: bool, free: int | None = N
     plan = make_plan(trainer)
     if is_small(plan, math.inf if free is None else free, on_gpu):
         return
-    stages = run_measurement(make_workload(trainer))
+    measurement = run_measurement(make_workload(trainer))
     if on_gpu and free is None:
-        free = next((stage.free for stage in stages if stage.free is not None), None)
-    estimate = scale(plan, stages)
-    logger.info("%s", describe(plan, estimate, free))
-    if problem := shortage(plan, estimate, free, stages):
+        free = next((stage.free for stage in measurement.stages if stage.free is not None), None)
+    estimate = scale(plan, measurement.stages)
+    logger.info("%s", describe(plan, estimate, measurement, free))
+    if problem := shortage(plan, estimate, measurement, free):
         if not go_on:
             raise BadInputError(problem)
         logger.warning("%s", problem)
@@ -195,25 +211,29 @@ def is_small(plan: Plan, free: float, on_gpu: bool) -> bool:
     return memory < MODEST_SHARE * free and (seconds < QUICK_SECONDS or (on_gpu and seconds < 20 * QUICK_SECONDS))
 
 
-def run_measurement(workload: Workload) -> list[Stage]:
-    """The stages that a process of its own lived to see; it may be killed for want of memory, or be too slow."""
+def run_measurement(workload: Workload) -> Measurement:
+    """Trains on one image and on two in a process of its own, which may be killed for want of memory, or be too slow."""
     alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS_VARIABLES}
     package = str(Path(__file__).resolve().parents[2])
     alone["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", f"{__package__}.measuring"]
+    given = json.dumps(asdict(workload))
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(asdict(workload)),
-            capture_output=True,
-            text=True,
-            env=alone,
-            timeout=TIMEOUT_SECONDS,
-        )
-        written = done.stdout
+        done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as expired:
-        written = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout or ""
-    return [Stage(**json.loads(line)) for line in written.splitlines() if line.startswith('{"name"')]
+        written = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout
+        return Measurement(read_stages(written or ""), f"one image took more than {TIMEOUT_SECONDS:.0f} s")
+    stages = read_stages(done.stdout)
+    if done.returncode == 0:
+        return Measurement(stages)
+    last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    # The kernel kills without a word; torch says "out of memory" of a GPU, and "not enough memory" of the machine.
+    short = done.returncode == -signal.SIGKILL or "memory" in last.lower()
+    return Measurement(stages, last, short)
+
+
+def read_stages(text: str) -> list[Stage]:
+    return [Stage(**json.loads(line)) for line in text.splitlines() if line.startswith('{"name"')]
 
 
 # With these the process would wait for its siblings.
@@ -253,10 +273,10 @@ def memory_of(plan: Plan, batch: int, start: Stage, forward: Stage, one: Stage, 
     return (max(training, evaluating) + fixed) * plan.local_processes
 
 
-def describe(plan: Plan, estimate: Estimate, free: int | None) -> str:
+def describe(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None) -> str:
     """One line."""
     if estimate.seconds is None:
-        return "Expected: not known, since not even one image could be tried."
+        return f"Time and memory of this run are not known: {measurement.problem}."
     memory = "memory was not measured on this kind of device"
     if estimate.memory is not None:
         known = "" if free is None else f" of {gib(free)} free"
@@ -268,18 +288,14 @@ def describe(plan: Plan, estimate: Estimate, free: int | None) -> str:
     )
 
 
-def shortage(plan: Plan, estimate: Estimate, free: int | None, stages: Sequence[Stage]) -> str | None:
+def shortage(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None) -> str | None:
     """What does not fit and what would, in one line; None where it fits or nobody knows."""
-    if free is None:
-        return None
-    if estimate.memory is None:
-        if estimate.seconds is not None:
-            return None
-        need = f"Not even one image could be trained on with {gib(free)} of memory free"
-    elif estimate.memory <= free:
-        return None
-    else:
+    if estimate.memory is not None and free is not None and estimate.memory > free:
         need = f"This run needs about {gib(estimate.memory)} of memory beyond what it has, and {gib(free)} are free"
+    elif estimate.seconds is None and measurement.short_of_memory:
+        need = f"One image is too much for the memory that is free{'' if free is None else f', {gib(free)}'}"
+    else:
+        return None
     cures = []
     if plan.batch > 1 and estimate.one_picture is not None and estimate.one_picture < free:
         per_picture = (estimate.memory - estimate.one_picture) / (plan.batch - 1)
