@@ -9,17 +9,21 @@ A training set against somebody else's test set, as a gate that exits with statu
     python scripts/check_leakage.py outputs/mine outputs/theirs --output outputs/leakage --fail
 """
 
-import argparse
 import logging
+import runpy
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 from datasets.utils.logging import set_verbosity_error
 
 from modeling_resformer.data.leakage import (
-    MAX_DISTANCE,
     Match,
     find_matches,
     match_sheet,
@@ -28,22 +32,10 @@ from modeling_resformer.data.leakage import (
 )
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.options.check_leakage import LEAKED, parse
 
 
-LEAKED = 3
 SHOWN = 20
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", type=Path, nargs="+", help="prepared folders")
-    parser.add_argument("--output", type=Path, required=True, help="folder for leakage.csv and leakage.png")
-    parser.add_argument(
-        "--max-distance", type=int, default=MAX_DISTANCE, help="bits of 256 that near-duplicates differ in"
-    )
-    parser.add_argument("--num-proc", type=int, default=1, help="processes")
-    parser.add_argument("--fail", action="store_true", help=f"exit with status {LEAKED} when parts share anything")
-    return parser.parse_args(argv)
 
 
 def describe(matches: Sequence[Match]) -> str:
@@ -60,7 +52,7 @@ def describe(matches: Sequence[Match]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, 1 after an error line, or 3 when something leaks and --fail is given."""
-    arguments = parse_arguments(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv, __doc__)
     set_verbosity_error()
     logging.getLogger("PIL").setLevel(logging.ERROR)
     try:

@@ -1,6 +1,6 @@
-"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
+r"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
 
-    python scripts/evaluate.py --model_name_or_path runs/isic2017 --dataset data/isic2017 --split test \
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --split test \
         --output runs/isic2017/test
 
 The same on every GPU of a machine: `accelerate launch scripts/evaluate.py ...`. The model is a folder or a Hub id; into
@@ -9,7 +9,7 @@ the output folder go `results.json`, `per_case.csv`, `report.png` and `samples.p
 Scores are computed at the size of the dataset's masks. Where these were resized, the source's own masks give scores at
 native size, and so comparable with published ones:
 
-    python scripts/evaluate.py --model_name_or_path runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
         --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
 
 With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation part, each
@@ -20,9 +20,17 @@ The exit status is 1 after bad arguments or bad data.
 """
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
+import torch
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.problems import BadInputError
@@ -36,6 +44,7 @@ from modeling_resformer.training.building import (
     check_labels,
     load_model,
 )
+from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.results import Scoring, evaluate_split
@@ -48,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(arguments: EvaluationArguments) -> None:
+    if arguments.cpu_threads is not None:
+        torch.set_num_threads(arguments.cpu_threads)
     output = Path(arguments.output)
     check_writable(output, "--output")
     prepared = load_prepared(arguments.dataset)
@@ -101,6 +112,7 @@ def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: P
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr."""
+    quieten_libraries()
     try:
         evaluate(parse_evaluation_arguments(sys.argv[1:] if argv is None else argv))
     except (BadInputError, NonFiniteLossError) as error:

@@ -13,6 +13,7 @@ where a comparison failed, or 2 where there is no GPU.
 
 import argparse
 import json
+import runpy
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 import torch
 import transformers
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
+from modeling_resformer.options.gpu_check import parse
 
 
 SMALL = {
@@ -206,18 +213,6 @@ def describe(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder for DEVICE.json")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or cpu")
-    parser.add_argument("--tiny", action="store_true", help="a small model at 48 pixels")
-    parser.add_argument("--compile", action="store_true", help="also check torch.compile")
-    parser.add_argument("--side", type=int, default=224, help="of the pictures, in pixels")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[8, 32, 64], help="to measure; 0 for none")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement at least")
-    return parser.parse_args(arguments)
-
-
 def check(options: argparse.Namespace, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:
     settings, side = (SMALL, 48) if options.tiny else ({}, options.side)
     many_side = 64 if options.tiny else MANY_WINDOWS_SIZE
@@ -240,7 +235,9 @@ def check(options: argparse.Namespace, device: torch.device, report: Callable[[s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments, __doc__)
+    if options.cpu_threads is not None:
+        torch.set_num_threads(options.cpu_threads)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         sys.stderr.write("error: this machine has no GPU that torch can use; --device cpu --tiny tries the script\n")
         return 2

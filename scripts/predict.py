@@ -1,8 +1,8 @@
 """Masks, labels and measurements for pictures, OCT volumes and prepared datasets.
 
-    python scripts/predict.py outputs/demo/model picture.jpg folder/ "scans/*/oct.mhd" --output outputs/predictions
-    python scripts/predict.py runs/isic2017 --dataset data/isic2017 --split test --output outputs/test
-    accelerate launch --num_processes 4 --multi_gpu scripts/predict.py org/model folder/ --tta both --output outputs/all
+    python scripts/predict.py --model outputs/demo/model picture.jpg folder/ "scans/*/oct.mhd" --output outputs/predictions
+    python scripts/predict.py --model runs/isic2017 --dataset data/isic2017 --split test --output outputs/test
+    accelerate launch --num_processes 4 --multi_gpu scripts/predict.py --model org/model folder/ --tta both --output outputs/all
 
 The model is a folder or a Hub id. Inputs are pictures of any kind Pillow reads, 16-bit ones at their full depth; volumes as
 MetaImage (.mhd, .mha), NIfTI (.nii, .nii.gz), DICOM (a file of several frames, or a folder with a series) or a TIFF of several
@@ -27,57 +27,26 @@ everything else is done all the same.
 
 import argparse
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 import torch
 
 from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.pipeline_resformer import VIEWS
+from modeling_resformer.options.predict import parse
 from modeling_resformer.prediction.predicting import Request, predict
 from modeling_resformer.prediction.processes import Processes
 from modeling_resformer.prediction.writing import OutputError
 
 
 logger = logging.getLogger("predict")
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or Hub id of a ResFormer")
-    parser.add_argument("inputs", nargs="*", help="pictures, volumes, folders, glob patterns")
-    parser.add_argument("--dataset", help="a prepared dataset in place of inputs")
-    parser.add_argument("--split", default="test", help="part of --dataset (default: test)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, or to go on with")
-    parser.add_argument("--overwrite", action="store_true", help="remove the predictions in --output and start anew")
-    parser.add_argument("--revision", help="revision of a Hub id")
-    parser.add_argument(
-        "--threshold", type=float, help="decision threshold on the class scores (default: the model's)"
-    )
-    parser.add_argument(
-        "--tta",
-        choices=sorted(VIEWS),
-        help="average over flips: horizontal, or both with upside down as well, which OCT must not be",
-    )
-    parser.add_argument("--no-overlays", action="store_true", help="masks and tables only")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures a forward pass (default: 8)")
-    parser.add_argument("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
-    parser.add_argument("--cpu-threads", type=int, help="threads of each process; 1 also reads and writes on that one")
-    arguments = parser.parse_args(argv)
-    check(parser, arguments)
-    return arguments
-
-
-def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if bool(arguments.inputs) == bool(arguments.dataset):
-        parser.error("give either inputs (pictures, volumes, folders, patterns) or --dataset")
-    for flag in ("batch_size", "cpu_threads"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            parser.error(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
-    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
-        parser.error(f"--threshold is {arguments.threshold}; expected a number from 0 to 1")
 
 
 def request(arguments: argparse.Namespace) -> Request:
@@ -100,7 +69,7 @@ def request(arguments: argparse.Namespace) -> Request:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where something could not be read or written."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    arguments = parse(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv, __doc__)
     if arguments.cpu_threads is not None:
         torch.set_num_threads(arguments.cpu_threads)
     try:

@@ -1,4 +1,4 @@
-"""One's own folder (`images/`, `masks/`, a table of labels) to an Arrow dataset with a report.
+r"""One's own folder (`images/`, `masks/`, a table of labels) to an Arrow dataset with a report.
 
 The table's column class_labels names the classes; a fifth of the patients is held out, a tenth validates:
 
@@ -11,14 +11,20 @@ One table column per class with 0, 1 or nothing, given splits, pictures stored a
         --label-names benign,malignant --splits splits.csv --image-size 224
 """
 
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 from modeling_resformer.data.multitask_folder import MultiTaskFolder, parse_mask_values, parse_modality
-from modeling_resformer.data.preparing import add_annotation_options, annotation_arguments, preparation_parser, run
-from modeling_resformer.data.transforms import AUGMENTATIONS
+from modeling_resformer.data.preparing import annotation_arguments, run
+from modeling_resformer.options.prepare_folder import parse
 
 
 CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_folder.md"
@@ -26,21 +32,8 @@ CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_folder.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
-    parser = preparation_parser(__doc__, CARD)
-    add_annotation_options(parser)
-    parser.add_argument("--mask-values", help="pixel values and their classes, e.g. 0=background,255=lesion")
-    parser.add_argument("--label-names", help="image-level classes in order, e.g. melanoma,nevus")
-    parser.add_argument("--table", help="the table of labels, where the folder holds several")
-    parser.add_argument(
-        "--merge-masks",
-        action="store_true",
-        help="unite several masks of one picture, e.g. a_mask.png and a_mask_1.png",
-    )
-    parser.add_argument(
-        "--modality",
-        help=f"kind of the pictures, one word; training knows {', '.join(AUGMENTATIONS)} and augments by it",
-    )
-    options = parser.parse_args(argv)
+    options = parse(sys.argv[1:] if argv is None else argv, __doc__)
+    options.card = CARD
 
     def make_builder(arguments: dict[str, Any]) -> MultiTaskFolder:
         return MultiTaskFolder(

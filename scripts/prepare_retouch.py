@@ -1,4 +1,4 @@
-"""RETOUCH volumes (your own copy) to an Arrow dataset of B-scans with a report.
+r"""RETOUCH volumes (your own copy) to an Arrow dataset of B-scans with a report.
 
 All three vendors, split by the published list (4 test and 2 validation volumes a vendor), two processes:
 
@@ -20,12 +20,19 @@ Only some slices annotated, the others marked by code 255 in the reference, or l
     python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch --annotated-slices annotated.csv
 """
 
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_resformer.data.preparing import add_annotation_options, annotation_arguments, preparation_parser, run
-from modeling_resformer.data.retouch import VENDORS, Retouch
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
+from modeling_resformer.data.preparing import annotation_arguments, run
+from modeling_resformer.data.retouch import Retouch
+from modeling_resformer.options.prepare_retouch import parse
 
 
 CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_retouch.md"
@@ -33,19 +40,8 @@ CARD = Path(__file__).parents[1] / "hub_cards" / "dataset_card_retouch.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
-    parser = preparation_parser(__doc__, CARD)
-    add_annotation_options(parser)
-    parser.add_argument("--vendor", choices=["all", *(vendor.lower() for vendor in VENDORS)], default="all")
-    parser.add_argument(
-        "--validation-volumes", type=int, default=2, help="volumes a vendor that the published split validates on"
-    )
-    parser.add_argument(
-        "--agreement-allows-sharing",
-        action="store_true",
-        help="I state that my agreement with the organisers allows a private, gated copy on the Hub",
-    )
-    parser.set_defaults(gated=True)
-    options = parser.parse_args(argv)
+    options = parse(sys.argv[1:] if argv is None else argv, __doc__)
+    options.card = CARD
     return run(
         lambda arguments: Retouch(
             config_name=options.vendor,

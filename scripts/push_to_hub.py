@@ -1,16 +1,16 @@
-"""A trained model to the Hub: first a complete folder to look at, then one commit.
+r"""A trained model to the Hub: first a complete folder to look at, then one commit.
 
 Look before anything is sent; the folder is tried in a fresh process as a stranger would use it:
 
-    python scripts/push_to_hub.py runs/isic2017 --repo-id my-group/resformer-isic2017 --dry-run --output outputs/repository
+    python scripts/push_to_hub.py --model runs/isic2017 --repo-id my-group/resformer-isic2017 --dry-run --output outputs/repository
 
 Then the same without --dry-run. The repository is private until --public, and gets its files in one commit:
 
-    python scripts/push_to_hub.py runs/isic2017 --repo-id my-group/resformer-isic2017 --tag v1
+    python scripts/push_to_hub.py --model runs/isic2017 --repo-id my-group/resformer-isic2017 --tag v1
 
 With a Space that tries the model in the browser, linked from the card:
 
-    python scripts/push_to_hub.py runs/isic2017 --repo-id my-group/resformer-isic2017 \
+    python scripts/push_to_hub.py --model runs/isic2017 --repo-id my-group/resformer-isic2017 \
         --space-id my-group/try-resformer --with-space
 
 What only you know of the data (what they show, their licence, whom to cite and to ask) goes into a card.yaml in the run's
@@ -18,7 +18,7 @@ folder, or named by --card; hub_cards/card.yaml is a commented example. It goes 
 
 A push that broke off, or whose tag, visibility or Space failed, is finished by the same command.
 
-The run folder is the --output_dir of scripts/train.py, or a folder that this script made, such as
+The model is the --output_dir of scripts/train.py, or a folder that this script made, such as
 hub_cards/resformer-tiny-isic2017. Refused are runs without results.json, weights with NaN, pickle files, cards with an
 invalid header, folders that do not reload elsewhere, and --public for weights learned from data that are not free. Log in
 with `hf auth login` first. The exit status is 1 after one line on stderr that says what speaks against it.
@@ -26,12 +26,19 @@ with `hf auth login` first. The exit status is 1 after one line on stderr that s
 
 import argparse
 import logging
+import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.options.push_to_hub import parse
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import MAIN, Push, push_folder, with_kept_card_text
 from modeling_resformer.publishing.repository import make_repository
@@ -58,9 +65,9 @@ def publish(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
         if not options.dry_run:
-            terms = with_kept_card_text(terms, options.run, push, Path(scratch))
+            terms = with_kept_card_text(terms, options.model, push, Path(scratch))
         output = options.output or Path(scratch) / terms.name
-        folder = make_repository(options.run, terms, output, options.overwrite)
+        folder = make_repository(options.model, terms, output, options.overwrite)
         if options.dry_run:
             logger.info("%s: complete and tried; nothing was sent", folder)
         else:
@@ -85,43 +92,9 @@ def publish_space(options: argparse.Namespace, repository: Path) -> None:
         raise BadInputError(f"{options.repo_id}: is pushed, but its Space is not complete: {error}") from error
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="output folder of scripts/train.py, or one that this script made")
-    parser.add_argument("--repo-id", required=True, help="owner/name on the Hub")
-    parser.add_argument("--dry-run", action="store_true", help="write the folder and send nothing; needs --output")
-    parser.add_argument("--output", type=Path, help="folder to write; a scratch folder where it is not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output of this script")
-    parser.add_argument("--public", action="store_true", help="let everybody see the repository; private otherwise")
-    parser.add_argument("--revision", default=MAIN, help="branch that gets the commit")
-    parser.add_argument("--tag", help="name for the commit, such as v1")
-    parser.add_argument("--license", help="Hub id of the weights' licence; default apache-2.0 where the data are free")
-    parser.add_argument(
-        "--card", type=Path, help="the owner's card.yaml; default that of RUN, or else of the repository on the Hub"
-    )
-    parser.add_argument("--dataset-id", help="Hub id of the dataset, where it is on the Hub")
-    parser.add_argument("--space-id", help="Hub id of a Space that tries the model, for a link in the card")
-    parser.add_argument("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
-    parser.add_argument(
-        "--data-allow-sharing", action="store_true", help="I state that the data's terms allow public weights"
-    )
-    parser.add_argument(
-        "--share-pictures",
-        action="store_true",
-        help="I state that pictures of my own dataset may be shown in the card",
-    )
-    parser.add_argument("--synthetic", action="store_true", help="the data are made up: mark everything as no result")
-    options = parser.parse_args(argv)
-    if options.dry_run and options.output is None:
-        parser.error("--dry-run needs --output FOLDER to write to")
-    if options.with_space and options.space_id is None:
-        parser.error("--with-space needs --space-id owner/name")
-    return options
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr."""
-    options = parse(sys.argv[1:] if argv is None else argv)
+    options = parse(sys.argv[1:] if argv is None else argv, __doc__)
     try:
         publish(options)
     except BadInputError as error:

@@ -1,6 +1,6 @@
 """A server of one's own that speaks Hugging Face's inference contract: clients and widgets work with it as they are.
 
-    python scripts/serve.py outputs/demo/model --port 8000
+    python scripts/serve.py --model outputs/demo/model --port 8000
 
     client = huggingface_hub.InferenceClient(model="http://127.0.0.1:8000")
     client.image_segmentation("picture.jpg")        # [label, score, mask]
@@ -14,9 +14,16 @@ time. There is no key and no encryption: keep it on loopback, or behind a proxy 
 
 import argparse
 import logging
+import runpy
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
 import torch
 import uvicorn
@@ -24,38 +31,11 @@ from PIL import Image
 
 import modeling_resformer  # noqa: F401  registers the Auto classes
 from modeling_resformer.handler import EndpointHandler, Limits
+from modeling_resformer.options.serve import parse
 from modeling_resformer.serving.app import ServerSettings, create_app
 
 
 logger = logging.getLogger("serve")
-DEFAULTS = ServerSettings()
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or Hub id")
-    parser.add_argument("--revision", help="revision of a Hub id")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (%(default)s)")
-    parser.add_argument("--device", default="cpu", help='torch device, such as "cuda" (%(default)s)')
-    parser.add_argument("--cpu-threads", type=int, help="threads of one forward pass (torch's choice)")
-    limits = DEFAULTS.limits
-    parser.add_argument(
-        "--max-megabytes", type=float, default=limits.max_bytes / 2**20, help="encoded picture, MiB (%(default)g)"
-    )
-    parser.add_argument(
-        "--max-megapixels", type=float, default=limits.max_pixels / 1e6, help="decoded picture (%(default)g)"
-    )
-    parser.add_argument("--queue", type=int, default=DEFAULTS.waiting, help="requests that may wait (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=DEFAULTS.seconds, help="a request may take (%(default)g)")
-    parser.add_argument("--origin", action="append", help="web page that may ask, repeatable (any)")
-    arguments = parser.parse_args(argv)
-    for name, least in (("queue", 0), ("max_megabytes", 1e-6), ("max_megapixels", 1e-6), ("seconds", 0.001)):
-        if not getattr(arguments, name) >= least:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; expected {least:g} or more")
-    if arguments.cpu_threads is not None and arguments.cpu_threads < 1:
-        parser.error(f"--cpu-threads is {arguments.cpu_threads}; expected 1 or more")
-    return arguments
 
 
 def server_settings(arguments: argparse.Namespace) -> ServerSettings:
@@ -63,7 +43,7 @@ def server_settings(arguments: argparse.Namespace) -> ServerSettings:
         limits=Limits(round(arguments.max_megabytes * 2**20), round(arguments.max_megapixels * 1e6)),
         waiting=arguments.queue,
         seconds=arguments.seconds,
-        origins=tuple(arguments.origin or DEFAULTS.origins),
+        origins=tuple(arguments.origin or ServerSettings.origins),
     )
 
 
@@ -120,7 +100,7 @@ def serve(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    arguments = parse(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv, __doc__)
     try:
         return serve(arguments)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test part.
+r"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test part.
 
 A full run; any field of transformers' TrainingArguments is a flag too:
 
@@ -9,7 +9,7 @@ A full run; any field of transformers' TrainingArguments is a flag too:
 The same on every GPU of a machine, with the model shared out over them, and on two CPU processes:
 
     accelerate launch scripts/train.py --dataset data/isic2017 --output_dir runs/isic2017 ...
-    accelerate launch --config_file scripts/accelerate/fsdp.yaml scripts/train.py --dataset ...
+    accelerate launch --config_file scripts/launch/fsdp.yaml scripts/train.py --dataset ...
     torchrun --nproc_per_node 2 scripts/train.py --use_cpu --ddp_backend gloo --dataset ...
 
 Each process pools Dice and batch norm over its own batch; --sync_batch_norm pools batch norm over all GPUs. FSDP and
@@ -46,11 +46,19 @@ Selection is by the lowest validation loss or by --metric_for_best_model, e.g. j
 """
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from modeling_resformer.data.prepared import load_prepared
@@ -68,6 +76,8 @@ from modeling_resformer.training.building import (
 )
 from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
 from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
+from modeling_resformer.training.preflight import check_resources
+from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import Scoring, evaluate_split
@@ -126,7 +136,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
         ema_decay=model_args.ema_decay,
     )
-    trainer.train(checkpoint)
+    check_resources(trainer, model_args.yes)
+    with logging_redirect_tqdm() if not training_args.disable_tqdm else nullcontext():
+        trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
     with named_write_failure("results", output):
@@ -142,6 +154,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 after one line on stderr, or 130 after Ctrl-C."""
+    quieten_libraries()
     try:
         train(*parse_arguments(sys.argv[1:] if argv is None else argv))
     except (BadInputError, NonFiniteLossError, CheckpointWriteError) as error:

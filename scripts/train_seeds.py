@@ -1,4 +1,4 @@
-"""Train the same run with several seeds, and tabulate mean and standard deviation.
+r"""Train the same run with several seeds, and tabulate mean and standard deviation.
 
     python scripts/train_seeds.py --seeds 0 1 2 3 4 --output_dir runs/isic2017 \
         scripts/recipes/isic2017_recommended.json --dataset data/isic2017 --bf16
@@ -14,40 +14,29 @@ class and for every vendor where the dataset has vendors.
 The exit status is 1 where a seed failed; the others are trained and tabulated all the same.
 """
 
-import argparse
 import json
 import logging
+import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+if __name__ == "__main__":  # before the slow imports
+    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
+    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
+
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.data.write_failures import named_write_failure
+from modeling_resformer.options.train_seeds import parse
 from modeling_resformer.training.seeds import Style, is_finished, latex_tables, markdown_tables, summarise_seeds
 
 
 TRAIN = Path(__file__).with_name("train.py")
 
 logger = logging.getLogger(__name__)
-
-
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """This script's arguments, and those for train.py."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--seeds", type=int, nargs="+", required=True, help="one run each")
-    add("--output_dir", type=Path, required=True, help="folder of the runs and tables")
-    add("--launcher", default=None, help='command in place of python, such as "accelerate launch"')
-    add("--fractions", action="store_true", help="write 0.882 in the tables in place of 88.2")
-    add("--decimals", type=int, default=1, help="decimals of a percentage in the tables")
-    arguments, passed_on = parser.parse_known_args(argv)
-    if any(flag.split("=")[0] == "--seed" for flag in passed_on):
-        parser.error("--seed is given by --seeds")
-    return arguments, passed_on
 
 
 def train_seed(seed: int, folder: Path, launcher: Sequence[str], passed_on: Sequence[str]) -> bool:
@@ -72,7 +61,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where a seed failed."""
-    arguments, passed_on = parse(argv)
+    arguments, passed_on = parse(sys.argv[1:] if argv is None else argv, __doc__)
     launcher = [sys.executable] if arguments.launcher is None else shlex.split(arguments.launcher)
     folders = {seed: arguments.output_dir / f"seed_{seed}" for seed in dict.fromkeys(arguments.seeds)}
     finished = {seed: train_seed(seed, folder, launcher, passed_on) for seed, folder in folders.items()}

@@ -98,7 +98,7 @@ def compare_gradients(model_class, settings, use_reentrant, unlabelled):
 
 
 def sharded_difference(unlabelled):
-    """Largest difference of the gradient under FSDP2, by the layers of scripts/accelerate/fsdp.yaml, from the mean."""
+    """Largest difference of the gradient under FSDP2, by the layers of scripts/launch/fsdp.yaml, from the mean."""
     batches = [make_batch(ResFormerForMultiTask, number, *unlabelled) for number in range(PROCESSES)]
     torch.manual_seed(0)
     model = ResFormerForMultiTask(tiny_config(**TWO_LEVELS)).train()

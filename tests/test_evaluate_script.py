@@ -178,7 +178,7 @@ TRAIN = ("--dataset", "{data}", "--output_dir", "{tmp}/out")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--model_name_or_path is missing"),
+        ([], "--model is missing"),
         ([*EVALUATE, "--slpit", "x"], "--slpit"),
         ([*EVALUATE, "--model_name_or_path", "{tmp}/none"], "ResFormer checkpoint"),
         ([*EVALUATE, "--model_name_or_path", "{tmp}/vit"], "is a 'vit' model"),

@@ -125,7 +125,7 @@ def test_a_stranger_loads_it_by_path_as_inference_endpoints_do(folder, picture, 
     shutil.copy(handler.__file__, tmp_path / "repository")
     picture.save(tmp_path / "picture.png")
     packages = packages_without(tmp_path / "packages")
-    output = run_as_stranger(STRANGER, packages, str(tmp_path / "repository"))
+    output, _ = run_as_stranger(STRANGER, packages, str(tmp_path / "repository"))
     segmentation, both = json.loads(output.splitlines()[-1])
     mask, scores = reference(folder, picture)
     assert both["segmentation"] == segmentation

@@ -1,14 +1,20 @@
 """The recipes hold what they are named for: the paper's numbers, or ours."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import tiny_config
+from prepared_data import prepared_dataset
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
 from modeling_resformer.training.arguments import parse_arguments
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import train
 
 
 RECIPES = Path(__file__).parents[1] / "scripts" / "recipes"
@@ -61,6 +67,27 @@ def test_number_formats_are_left_to_flags(recipe):
     assert not {"bf16", "fp16", "tf32", "use_cpu"} & set(json.loads(recipe.read_text()))
 
 
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
+def test_every_evaluation_is_told_with_the_training_loss_and_nothing_is_reported_elsewhere(recipe, tmp_path):
+    _, _, training = read(recipe.stem, tmp_path)
+    assert training.report_to == []
+    assert training.logging_strategy == training.eval_strategy
+    if training.eval_strategy == "steps":
+        assert training.logging_steps == training.eval_steps
+
+
+def test_the_small_recipe_trains_on_data_of_any_classes_and_augments_by_their_kind(tmp_path):
+    """Red and brown are no classes of ISIC 2017. What is done to a picture is left to the dataset's modality."""
+    recipe = json.loads((RECIPES / "small_cpu.json").read_text())
+    known = json.loads((RECIPES / "isic2017_small_cpu.json").read_text())
+    assert (recipe["config"], recipe["image_size"]) == (known["config"], known["image_size"])
+    assert not {"auc_classes", "rotation_degrees", "horizontal_flip", "vertical_flip", "color_jitter"} & set(recipe)
+    prepared_dataset(train=4, validation=2, test=2).save_to_disk(str(tmp_path / "dataset"))
+    flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
+    assert train.main([*flags, str(RECIPES / "small_cpu.json"), "--bootstrap_samples", "0", "--use_cpu"]) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["model"]["dice"]["n"] == 2
+
+
 def test_the_gpus_recipe_trains_the_full_network_in_large_batches(tmp_path):
     model, data, training = read("gpu_isic2017", tmp_path)
     config = ResFormerConfig(**model.config)
@@ -69,7 +96,7 @@ def test_the_gpus_recipe_trains_the_full_network_in_large_batches(tmp_path):
     assert training.dataloader_num_workers > 0
 
 
-@pytest.mark.parametrize("path", sorted((RECIPES.parent / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((RECIPES.parent / "launch").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_launchers_configs_are_read_by_accelerate_and_name_our_layers(path):
     config = load_config_from_file(str(path))
     assert config.num_processes > 1

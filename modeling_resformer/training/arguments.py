@@ -1,9 +1,13 @@
-"""The flags of `scripts/train.py`, transformers' own `TrainingArguments` among them, and of `scripts/evaluate.py`."""
+"""What the flags of `scripts/train.py` and `scripts/evaluate.py` come to, transformers' `TrainingArguments` among them.
+
+The flags themselves stand in `options/`.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +15,11 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.problems import BadInputError
 from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
+from ..options.evaluate import EvaluationOptions
+from ..options.evaluate import parse as parse_evaluation
+from ..options.parser import Spellings, plain
+from ..options.train import DataOptions, ModelOptions, add_own
+from ..options.train import parse as answer_help
 from .tasks import TASKS
 
 
@@ -28,62 +37,16 @@ TRAINING_DEFAULTS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
 }
-BY_MODALITY = "Default: what suits the dataset's modality, off where that is unknown."
 # transformers takes every name that does not end in "loss" for one where more is better.
 LESS_IS_BETTER = ("loss", "calibration_error", "false_positive_rate_empty", "volume_difference")
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(ModelOptions):
     """Which model is trained, on how many threads, how long, and which of its weights are kept.
 
     Label names and their numbers come from the dataset.
     """
-
-    task: str = field(
-        default="multi_task", metadata={"help": "What to learn: multi_task, segmentation or classification."}
-    )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder or Hub id to start from; default random weights."}
-    )
-    init_resnet: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or Hub id of a transformers ResNet, such as microsoft/resnet-34, whose weights fill the "
-            "residual blocks that they fit; default random weights."
-        },
-    )
-    config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object of ResFormerConfig fields; joined with the recipe's."}
-    )
-    class_weights: str | None = field(
-        default=None,
-        metadata={"help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part."},
-    )
-    sync_batch_norm: bool = field(
-        default=False,
-        metadata={"help": "Pool the batch-norm statistics of all processes; needs GPUs, and pays for small batches."},
-    )
-    cpu_threads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Threads of torch on the CPU; default torch's own. With as many threads as cores a small model "
-            "crawls whenever another program is busy, because every thread waits for the one that was put off."
-        },
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop when metric_for_best_model has not improved for this many evaluations in a row; default never."
-        },
-    )
-    ema_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate, select and save an exponential moving average of the weights with this decay, such as "
-            "0.999, in place of the weights themselves; default none."
-        },
-    )
 
     def __post_init__(self) -> None:
         self.config = _json_object("--config", self.config)
@@ -91,8 +54,8 @@ class ModelArguments:
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
         if self.init_resnet is not None and self.model_name_or_path is not None:
             raise ValueError(
-                "--init_resnet and --model_name_or_path are both given; expected one, since the ResNet's weights would "
-                "overwrite the checkpoint's."
+                "--init_resnet and --model are both given; expected one, since the ResNet's weights would overwrite "
+                "the checkpoint's."
             )
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
@@ -108,44 +71,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(DataOptions):
     """What the model is trained and evaluated on."""
-
-    dataset: str | None = field(default=None, metadata={"help": "Folder that scripts/prepare_*.py wrote."})
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
-    )
-    # None: what suits the kind of picture that the dataset records, see data/transforms.py.
-    rotation_degrees: float | None = field(
-        default=None, metadata={"help": f"Largest angle of the random rotation; 0 for none. {BY_MODALITY}"}
-    )
-    horizontal_flip: float | None = field(
-        default=None, metadata={"help": f"Probability of a left-right flip. {BY_MODALITY}"}
-    )
-    vertical_flip: float | None = field(
-        default=None, metadata={"help": f"Probability of an upside-down flip. {BY_MODALITY}"}
-    )
-    scale_jitter: float | None = field(
-        default=None,
-        metadata={"help": f"Magnify by up to 1 + this, or shrink by as much; 0 for neither. {BY_MODALITY}"},
-    )
-    color_jitter: float | None = field(
-        default=None,
-        metadata={
-            "help": f"Change brightness, contrast and saturation by up to this share; 0 for no change. {BY_MODALITY}"
-        },
-    )
-    auc_classes: list[str] = field(
-        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
-    )
-    bootstrap_samples: int = field(
-        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
-    )
-    group_by: str | None = field(
-        default=None,
-        metadata={"help": "Column whose values get scores of their own; default vendor, where the dataset has it."},
-    )
-    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
 
     def __post_init__(self) -> None:
         if self.dataset is None:
@@ -182,61 +109,10 @@ class DataArguments:
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(EvaluationOptions):
     """What `scripts/evaluate.py` evaluates, on what, and where the results go."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint folder or Hub id."})
-    dataset: str | None = field(default=None, metadata={"help": "Folder that scripts/prepare_*.py wrote."})
-    output: str | None = field(default=None, metadata={"help": "Folder for results.json and per_case.csv."})
-    split: str = field(default="test", metadata={"help": "Part of the dataset to evaluate."})
-    task: str | None = field(
-        default=None,
-        metadata={"help": "multi_task, segmentation or classification; default what the checkpoint was trained for."},
-    )
-    choose_thresholds: bool = field(
-        default=False,
-        metadata={
-            "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
-            "validation part, and write them to the checkpoint's config."
-        },
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
-    )
-    auc_classes: list[str] = field(
-        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
-    )
-    bootstrap_samples: int = field(
-        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
-    )
-    group_by: str | None = field(
-        default=None,
-        metadata={"help": "Column whose values get scores of their own; default vendor, where the dataset has it."},
-    )
-    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
-    raw_masks: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of the source's own mask files, named by case; scores are then computed at their size, not "
-            "at that of the dataset's masks."
-        },
-    )
-    raw_mask_values: str | None = field(
-        default=None,
-        metadata={
-            "help": "What the values of --raw_masks mean; default 0=background,255=CLASS for one foreground class, class "
-            "indices for several."
-        },
-    )
-    batch_size: int = field(default=8, metadata={"help": "Pictures a forward pass, on each process."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read pictures, beside each process."})
-    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
-    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU although there is an accelerator."})
-
     def __post_init__(self) -> None:
-        for name in ("model_name_or_path", "dataset", "output"):
-            if getattr(self, name) is None:
-                raise ValueError(f"--{name} is missing; see evaluate.py --help.")
         if self.task not in (None, *TASKS):
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
         _check_per_case_format(self.per_case_format)
@@ -257,6 +133,7 @@ class EvaluationArguments:
             bf16=self.bf16,
             use_cpu=self.use_cpu,
             report_to="none",
+            disable_tqdm=not sys.stderr.isatty(),
             **{
                 name: TRAINING_DEFAULTS[name]
                 for name in ("remove_unused_columns", "batch_eval_metrics", "label_names")
@@ -265,23 +142,30 @@ class EvaluationArguments:
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """Read flags, behind an optional recipe: one flat JSON object of the same names. Flags win.
+    """Read flags and a recipe: one flat JSON object of the same names, anywhere among the flags. Flags win.
 
     Raises:
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
+    answer_help(arguments, None)
     with _one_line():
-        parser = _Parser((ModelArguments, DataArguments, TrainingArguments))
+        parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
+        add_own(parser)
+        parser.also("--output_dir", "--output")
         parser.set_defaults(**TRAINING_DEFAULTS)
-        arguments, recipe = list(arguments), {}
-        if arguments and arguments[0].endswith(".json"):
-            recipe = _read_recipe(Path(arguments.pop(0)), known=set(vars(parser.parse_args([]))))
+        # A bar that nobody watches fills a file with lines.
+        parser.set_defaults(disable_tqdm=not sys.stderr.isatty())
+        path, arguments = parser.take_recipe(arguments)
+        recipe = {} if path is None else _read_recipe(path, parser.names())
         parser.set_defaults(**recipe)
         given = parser.parse_args(arguments)
+        if given.help_all:
+            parser.print_help()
+            raise SystemExit(0)
         if given.greater_is_better is None:
             name = given.metric_for_best_model.removeprefix("eval_")
             parser.set_defaults(greater_is_better=not name.endswith("loss") and not name.startswith(LESS_IS_BETTER))
-        model, data, training = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        model, data, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
         model.config = {**_json_object("config", recipe.get("config")), **model.config}
     if model.early_stopping_patience is not None and training.eval_strategy == "no":
         raise BadInputError("--early_stopping_patience needs evaluations; expected --eval_strategy epoch or steps.")
@@ -295,8 +179,7 @@ def parse_evaluation_arguments(arguments: Sequence[str]) -> EvaluationArguments:
         BadInputError: a flag is unknown or missing, or a value is of no use.
     """
     with _one_line():
-        parsed = _Parser(EvaluationArguments).parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    return parsed[0]
+        return EvaluationArguments(**vars(parse_evaluation(arguments)))
 
 
 def _check_per_case_format(name: str) -> None:
@@ -304,11 +187,48 @@ def _check_per_case_format(name: str) -> None:
         raise ValueError(f"--per_case_format is {name!r}; expected csv or parquet.")
 
 
-class _Parser(HfArgumentParser):
+class _Parser(Spellings, HfArgumentParser):
     """Says what is wrong without the usage of some two hundred flags."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInputError(f"{message}; see --help.")
+
+    def names(self) -> dict[str, str]:
+        """Of every flag in every spelling without its leading dashes, the name of its value."""
+        return {
+            spelling: action.dest
+            for name, action in self.flags.items()
+            for spelling in (name.removeprefix("--"), name.removeprefix("--").replace("-", "_"))
+        }
+
+    def take_recipe(self, arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+        """The recipe among the arguments, with its flag or without, and the other arguments.
+
+        Raises:
+            ValueError: there are several.
+        """
+        recipes, others = [], []
+        for argument in self.spelled(arguments):
+            before = others[-1] if others else ""
+            if before == "--recipe":
+                others.pop()
+                recipes.append(argument)
+            elif argument.startswith("--recipe="):
+                recipes.append(argument.partition("=")[2])
+            elif argument.endswith(".json") and not argument.startswith("--") and not self._takes_text(before):
+                recipes.append(argument)
+            else:
+                others.append(argument)
+        if len(recipes) > 1:
+            raise ValueError(f"{' and '.join(recipes)} are several recipes; expected one.")
+        return (Path(recipes[0]) if recipes else None), others
+
+    def _takes_text(self, flag: str) -> bool:
+        """Whether what follows a flag is its value whatever it is: it is no switch and no list."""
+        known = [
+            action for name, action in self.flags.items() if flag.startswith("--") and name.startswith(plain(flag))
+        ]
+        return any(action.nargs is None for action in known)
 
 
 @contextmanager
@@ -319,11 +239,12 @@ def _one_line() -> Iterator[None]:
         raise BadInputError(" ".join(str(error).split())) from error
 
 
-def _read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
+def _read_recipe(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
+    """Values by the names that the parser has for them."""
     recipe = _json_object(str(path), path.read_text(encoding="utf-8"))
-    if unknown := sorted(set(recipe) - known):
-        raise ValueError(f"{path} holds {unknown}, which are no arguments of train.py; see train.py --help.")
-    return recipe
+    if unknown := sorted(set(recipe) - set(names)):
+        raise ValueError(f"{path} holds {unknown}, which are no arguments of train.py; see train.py --help-all.")
+    return {names[name]: value for name, value in recipe.items()}
 
 
 def _json_object(name: str, value: dict | str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def named_failure(flag: str, name_or_path: str, expected: str) -> Iterator[None]
     """Raises `BadInputError` in place of the several lines that transformers and the Hub client give.
 
     Args:
-        flag: of the command line, e.g. `--model_name_or_path`.
+        flag: of the command line, e.g. `--model`.
         name_or_path: what it was given.
         expected: what would do, as the end of "expected ...".
     """

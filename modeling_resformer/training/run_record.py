@@ -68,6 +68,8 @@ NO_SETTINGS = {
     "local_rank",
     "hub_model_id",
     "disable_tqdm",
+    "dataloader_pin_memory",
+    "yes",
     "do_eval",
 }
 

@@ -1,13 +1,17 @@
 """`transformers.Trainer` where it needs help: cases carried past the model, both losses logged, exact evaluation."""
 
+import os
 from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 
 from .compute_metrics import row_statistics
+from .progress import ProgressLines
 from .resuming import ResumableTrainer
 from .tasks import task_named
 
@@ -35,9 +39,20 @@ class ResFormerTrainer(ResumableTrainer):
         for name, needed in (("remove_unused_columns", False), ("batch_eval_metrics", True)):
             if getattr(self.args, name) is not needed:
                 raise ValueError(f"ResFormerTrainer needs TrainingArguments({name}={needed}); it is {not needed}.")
+        self._settle_data_loading()
+        for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+            self.remove_callback(printing)
+        self.add_callback(ProgressLines(bar=not self.args.disable_tqdm))
         self.task = task_named(type(self.model).__name__)
         self._loss_sums = torch.zeros(len(self.task.losses), device=self.args.device)
         self._loss_steps = 0
+
+    def _settle_data_loading(self) -> None:
+        """What torch would warn of: pinned memory without an accelerator, and more workers than cores."""
+        if self.args.device.type == "cpu":
+            self.args.dataloader_pin_memory = False
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.args.dataloader_num_workers = min(self.args.dataloader_num_workers, cores)
 
     def compute_loss(
         self,

@@ -1,0 +1,157 @@
+"""The flags of `scripts/train.py` that are its own; those of transformers' `TrainingArguments` come on top."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .parser import MODEL, OneLineParser, Spellings, add_fields
+
+
+BY_MODALITY = "Default: what suits the dataset's modality, off where that is unknown."
+FROM_THE_TRAINER = """
+Of the Trainer's flags, which --help-all lists, those that most runs set:
+  --output_dir FOLDER (or --output)                 --num_train_epochs N
+  --per_device_train_batch_size N                   --gradient_accumulation_steps N
+  --learning_rate X --weight_decay X                --lr_scheduler_type cosine --warmup_steps N
+  --metric_for_best_model loss                      --resume_from_checkpoint true
+  --bf16 --gradient_checkpointing --use_cpu         --dataloader_num_workers N --seed N
+
+Dashes and underscores in flags are interchangeable. The recipe may stand anywhere; flags win over it.
+"""
+
+
+@dataclass
+class ModelOptions:
+    """Which model is trained, on how many threads, how long, and which of its weights are kept.
+
+    Label names and their numbers come from the dataset.
+    """
+
+    task: str = field(
+        default="multi_task", metadata={"help": "What to learn: multi_task, segmentation or classification."}
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--model"],
+            "metavar": MODEL,
+            "help": "Checkpoint folder or Hub id to start from; default random weights.",
+        },
+    )
+    init_resnet: str | None = field(
+        default=None,
+        metadata={
+            "metavar": MODEL,
+            "help": "Folder or Hub id of a transformers ResNet, such as microsoft/resnet-34, whose weights fill the "
+            "residual blocks that they fit; default random weights.",
+        },
+    )
+    config: dict | str | None = field(
+        default=None,
+        metadata={"metavar": "JSON", "help": "JSON object of ResFormerConfig fields; joined with the recipe's."},
+    )
+    class_weights: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "balanced",
+            "help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part.",
+        },
+    )
+    sync_batch_norm: bool = field(
+        default=False,
+        metadata={"help": "Pool the batch-norm statistics of all processes; needs GPUs, and pays for small batches."},
+    )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads of torch on the CPU; default torch's own. With as many threads as cores a small model "
+            "crawls whenever another program is busy, because every thread waits for the one that was put off."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when metric_for_best_model has not improved for this many evaluations in a row; default never."
+        },
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate, select and save an exponential moving average of the weights with this decay, such as "
+            "0.999, in place of the weights themselves; default none."
+        },
+    )
+    yes: bool = field(
+        default=False, metadata={"help": "Go on although the memory that is free seems too little for the run."}
+    )
+
+
+@dataclass
+class DataOptions:
+    """What the model is trained and evaluated on."""
+
+    dataset: str | None = field(
+        default=None, metadata={"metavar": "FOLDER", "help": "Folder that scripts/prepare_*.py wrote."}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
+    )
+    # None: what suits the kind of picture that the dataset records, see data/transforms.py.
+    rotation_degrees: float | None = field(
+        default=None, metadata={"help": f"Largest angle of the random rotation; 0 for none. {BY_MODALITY}"}
+    )
+    horizontal_flip: float | None = field(
+        default=None, metadata={"help": f"Probability of a left-right flip. {BY_MODALITY}"}
+    )
+    vertical_flip: float | None = field(
+        default=None, metadata={"help": f"Probability of an upside-down flip. {BY_MODALITY}"}
+    )
+    scale_jitter: float | None = field(
+        default=None,
+        metadata={"help": f"Magnify by up to 1 + this, or shrink by as much; 0 for neither. {BY_MODALITY}"},
+    )
+    color_jitter: float | None = field(
+        default=None,
+        metadata={
+            "help": f"Change brightness, contrast and saturation by up to this share; 0 for no change. {BY_MODALITY}"
+        },
+    )
+    auc_classes: list[str] = field(
+        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
+    )
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "COLUMN",
+            "help": "Column whose values get scores of their own; default vendor, where the dataset has it.",
+        },
+    )
+    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
+
+
+def make_parser(description: str | None) -> OneLineParser:
+    parser = OneLineParser(f"{description or ''}{FROM_THE_TRAINER}", add_help=False, usage=USAGE)
+    add_own(parser)
+    add_fields(parser, ModelOptions)
+    add_fields(parser, DataOptions)
+    return parser
+
+
+USAGE = "%(prog)s [RECIPE.json] --dataset FOLDER --output_dir FOLDER [flags]"
+
+
+def add_own(parser: Spellings) -> None:
+    """Adds what is no field of any arguments."""
+    parser.add_argument("-h", "--help", action="store_true", help="Show this.")
+    parser.add_argument("--help-all", action="store_true", help="Show every flag, those of the Trainer among them.")
+    parser.add_argument("--recipe", metavar="FILE", help="JSON file of flags, the same as RECIPE.json without flag.")
+
+
+def parse(arguments: Sequence[str], description: str | None) -> None:
+    """Answers `--help`. What else is given can only be judged together with the Trainer's flags."""
+    if "-h" in arguments or "--help" in arguments:
+        make_parser(description).print_help()
+        sys.exit(0)
