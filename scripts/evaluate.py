@@ -46,7 +46,7 @@ from modeling_resformer.training.building import (
 )
 from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
-from modeling_resformer.training.report_page import write_pages
+from modeling_resformer.training.report_page import recall_training, write_pages
 from modeling_resformer.training.results import Scoring, evaluate_split
 from modeling_resformer.training.rows import EvaluationRows
 from modeling_resformer.training.thresholds import choose_on_validation, warn_of_older_results, write_thresholds
@@ -72,6 +72,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
         compute_metrics=build_metrics(model, arguments.auc_classes),
     )
     check(arguments, trainer, prepared)
+    recall_training(trainer, Path(arguments.model_name_or_path))
     rows = rows_to_score(arguments, prepared)
     if arguments.choose_thresholds:
         thresholds = choose_on_validation(trainer, prepared.dataset)

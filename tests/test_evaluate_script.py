@@ -18,6 +18,7 @@ from transformers import ViTConfig
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.publishing.checks import check_run
+from modeling_resformer.training import report_page
 
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -85,6 +86,19 @@ def test_the_files_are_those_that_training_left(dataset, trained, tmp_path, capl
         assert {key: results["model"][name][key] for key in known} == pytest.approx(known, rel=1e-5), name
     header = (trained / "per_case.csv").read_text().splitlines()[0]
     assert (tmp_path / "per_case.csv").read_text().splitlines()[0] == header
+
+
+def test_the_page_of_a_later_evaluation_keeps_the_curves_of_the_training(dataset, trained, tmp_path, monkeypatch):
+    drawn = []
+    draw_page = report_page.draw_page
+    monkeypatch.setattr(report_page, "draw_page", lambda *page: drawn.append(page) or draw_page(*page))
+    assert run(trained, dataset[1], tmp_path / "again")[0] == 0
+    _, _, log, selected, _ = drawn[0]
+    state = json.loads((trained / "trainer_state.json").read_text())
+    assert [line for line in log if "eval_loss" in line] == [
+        line for line in state["log_history"] if "eval_loss" in line
+    ]
+    assert selected == 1.0
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..metrics.scores import roc_curve
 from .compute_metrics import EvaluationMetrics, RowStatistics
@@ -91,6 +93,26 @@ def write_pages(
     names = trainer.compute_metrics.config.mask_class_names
     sheet = draw_samples(samples, names, results["split"], len(seen.row_index))
     save(sheet, folder / "samples.png")
+
+
+def recall_training(trainer: ResFormerTrainer, checkpoint: Path) -> None:
+    """Takes over the log of the training that left a checkpoint, where it lies beside it.
+
+    So the page of a later evaluation keeps the curves, and the epoch whose weights were kept.
+
+    Args:
+        trainer: before it evaluates.
+        checkpoint: folder of the model; a Hub id has no log.
+    """
+    path = checkpoint / TRAINER_STATE_NAME
+    if not path.is_file():
+        return
+    try:
+        past = TrainerState.load_from_json(str(path))
+        trainer.state.log_history = [dict(line) for line in past.log_history]
+        trainer.state.best_global_step = past.best_global_step
+    except (OSError, TypeError, ValueError) as error:
+        logger.warning("%s: no log of a training (%s); the page has no curves.", path, type(error).__name__)
 
 
 def draw_page(
