@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_a_volume_becomes_masks_in_its_place_and_measurements_in_mm(predict, mod
     for kind in ("en_face", "sheet"):
         with Image.open(tmp_path / "out" / volume[kind]) as picture:
             assert np.asarray(picture.convert("L")).std() > 0
+
+
+def test_each_volume_is_one_line_with_what_was_found(predict, model, tmp_path, capsys):
+    voxels = np.zeros((5, 20, 30), np.uint8)
+    voxels[1:4, 5:15, 10:20] = 200
+    for number in range(11):
+        (tmp_path / f"TRAIN{number:03d}").mkdir()
+        write_metaimage(tmp_path / f"TRAIN{number:03d}/oct.mhd", voxels, spacing=(0.5, 0.25, 2.0))
+    pages = [Image.fromarray(slice_) for slice_ in voxels]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    inputs = [str(tmp_path / "pages.tif"), str(tmp_path / "TRAIN*/oct.mhd")]
+    assert predict([model, *inputs, "--output", str(tmp_path / "out"), "--batch-size", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"overlays/pages.png: fluid in 3 of 5 slices, \d+ voxels", lines[0])
+    volume = rows_of(tmp_path / "out", "volumes")[1]
+    mm3 = int(volume["voxels_fluid"]) * 0.25
+    assert lines[1] == f"overlays/TRAIN000.png: fluid in 3 of 5 slices, {mm3:.3g} mm3"
+    assert lines[10] == "... and 2 more in volumes.csv" and lines[11].endswith("predictions.csv")
+    assert not (tmp_path / "out/sheet.png").exists()
 
 
 def test_without_spacing_there_are_no_mm(predict, model, tmp_path):
