@@ -114,8 +114,16 @@ def test_no_masks_and_no_labels_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("mask", ["--mask-values", "0=background,255=lesion"], "though --mask-values speaks of masks; rename {root}/mask to"),
-        ("Masks", ["--mask-values", "0=background,255=lesion", "--merge-masks"], "--merge-masks speak of masks; rename {root}/Masks"),
+        (
+            "mask",
+            ["--mask-values", "0=background,255=lesion"],
+            "though --mask-values speaks of masks; rename {root}/mask to",
+        ),
+        (
+            "Masks",
+            ["--mask-values", "0=background,255=lesion", "--merge-masks"],
+            "--merge-masks speak of masks; rename {root}/Masks",
+        ),
         (None, ["--merge-masks"], "though --merge-masks speaks of masks; put the masks there"),
     ],
 )
@@ -135,8 +143,16 @@ def test_mask_flags_without_one_mask_are_refused_unless_that_is_meant(tmp_path, 
 @pytest.mark.parametrize(
     ("split", "fractions", "rule"),
     [
-        (None, ["test", "validation"], "drawn: 0.4 of the cases to test, 0.4 to validation, by case, stratified by label, seed 0"),
-        ("train", ["test"], "as the source gives it; then 0.4 of the training cases to test, by case, stratified by label, seed 0"),
+        (
+            None,
+            ["test", "validation"],
+            "drawn: 0.4 of the cases to test, 0.4 to validation, by case, stratified by label, seed 0",
+        ),
+        (
+            "train",
+            ["test"],
+            "as the source gives it; then 0.4 of the training cases to test, by case, stratified by label, seed 0",
+        ),
         ("test", [], "as the source gives it"),
         (None, [], "none: the source gives none, and none was drawn"),
     ],

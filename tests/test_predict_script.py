@@ -11,6 +11,7 @@ import pytest
 from conftest import tiny_config
 from PIL import Image, ImageFilter
 from scipy import ndimage
+from transformers.utils.logging import enable_progress_bar
 
 from modeling_resformer import (
     ResFormerForImageClassification,
@@ -133,6 +134,7 @@ def test_parquet_says_what_csv_says_with_types(predict, model, tmp_path):
 
 
 def test_what_is_printed_says_where_the_rest_stands_and_a_message_has_its_own_line(predict, model, tmp_path, capfd):
+    enable_progress_bar()
     with Image.open(PHOTOGRAPHS[0]) as picture:
         small = picture.resize((24, 24))
     for number in range(12):

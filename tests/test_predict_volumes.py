@@ -142,9 +142,7 @@ def test_volumes_and_pictures_go_together_and_a_bad_volume_stops_nothing(predict
     inputs = [str(tmp_path / "scan*/oct.mhd"), str(tmp_path / "photo.png")]
     assert predict([model, *inputs, "--output", str(tmp_path / "out")]) == 1
     rows = rows_of(tmp_path / "out", "predictions")
-    assert [(row["case_id"], row["area_pixels_fluid"]) for row in rows] == [("scan2", "600")] * 2 + [
-        ("photo", "600")
-    ]
+    assert [(row["case_id"], row["area_pixels_fluid"]) for row in rows] == [("scan2", "600")] * 2 + [("photo", "600")]
     (problem,) = json.loads((tmp_path / "out/problems.json").read_text())
     assert problem["source"].endswith("scan1/oct.mhd") and "oct.raw" in problem["problem"]
 

@@ -21,7 +21,16 @@ from .tables import binary_label, by_spelling, read_table, spelling_key
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-MASK_FOLDERS = ("mask", "masks", "segmentation", "segmentations", "groundtruth", "ground_truth", "labels", "annotations")
+MASK_FOLDERS = (
+    "mask",
+    "masks",
+    "segmentation",
+    "segmentations",
+    "groundtruth",
+    "ground_truth",
+    "labels",
+    "annotations",
+)
 MASK_ENDINGS = ("_mask", "_segmentation")
 MASK_NAME = re.compile(rf"(.+)(?:{'|'.join(MASK_ENDINGS)})(?:_\d+)?")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson")

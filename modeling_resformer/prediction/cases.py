@@ -183,9 +183,7 @@ def inputs_at(path: Path) -> dict[str, VolumeSource | Path]:
     return dict(sorted(found.items()))
 
 
-def without_references(
-    found: Mapping[str, VolumeSource | Path], named: set[str]
-) -> dict[str, VolumeSource | Path]:
+def without_references(found: Mapping[str, VolumeSource | Path], named: set[str]) -> dict[str, VolumeSource | Path]:
     """Leaves out each `reference.*` that lies beside an `oct.*` and was not named itself, and says so in one line."""
     paths = {source: path_of(item) for source, item in found.items()}
     left_out = [
