@@ -6,7 +6,8 @@
 
 The model is a folder or a Hub id. Inputs are pictures of any kind Pillow reads, 16-bit ones at their full depth; volumes as
 MetaImage (.mhd, .mha), NIfTI (.nii, .nii.gz), DICOM (a file of several frames, or a folder with a series) or a TIFF of several
-pages; folders of these; and glob patterns. Written below --output:
+pages; folders of these; and glob patterns. As in RETOUCH, `oct.*` is named after its folder, and `reference.*` beside it is
+predicted only where you name it. Written below --output:
 
     masks/NAME.png              class indices with a palette, at the picture's size
     masks/NAME.mha, .nii.gz     the same for a volume, with its spacing, origin and direction
