@@ -6,7 +6,8 @@
 
 The model is a folder or a Hub id. Inputs are pictures of any kind Pillow reads, 16-bit ones at their full depth; volumes as
 MetaImage (.mhd, .mha), NIfTI (.nii, .nii.gz), DICOM (a file of several frames, or a folder with a series) or a TIFF of several
-pages; folders of these; and glob patterns. Written below --output:
+pages; folders of these; and glob patterns. As in RETOUCH, `oct.*` is named after its folder, and `reference.*` beside it is
+predicted only where you name it. Written below --output:
 
     masks/NAME.png              class indices with a palette, at the picture's size
     masks/NAME.mha, .nii.gz     the same for a volume, with its spacing, origin and direction
@@ -15,7 +16,7 @@ pages; folders of these; and glob patterns. Written below --output:
     en_face/NAME.png            a volume from the front: the thickness of each class over the B-scans
     predictions.csv, .parquet   one row per picture or slice: scores, labels, areas, lesions, diameters
     volumes.csv, .parquet       one row per volume (not for --dataset): mm3, slices affected, the largest slice
-    sheet.png                   the first 36 overlays
+    sheet.png                   the first 36 overlays of pictures
     problems.json               what could not be done, and why
 
 Lengths in mm stand only where the input says its spacing. Columns: modeling_resformer/prediction/tables.py.
@@ -44,6 +45,7 @@ from modeling_resformer.options.predict import parse
 from modeling_resformer.prediction.predicting import Request, predict
 from modeling_resformer.prediction.processes import Processes
 from modeling_resformer.prediction.writing import OutputError
+from modeling_resformer.training.progress import quieten_libraries
 
 
 logger = logging.getLogger("predict")
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where something could not be read or written."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     arguments = parse(sys.argv[1:] if argv is None else argv, __doc__)
+    quieten_libraries()
     if arguments.cpu_threads is not None:
         torch.set_num_threads(arguments.cpu_threads)
     try:

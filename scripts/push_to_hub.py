@@ -43,6 +43,7 @@ from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import MAIN, Push, push_folder, with_kept_card_text
 from modeling_resformer.publishing.repository import make_repository
 from modeling_resformer.publishing.space import make_space
+from modeling_resformer.training.progress import quieten_libraries
 
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def publish_space(options: argparse.Namespace, repository: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr."""
     options = parse(sys.argv[1:] if argv is None else argv, __doc__)
+    quieten_libraries()
     try:
         publish(options)
     except BadInputError as error:

@@ -15,6 +15,7 @@ from modeling_resformer.publishing.card import Terms, write_model_card
 from modeling_resformer.publishing.card_text import FIELDS, CardText, read_card_text
 from modeling_resformer.publishing.checks import check_card
 from modeling_resformer.publishing.facts import read_facts
+from modeling_resformer.publishing.repository import check_terms
 
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,23 @@ def test_gated_data_stay_gated_whatever_is_said(card_of):
     card = card_of("dataset_name: My OCT\nlimits: none at all\n", source="retouch", labels=FLUIDS)
     assert card.count("may not be redistributed without its organisers' consent") == 2
     assert "those of gated data may not be passed on" in card
+
+
+def test_of_made_up_data_the_owner_speaks_and_nothing_is_said_of_those_whose_layout_they_have(card_of, tmp_path):
+    card = card_of("data_licence: CC0 1.0\n", source="retouch", labels=FLUIDS, synthetic=True)
+    assert "Trained on made-up data." in card
+    assert "| **Licence of the data** | CC0 1.0 |" in card and "| **Data** | CC0 1.0 |" in card
+    for absent in ("gated", "RETOUCH", "Three devices", "What the paper reports", "bogunovic"):
+        assert absent not in card
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    plain.mkdir()
+    (plain / "network.png").touch()
+    (run / "card.yaml").write_text("contact: me\n")
+    write_model_card(plain, Terms("org/tiny", synthetic=True), read_facts(run))
+    assert "| **Licence of the data** | made-up data |" in (plain / "README.md").read_text()
+    # What may be public goes by the record all the same.
+    with pytest.raises(BadInputError, match="were trained on RETOUCH, which is gated"):
+        check_terms(Terms("org/tiny", synthetic=True, public=True), read_facts(run))
 
 
 def test_the_flag_wins_over_the_files_licence(card_of):

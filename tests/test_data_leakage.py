@@ -240,6 +240,18 @@ def test_near_duplicates_are_drawn_together(tmp_path):
     assert contents(grouped) == contents(plain)
 
 
+def test_bars_are_those_of_reading_hashing_and_comparing(tmp_path, capfd):
+    root = write_copies(tmp_path / "raw", copies=3)
+    flags = ["--test-fraction", "0.3", "--validation-fraction", "0.2", "--group-near-duplicates", "--parquet"]
+    assert prepare_folder.main(["--source", str(root), "--output", str(tmp_path / "out"), *flags]) == 0
+    shown = capfd.readouterr().err
+    for bar in ("Generating train split", "Hashing train", "Comparing pictures"):
+        assert bar in shown
+    for bar in ("Flattening", "Saving the dataset", "Checking", "Creating parquet"):
+        assert bar not in shown
+    assert not datasets.are_progress_bars_disabled()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -111,6 +111,64 @@ def test_no_masks_and_no_labels_at_all(tmp_path):
     assert rows.features["mask_classes"].feature.names == ["background"]
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        (
+            "mask",
+            ["--mask-values", "0=background,255=lesion"],
+            "though --mask-values speaks of masks; rename {root}/mask to",
+        ),
+        (
+            "Masks",
+            ["--mask-values", "0=background,255=lesion", "--merge-masks"],
+            "--merge-masks speak of masks; rename {root}/Masks",
+        ),
+        (None, ["--merge-masks"], "though --merge-masks speaks of masks; put the masks there"),
+    ],
+)
+def test_mask_flags_without_one_mask_are_refused_unless_that_is_meant(tmp_path, capsys, name, flags, message):
+    root = tmp_path / "raw"
+    write_folder(root, masks=False, table=TABLE)
+    if name is not None:
+        write_mask(root / name / "a.png")
+    arguments = ("--source", root, "--output", tmp_path / "out", *flags)
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{root / 'masks'}: no mask found there" in error and message.format(root=root) in error
+    assert "--allow-missing" in error and not (tmp_path / "out").exists()
+    assert run(*arguments, "--allow-missing") == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "fractions", "rule"),
+    [
+        (
+            None,
+            ["test", "validation"],
+            "drawn: 0.4 of the cases to test, 0.4 to validation, by case, stratified by label, seed 0",
+        ),
+        (
+            "train",
+            ["test"],
+            "as the source gives it; then 0.4 of the training cases to test, by case, stratified by label, seed 0",
+        ),
+        ("test", [], "as the source gives it"),
+        (None, [], "none: the source gives none, and none was drawn"),
+    ],
+)
+def test_the_rule_of_a_split_says_what_was_given_and_what_was_drawn(tmp_path, capsys, split, fractions, rule):
+    table = [["file_name", "class_labels", "split"], *([name, "red", split or ""] for name in "abc")]
+    write_folder(tmp_path / "raw", table=table if split else None)
+    flags = [part for name in fractions for part in (f"--{name}-fraction", "0.4")]
+    masks = ("--mask-values", "0=background,255=lesion")
+    assert run("--source", tmp_path / "raw", "--output", tmp_path / "out", *masks, *flags) == 0
+    assert json.loads((tmp_path / "out/resformer.json").read_text())["split_rule"] == rule
+    printed = capsys.readouterr().out
+    for name in ("test", "validation"):
+        assert (f"there is no {name} split; --{name}-fraction" in printed) == (name not in (*fractions, split))
+
+
 def test_several_values_may_share_a_class(tmp_path):
     write_folder(tmp_path / "raw")
     write_mask(tmp_path / "raw" / "masks" / "b.png", values=(0, 3))

@@ -186,6 +186,21 @@ def test_a_drawn_split_is_by_volume_seeded_and_given_back_by_its_manifest(tmp_pa
         assert {split: len(rows) for split, rows in dataset.items()} == {"train": 18, "validation": 6, "test": 6}
     assert cases[0] == cases[1] == cases[2]
     assert not set(cases[0]["train"]) & set(cases[0]["test"])
+    assert json.loads((tmp_path / "a/resformer.json").read_text())["split_rule"] == (
+        "drawn: 0.2 of the cases to test, 0.2 to validation, by case, stratified by vendor and fluid, seed 3"
+    )
+
+
+def test_the_lists_own_rule_says_how_much_of_it_is_there_and_warnings_name_the_flags(tmp_path, capsys):
+    for number in (1, 18):  # the list's last but three and first volume of this vendor
+        write_retouch_volume(folder_of(tmp_path / "raw", "Cirrus", number), (128, 4, 4), seed=number)
+    assert run("--source", tmp_path / "raw", "--output", tmp_path / "out") == 0
+    rule = json.loads((tmp_path / "out/resformer.json").read_text())["split_rule"]
+    assert rule.startswith("this project's published list of volumes: 4 test and 2 validation volumes a vendor")
+    assert rule.endswith("of which 1 and 0 are in this source")
+    printed = capsys.readouterr().out
+    assert "there is no validation split; --validation-fraction draws one" in printed
+    assert "no test split" not in printed
 
 
 def test_two_processes_give_the_same_rows_as_one(tmp_path):

@@ -249,6 +249,39 @@ def test_the_examples_name_the_revision_that_was_published(render):
     assert "pins nothing" not in render(revision="v1")
 
 
+def test_the_stock_example_says_at_once_what_it_does_to_sixteen_bits(render):
+    for task, place in (("multi_task", "above"), ("classification", "below")):
+        before = render(task=task).split('pipeline("image-classification"')[0].split("```python")[-2]
+        said = " ".join(before.split("```")[-1].split())
+        assert "**8-bit pictures only**" in said and f"the repository's own pipeline {place}:" in said
+
+
+def test_intervals_are_spoken_of_where_a_score_has_one(render):
+    assert "In brackets: 95 %" in render() and " Intervals: 95 %" in render()
+    results = made_up_results()
+    for one in results["model"].values():
+        one |= {"low": None, "high": None}
+    text = render(results=results)
+    assert "In brackets" not in text and " Intervals:" not in text and "No intervals were computed." in text
+
+
+@pytest.mark.parametrize(
+    ("record", "is_volumes"),
+    [
+        (made_up_record(source="retouch"), True),
+        (
+            {**made_up_record(), "dataset": {**made_up_record()["dataset"], "source": "folder", "modality": "oct"}},
+            True,
+        ),
+        (made_up_record(), False),
+    ],
+)
+def test_of_volumes_the_examples_take_a_slice_and_predict_the_whole(render, record, is_volumes):
+    text = render(record=record)
+    assert ("bscan.png" in text, "photo.jpg" in text) == (is_volumes, not is_volumes)
+    assert ("`scripts/predict.py` of the project's own code takes whole volumes" in text) == is_volumes
+
+
 def test_synthetic_data_make_no_result(render):
     text = render(synthetic=True)
     assert "> **SYNTHETIC.**" in text

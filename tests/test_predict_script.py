@@ -11,6 +11,7 @@ import pytest
 from conftest import tiny_config
 from PIL import Image, ImageFilter
 from scipy import ndimage
+from transformers.utils.logging import enable_progress_bar
 
 from modeling_resformer import (
     ResFormerForImageClassification,
@@ -130,6 +131,21 @@ def test_parquet_says_what_csv_says_with_types(predict, model, tmp_path):
     kinds = {"label_a": bool, "score_a": float, "area_pixels_lesion": int, "mask": str, "overlay": type(None)}
     assert {name: type(row[name]) for name in kinds} == kinds
     assert not (tmp_path / "out/overlays").exists() and not (tmp_path / "out/sheet.png").exists()
+
+
+def test_what_is_printed_says_where_the_rest_stands_and_a_message_has_its_own_line(predict, model, tmp_path, capfd):
+    enable_progress_bar()
+    with Image.open(PHOTOGRAPHS[0]) as picture:
+        small = picture.resize((24, 24))
+    for number in range(12):
+        small.save(tmp_path / f"{number:02d}.png")
+    (tmp_path / "99.png").write_bytes(b"nothing")
+    assert predict([model, str(tmp_path), "--output", str(tmp_path / "out"), "--batch-size", "6"]) == 1
+    shown = capfd.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[9].startswith("overlays/09.png: a 0.") and lines[10] == "... and 2 more in predictions.csv"
+    assert "Loading weights" not in shown.err
+    assert any(line.startswith("ERROR: ") and "99.png" in line for line in shown.err.split("\n"))
 
 
 def test_a_bad_file_is_named_and_does_not_stop_the_rest(predict, model, tmp_path):

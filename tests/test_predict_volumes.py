@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from raw_data import write_metaimage
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor, ResFormerMultiTaskOutput
 from modeling_resformer.data.columns import dataset_features
+from modeling_resformer.prediction.cases import find_cases
 
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,25 @@ def test_a_volume_becomes_masks_in_its_place_and_measurements_in_mm(predict, mod
             assert np.asarray(picture.convert("L")).std() > 0
 
 
+def test_each_volume_is_one_line_with_what_was_found(predict, model, tmp_path, capsys):
+    voxels = np.zeros((5, 20, 30), np.uint8)
+    voxels[1:4, 5:15, 10:20] = 200
+    for number in range(11):
+        (tmp_path / f"TRAIN{number:03d}").mkdir()
+        write_metaimage(tmp_path / f"TRAIN{number:03d}/oct.mhd", voxels, spacing=(0.5, 0.25, 2.0))
+    pages = [Image.fromarray(slice_) for slice_ in voxels]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    inputs = [str(tmp_path / "pages.tif"), str(tmp_path / "TRAIN*/oct.mhd")]
+    assert predict([model, *inputs, "--output", str(tmp_path / "out"), "--batch-size", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"overlays/pages.png: fluid in 3 of 5 slices, \d+ voxels", lines[0])
+    volume = rows_of(tmp_path / "out", "volumes")[1]
+    mm3 = int(volume["voxels_fluid"]) * 0.25
+    assert lines[1] == f"overlays/TRAIN000.png: fluid in 3 of 5 slices, {mm3:.3g} mm3"
+    assert lines[10] == "... and 2 more in volumes.csv" and lines[11].endswith("predictions.csv")
+    assert not (tmp_path / "out/sheet.png").exists()
+
+
 def test_without_spacing_there_are_no_mm(predict, model, tmp_path):
     pages = [Image.fromarray(slice_) for slice_ in np.full((3, 20, 30), 200, np.uint8)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
@@ -121,11 +142,34 @@ def test_volumes_and_pictures_go_together_and_a_bad_volume_stops_nothing(predict
     inputs = [str(tmp_path / "scan*/oct.mhd"), str(tmp_path / "photo.png")]
     assert predict([model, *inputs, "--output", str(tmp_path / "out")]) == 1
     rows = rows_of(tmp_path / "out", "predictions")
-    assert [(row["case_id"], row["area_pixels_fluid"]) for row in rows] == [("scan2-oct", "600")] * 2 + [
-        ("photo", "600")
-    ]
+    assert [(row["case_id"], row["area_pixels_fluid"]) for row in rows] == [("scan2", "600")] * 2 + [("photo", "600")]
     (problem,) = json.loads((tmp_path / "out/problems.json").read_text())
     assert problem["source"].endswith("scan1/oct.mhd") and "oct.raw" in problem["problem"]
+
+
+def test_a_reference_is_no_scan_and_oct_is_named_after_its_folder(tmp_path, caplog):
+    for vendor, name in (("Cirrus", "TRAIN051"), ("Topcon", "TRAIN051"), ("Topcon", "TRAIN052")):
+        folder = tmp_path / vendor / name
+        folder.mkdir(parents=True)
+        for stem in ("oct", "reference"):
+            write_metaimage(folder / f"{stem}.mhd", np.zeros((2, 20, 30), np.uint8))
+    first = tmp_path / "Cirrus/TRAIN051"
+    assert [(case.source, case.name) for case in find_cases([str(first)])] == [(str(first / "oct.mhd"), "TRAIN051")]
+    (line,) = caplog.records
+    assert f"{first / 'reference.mhd'}: not predicted" in line.getMessage()
+    caplog.clear()
+    cases = find_cases([str(tmp_path / "*/*/*.mhd")])
+    assert [case.name for case in cases] == ["Cirrus-TRAIN051", "Topcon-TRAIN051", "TRAIN052"]
+    (line,) = caplog.records
+    assert "and 2 more: not predicted" in line.getMessage()
+    caplog.clear()
+    named = find_cases([str(first), str(first / "reference.mhd")])
+    assert [case.name for case in named] == ["TRAIN051", "reference"] and not caplog.records
+    known = {str(first / "oct.mhd"): "oct"}  # of an output folder that an earlier version began
+    assert [case.name for case in find_cases([str(first)], known)] == ["oct"]
+    assert [case.name for case in find_cases([str(tmp_path / "*/TRAIN052/reference.mhd")])] == ["reference"]
+    (first / "oct.mhd").rename(first / "scan.mhd")
+    assert [case.name for case in find_cases([str(first)])] == ["reference", "scan"]
 
 
 def test_slices_are_not_turned_upside_down(predict, model, tmp_path, caplog):

@@ -18,6 +18,7 @@ from prepared_data import prepared_dataset
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 from raw_data import write_photograph, write_retouch_volume
 from safetensors.torch import load_file, save_file
+from transformers.utils.logging import enable_progress_bar
 
 
 pytest.importorskip("jinja2")
@@ -470,6 +471,22 @@ def test_data_nobody_knows_ask_for_the_owners_text(run, tmp_path, untried, caplo
     (own / "card.yaml").write_text(OWN)
     assert dry_run(own, tmp_path / "b") == 0
     assert "card.yaml" not in caplog.text
+
+
+def test_a_licence_that_nobody_named_and_made_up_data_of_a_gated_layout(run, tmp_path, untried, caplog, capfd):
+    enable_progress_bar()
+    own = broken(run, tmp_path, with_text("run.json", json.dumps(made_up_record(source="retouch"))))
+    (own / "card.yaml").write_text("data_licence: CC0 1.0\n")
+    assert dry_run(own, tmp_path / "a", "--synthetic") == 0
+    (line,) = [record.getMessage() for record in caplog.records if "weights" in record.getMessage()]
+    assert "license: other" in line and "ask-the-owner" in line and "--license or weights_licence" in line
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| **Data** | CC0 1.0 |" in card and "gated" not in card
+    assert "Loading weights" not in capfd.readouterr().err
+    caplog.clear()
+    assert dry_run(own, tmp_path / "b", "--synthetic", "--license", "mit") == 0
+    assert "weights_licence" not in caplog.text
+    assert dry_run(own, tmp_path / "c", "--synthetic", "--public") == 1  # the record decides what may be public
 
 
 def test_training_pushes_once_at_the_end(tmp_path, hub, untried, capsys):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,6 +92,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     DEFAULT_WRITER_BATCH_SIZE = 16  # rows held in memory: pictures are large
     SOURCE: ClassVar[str]
     CONTRACT: ClassVar[str]
+    STRATUM: ClassVar[str] = "label"  # what a drawn split has its share of, in words
     split_rule = "as the source gives it"
 
     def __init__(self, *args: Any, data_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
@@ -174,12 +175,22 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
             self.split_rule = f"manifest {path.name}"
             return apply_manifest(splits, read_manifest(path), path, self.problems)
         fractions = {"test": self.config.test_fraction, "validation": self.config.validation_fraction}
-        drawn = ", ".join(f"{share:g} of the training cases to {name}" for name, share in fractions.items() if share)
-        if drawn:
-            together = " with near-duplicates kept together" if groups else ""
-            how = f"{drawn}, by case{together}, stratified by label, seed {self.config.seed}"
-            self.split_rule = f"{type(self).split_rule}; then {how}"
+        drawn = {name: share for name, share in fractions.items() if share}
+        self.split_rule = self._split_rule(drawn, bool(groups))
         return carve(splits, self._strata(splits) if drawn else {}, fractions, self.config.seed, groups)
+
+    def _split_rule(self, drawn: Mapping[str, float], grouped: bool) -> str:
+        """The rule in words: what the source gave, if anything, and what was drawn (split -> share)."""
+        is_given = any(case.split not in (None, "unlabelled") for case in self.cases)
+        if not drawn:
+            return type(self).split_rule if is_given else "none: the source gives none, and none was drawn"
+        cases = "training cases" if is_given else "cases"
+        first, *more = (f"to {name}" for name in drawn)
+        shares = [f"{share:g}" for share in drawn.values()]
+        parts = [f"{shares[0]} of the {cases} {first}", *map(" ".join, zip(shares[1:], more, strict=True))]
+        together = " with near-duplicates kept together" if grouped else ""
+        how = f"{', '.join(parts)}, by case{together}, stratified by {self.STRATUM}, seed {self.config.seed}"
+        return f"{type(self).split_rule}; then {how}" if is_given else f"drawn: {how}"
 
     def _source_splits(self) -> dict[str, str]:
         splits: dict[str, str] = {}

@@ -21,6 +21,16 @@ from .tables import binary_label, by_spelling, read_table, spelling_key
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+MASK_FOLDERS = (
+    "mask",
+    "masks",
+    "segmentation",
+    "segmentations",
+    "groundtruth",
+    "ground_truth",
+    "labels",
+    "annotations",
+)
 MASK_ENDINGS = ("_mask", "_segmentation")
 MASK_NAME = re.compile(rf"(.+)(?:{'|'.join(MASK_ENDINGS)})(?:_\d+)?")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson")
@@ -67,7 +77,7 @@ class MultiTaskFolder(CaseBuilder):
     ```
 
     Raises:
-        BadInputError: an unlisted mask value, a mask or table row without picture, two masks or rows for one picture, a
+        BadInputError: an unlisted mask value, no mask at all though there are `mask_values`, a mask or table row without picture, two masks or rows for one picture, a
             file in `images/` that is no picture, an unknown label, a missing column, an empty folder.
     """
 
@@ -163,6 +173,8 @@ class MultiTaskFolder(CaseBuilder):
         check_unannotated_code(self.config.unannotated_code, dict(self.config.mask_values or {}))
         pictures = self._pictures()
         masks, rows = self._masks(pictures), self._rows_of(pictures)
+        if pictures and not masks:
+            self._check_no_masks()
         refused = self._refuse_several(masks)
         slices: Counter[str] = Counter()
         cases = []
@@ -240,6 +252,20 @@ class MultiTaskFolder(CaseBuilder):
             else:
                 masks[key].append(path)
         return {key: tuple(files) for key, files in masks.items()}
+
+    def _check_no_masks(self) -> None:
+        """Refuses pictures without a single mask where options speak of masks."""
+        flags = {"--mask-values": self.config.mask_values, "--merge-masks": self.config.merge_masks}
+        given = [flag for flag, value in flags.items() if value]
+        if not given or self.config.allow_missing:
+            return
+        folders = {path.name: path for path in sorted(self.root.iterdir()) if path.is_dir() and path.name != "images"}
+        near = [name for name in folders if name.casefold() in MASK_FOLDERS and name != "masks"]
+        cure = f"rename {folders[near[0]]} to masks" if near else "put the masks there"
+        raise BadInputError(
+            f"{self.root / 'masks'}: no mask found there, though {' and '.join(given)} speak{'s' * (len(given) == 1)} "
+            f"of masks; {cure}, or go on without any by --allow-missing"
+        )
 
     def _refuse_several(self, masks: Mapping[str, tuple[Path, ...]]) -> set[str]:
         """Reports the pictures with several masks and returns their keys; of which mask to keep nothing is known."""

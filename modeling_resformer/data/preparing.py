@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import (
+    Dataset,
+    DatasetDict,
+    are_progress_bars_disabled,
+    concatenate_datasets,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from datasets.utils.logging import set_verbosity_error
 
 from .archives import unpack
@@ -136,14 +143,16 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
             {**record, "problem": record["problem"].replace(str(data_dir), str(preparation.source))}
             for record in read_skipped(work / "skipped.jsonl")
         ]
-        report = make_report(dataset, skipped, preparation.num_proc, None if leakage is None else leakage.counts)
+        with without_bars():
+            report = make_report(dataset, skipped, preparation.num_proc, None if leakage is None else leakage.counts)
+            dataset.save_to_disk(str(folder), max_shard_size=SHARD_SIZE)
         metadata = describe(builder, preparation, report)
-        dataset.save_to_disk(str(folder), max_shard_size=SHARD_SIZE)
         if leakage is not None and leakage.pairs:
             write_matches(leakage.pairs, folder / "leakage.csv")
         write_extras(folder, dataset, builder, metadata, report)
         if preparation.parquet or preparation.push_to_hub:
-            write_parquet(dataset, folder / "parquet")
+            with without_bars():
+                write_parquet(dataset, folder / "parquet")
             write_hub_files(folder, preparation.card, metadata, report)
     if preparation.push_to_hub:
         push(
@@ -153,6 +162,18 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
             gated=preparation.gated,
         )
     return report
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silences the bars that `datasets` shows for each split of a short step; those of long ones stay."""
+    silent = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not silent:
+            enable_progress_bars()
 
 
 @contextmanager
@@ -198,7 +219,8 @@ def check_leakage(builder: CaseBuilder, dataset: DatasetDict, preparation: Prepa
     compared = compare(labelled_parts(dataset), num_proc=preparation.num_proc)
     groups = linked_cases(compared) if preparation.group_near_duplicates else []
     if groups:
-        dataset = redistribute(dataset, builder, builder.assign_splits(groups))
+        with without_bars():
+            dataset = redistribute(dataset, builder, builder.assign_splits(groups))
         compared = compared.relocated(labelled_parts(dataset))
     counts, pairs = summarise(compared)
     if preparation.group_near_duplicates:

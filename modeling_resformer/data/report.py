@@ -185,7 +185,11 @@ def find_warnings(report: Report) -> Iterable[str]:
     splits = report["splits"]
     for name in ("train", "validation", "test"):
         if name not in splits:
-            cure = {"train": "", "validation": "; --validation-fraction carves one off training"}.get(name, "")
+            cure = (
+                ""
+                if name == "train"
+                else f"; --{name}-fraction draws one from the training cases, and --splits gives one"
+            )
             yield f"there is no {name} split{cure}"
     for name, split in splits.items():
         for label, count in split["class_counts"].items():

@@ -5,6 +5,7 @@ data are gated: users bring their own copy. Formats are taken from the challenge
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,6 +99,7 @@ class Retouch(CaseBuilder):
     """
 
     SOURCE = "retouch"
+    STRATUM = "vendor and fluid"
     CONTRACT = "folders ...VENDOR.../TRAINnnn/ with oct.mhd and reference.mhd, each with its .raw file"
     BUILDER_CONFIG_CLASS = RetouchConfig
     BUILDER_CONFIGS: ClassVar[list[RetouchConfig]] = [
@@ -172,7 +174,6 @@ class Retouch(CaseBuilder):
         config = self.config
         if config.splits is not None or config.validation_fraction or config.test_fraction:
             return super().assign_splits(groups)
-        self.split_rule = f"published list of volumes: {TEST_VOLUMES} test and {config.validation_volumes} validation volumes a vendor"
         splits = {case.case_id: case.split or "train" for case in self.cases}
         for vendor in VENDORS:
             short = {
@@ -184,6 +185,11 @@ class Retouch(CaseBuilder):
             for case in self.cases:
                 if case.vendor == vendor and case.split is None:
                     splits[case.case_id] = published.get(case.case_id.upper(), "train")
+        here = Counter(splits.values())
+        self.split_rule = (
+            f"this project's published list of volumes: {TEST_VOLUMES} test and {config.validation_volumes} validation "
+            f"volumes a vendor, of which {here['test']} and {here['validation']} are in this source"
+        )
         return splits
 
     def stratum(self, case: VolumeCase) -> tuple[str, ...]:

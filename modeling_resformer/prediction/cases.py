@@ -1,5 +1,6 @@
 """What to predict on: pictures, volumes and rows of a prepared dataset, and under which names their results go."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,15 @@ from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.
 UNREADABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 
+# RETOUCH keeps a scan and its truth in a folder of the volume's name.
+SCAN, REFERENCE = "oct", "reference"
+
 LONGEST_STEM = 180  # bytes; systems take 255 for a name, endings and numbers included
 
 Spacing = tuple[float, float]
 Stamp = list[int]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ def picture_suffixes() -> set[str]:
 def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) -> list[Case]:
     """Cases of files, folders (not their sub-folders) and glob patterns, in order and without repeats.
 
+    `reference.*` beside `oct.*` is the truth of that scan: it is left out unless it was named itself.
+
     Args:
         inputs: as on the command line.
         known: names of results by source, which an output folder holds already.
@@ -131,17 +139,21 @@ def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) ->
     """
     found: dict[str, VolumeSource | Path] = {}
     folders: dict[str, Path] = {}
+    named: set[str] = set()
     for given in inputs:
         matches = [Path(given)] if Path(given).exists() else sorted(map(Path, glob(given)))
         here: dict[str, VolumeSource | Path] = {}
         for path in matches:
             items = inputs_at(path)
             here |= items
+            if not path.is_dir() and (path == Path(given) or REFERENCE in Path(given).name.casefold()):
+                named |= set(items)
             folders |= dict.fromkeys(items, path) if path.is_dir() else {}
         if not here:
             raise FileNotFoundError(f"{given}: no picture and no volume there; give files, folders or glob patterns.")
         found |= here
-    stems = {source: item.stem if isinstance(item, Path) else item.name for source, item in found.items()}
+    found = without_references(found, named)
+    stems = {source: stem_of(item) for source, item in found.items()}
     names = distinct_names(with_parents(stems, found), known or {})
     return [
         PictureCase(source, names[source], names[source], folder=folders.get(source))
@@ -171,10 +183,51 @@ def inputs_at(path: Path) -> dict[str, VolumeSource | Path]:
     return dict(sorted(found.items()))
 
 
+def without_references(found: Mapping[str, VolumeSource | Path], named: set[str]) -> dict[str, VolumeSource | Path]:
+    """Leaves out each `reference.*` that lies beside an `oct.*` and was not named itself, and says so in one line."""
+    paths = {source: path_of(item) for source, item in found.items()}
+    left_out = [
+        source
+        for source, path in paths.items()
+        if source not in named and is_called(path, REFERENCE) and any(is_called(one, SCAN) for one in beside(path))
+    ]
+    if left_out:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        logger.warning(
+            "%s%s: not predicted, the reference of the oct file beside it; name the file itself to predict it",
+            *(left_out[0], more),
+        )
+    return {source: item for source, item in found.items() if source not in left_out}
+
+
+def path_of(item: VolumeSource | Path) -> Path:
+    return item if isinstance(item, Path) else item.path
+
+
+def beside(path: Path) -> Iterable[Path]:
+    """The pictures and volumes of a file's folder; none where `path` is a folder."""
+    files = path.parent.iterdir() if path.is_file() else ()
+    return (file for file in files if looks_like_input(file) or file.suffix.lower() in picture_suffixes())
+
+
+def is_called(path: Path, stem: str) -> bool:
+    return path.name.split(".")[0].casefold() == stem
+
+
+def stem_of(item: VolumeSource | Path) -> str:
+    """Stem of the item's results; a scan called no more than `oct` has its folder's name."""
+    stem = item.stem if isinstance(item, Path) else item.name
+    return path_of(item).absolute().parent.name or stem if stem.casefold() == SCAN else stem
+
+
 def with_parents(stems: Mapping[str, str], found: Mapping[str, VolumeSource | Path]) -> dict[str, str]:
-    """Stems by source, with the name of its folder before each that several share."""
+    """Stems by source, with the name of its folder (of a scan named after that, the next) before each that several share."""
     shared = Counter(stem.casefold() for stem in stems.values())
-    folders = {source: (item if isinstance(item, Path) else item.path).parent.name for source, item in found.items()}
+    places = {source: path_of(item) for source, item in found.items()}
+    folders = {
+        source: path.absolute().parent.parent.name if is_called(path, SCAN) else path.parent.name
+        for source, path in places.items()
+    }
     return {
         source: f"{folders[source]}-{stem}" if shared[stem.casefold()] > 1 and folders[source] else stem
         for source, stem in stems.items()

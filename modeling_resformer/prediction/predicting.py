@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data.problems import BadInputError
 from .cases import Case, VolumeCase, dataset_cases, find_cases
@@ -54,26 +55,68 @@ class Request:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: rows of the table, rows and seconds of this call alone, files written, and problems."""
+    """What a run did.
+
+    Attributes:
+        rows: of pictures and of slices.
+        volumes: a row for each volume.
+        done_now, seconds: rows and time of this call alone.
+        files: that were written for the whole run.
+        problems: what could not be done.
+    """
 
     rows: list[Row]
+    volumes: list[Row]
     done_now: int
     seconds: float
     files: list[Path]
     problems: list[Problem]
 
     def text(self) -> str:
-        lines = []
-        for row in self.rows[:SHOWN_ROWS]:
-            scores = [f"{name.removeprefix('score_')} {row[name]:.2f}" for name in row if name.startswith("score_")]
-            lines.append(f"{row.get('overlay') or row['source']}: {', '.join(scores)}")
-        lines += map(str, self.files)
+        in_volumes = {volume["source"] for volume in self.volumes}
+        pictures = [row for row in self.rows if row["source"] not in in_volumes]
+        lines = [
+            *first_lines(pictures, picture_line, "predictions.csv"),
+            *first_lines(self.volumes, volume_line, "volumes.csv"),
+            *map(str, self.files),
+        ]
         rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
         lines.append(
             f"{len(self.rows)} pictures and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
             f"{len(self.problems)} problems"
         )
         return printable("\n".join(lines) + "\n")
+
+
+def first_lines(rows: Sequence[Row], line: Callable[[Row], str], table: str) -> list[str]:
+    """A line for each of the first rows, and where the others stand."""
+    more = len(rows) - SHOWN_ROWS
+    return [*map(line, rows[:SHOWN_ROWS]), *([f"... and {more} more in {table}"] if more > 0 else [])]
+
+
+def picture_line(row: Row) -> str:
+    scores = [f"{name.removeprefix('score_')} {row[name]:.2f}" for name in row if name.startswith("score_")]
+    return f"{row.get('overlay') or row['source']}: {', '.join(scores)}"
+
+
+def volume_line(row: Row) -> str:
+    """What a row of `volumes.csv` says of each class: slices and mm3 (voxels where the spacing is unknown), or the scores."""
+    found = []
+    for name in names_after("slices_affected_", row):
+        mm3 = row[f"volume_mm3_{name}"]
+        size = f"{row[f'voxels_{name}']} voxels" if mm3 is None else f"{mm3:.3g} mm3"
+        found.append(f"{name} in {row[f'slices_affected_{name}']} of {row['slices']} slices, {size}")
+    if not found:
+        found = [
+            f"{name} in {row[f'slices_labelled_{name}']} of {row['slices']} slices, "
+            f"highest score {row[f'highest_score_{name}']:.2f}"
+            for name in names_after("highest_score_", row)
+        ]
+    return f"{row.get('sheet') or row.get('mask') or row['source']}: {'; '.join(found)}"
+
+
+def names_after(prefix: str, row: Row) -> list[str]:
+    return [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
 
 
 def predict(request: Request, processes: Processes) -> Summary:
@@ -106,14 +149,15 @@ def predict(request: Request, processes: Processes) -> Summary:
     problems = processes.gather(problems)
     seconds = time.monotonic() - started
     if not processes.is_first:
-        return Summary([], 0, seconds, [], problems)
+        return Summary([], [], 0, seconds, [], problems)
     order = {case.source: number for number, case in enumerate(cases)}
     problems.sort(key=lambda problem: order[problem["source"]])
     records = finished(journal, cases, stamps)
     files = write_results(request, predictor, records, problems)
     rows = [row for record in records.values() for row in record["rows"]]
+    volumes = [record["volume"] for record in records.values() if "volume" in record]
     done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
-    return Summary(rows, done_now, seconds, files, problems)
+    return Summary(rows, volumes, done_now, seconds, files, problems)
 
 
 def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
@@ -157,7 +201,9 @@ def run_share(
     workers = worker_count(request.cpu_threads)
     with (
         pool_of(workers) as pool,
-        tqdm(desc="Predicting", total=len(todo), unit="case", disable=not processes.is_first) as bar,
+        logging_redirect_tqdm(),
+        # None: no bar where no terminal redraws it, which would put the next message on its line.
+        tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
     ):
         run = Run(predictor, journal, todo, pool, workers, request.batch_size, request.draw, bar)
         try:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +45,8 @@ class Terms:
         public: everybody will see the repository.
         data_allow_sharing: somebody states that the data's terms allow public weights.
         share_pictures: somebody states that pictures of a dataset of their own may be shown.
-        synthetic: the data are made up, to test software; nothing measured on them is a result.
+        synthetic: the data are made up, to test software; nothing measured on them is a result, and nothing is said of
+            the dataset whose layout they have.
         card_text: the owner's `card.yaml`; by default the run's own, where there is one.
         revision: tag or branch that the card's examples load.
         templates: folder of the card templates.
@@ -81,6 +82,7 @@ def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequenc
     Raises:
         BadInputError: the template is missing.
     """
+    facts = replace(facts, synthetic=terms.synthetic)
     template = terms.templates / "model_card.md"
     if not template.is_file():
         raise BadInputError(f"{template}: no such card template; run the script from a checkout")
@@ -196,6 +198,10 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "results": facts.results,
         "scores": {name: facts.score(name) for name in ("dice", "jaccard", "auc", "calibration_error")},
         "interval": facts.results.get("interval") or {},
+        "has_intervals": has_interval(facts, facts.results["model"]),
+        "headline_has_intervals": has_interval(facts, ("dice", "jaccard", "auc")),
+        "volumes": facts.volumes,
+        "picture": "bscan.png" if facts.volumes else "photo.jpg",
         "verdicts": list(tables.verdicts(facts)),
         "overall_table": tables.overall_table(facts, facts.results),
         "mask_class_table": tables.mask_class_table(facts),
@@ -218,6 +224,14 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "version": __version__,
         "citations": "\n\n".join(text for text in (PAPER, facts.source.citation, SOFTWARE) if text),
     }
+
+
+def has_interval(facts: Facts, names: Iterable[str]) -> bool:
+    """Whether one of these scores of the model has an interval, and how intervals are made is recorded."""
+    scores = filter(None, map(facts.score, names))
+    return bool((facts.results.get("interval") or {}).get("samples")) and any(
+        score.low is not None for score in scores
+    )
 
 
 def escaped(holder: Held, *names: str) -> Held:

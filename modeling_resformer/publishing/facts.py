@@ -10,7 +10,7 @@ from ..configuration_resformer import ResFormerConfig
 from ..data.transforms import Augmentation
 from .card_text import CARD_TEXT_NAME, CardText, read_card_text
 from .checks import RESULTS_NAME, RUN_NAME, read_json
-from .sources import UNKNOWN, Source, source_named
+from .sources import SYNTHETIC, UNKNOWN, Source, source_named
 
 
 NOT_RECORDED = "not recorded"
@@ -54,6 +54,7 @@ class Facts:
         results: `results.json`.
         record: `run.json`; empty where the run left none.
         text: what the owner says of it in `card.yaml`.
+        synthetic: the data are made up in the layout of those recorded; the card then speaks of made-up data.
     """
 
     config: ResFormerConfig
@@ -61,6 +62,7 @@ class Facts:
     results: Mapping[str, Any]
     record: Mapping[str, Any]
     text: CardText = field(default_factory=CardText)
+    synthetic: bool = False
 
     @property
     def task(self) -> str:
@@ -84,6 +86,8 @@ class Facts:
     def source(self) -> Source:
         """What is known of the dataset, in the owner's words where there are any."""
         known, text = self.known_source, self.text
+        if self.synthetic:
+            known = replace(SYNTHETIC, weights_licence=known.weights_licence)
         return replace(
             known,
             modality=text.modality or known.modality,
@@ -102,6 +106,8 @@ class Facts:
     @property
     def dataset_name(self) -> str | None:
         """What the dataset is called, by its owner where they say so; None where that is not recorded."""
+        if self.synthetic:
+            return self.text.dataset_name or SYNTHETIC.title
         known = self.known_source.title if self.provenance_is_known else self.recorded("dataset", "name")
         return self.text.dataset_name or known
 
@@ -110,7 +116,7 @@ class Facts:
         """The dataset in words."""
         if self.dataset_name is None:
             return f"a dataset that is {NOT_RECORDED}"
-        named = self.provenance_is_known or self.text.dataset_name is not None
+        named = self.synthetic or self.provenance_is_known or self.text.dataset_name is not None
         return self.dataset_name if named else f"`{self.dataset_name}`, a dataset of its owner's"
 
     @property
@@ -122,8 +128,15 @@ class Facts:
     @property
     def data_licence(self) -> str:
         """Licence of the data, in words."""
+        if self.synthetic:
+            return self.text.data_licence or SYNTHETIC.licence
         known = self.known_source.licence if self.provenance_is_known else self.recorded("dataset", "licence")
         return self.text.data_licence or known or NOT_RECORDED
+
+    @property
+    def volumes(self) -> bool:
+        """Whether its pictures are slices of volumes."""
+        return self.recorded("dataset", "source") == "retouch" or self.recorded("dataset", "modality") == "oct"
 
     @property
     def kept_apart(self) -> str:

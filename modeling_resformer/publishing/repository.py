@@ -15,7 +15,7 @@ from ..data.finished_folder import finished_folder
 from ..data.problems import BadInputError
 from ..modeling_resformer import ResFormerPreTrainedModel
 from ..training.tasks import task_named
-from .card import Terms, write_model_card
+from .card import Terms, weights_licence, write_model_card
 from .card_text import CARD_TEXT_NAME
 from .checks import (
     RESULTS_NAME,
@@ -84,10 +84,10 @@ def check_publishable(run: Path, terms: Terms) -> Facts:
     check_run(run)
     facts = read_facts(run, terms.card_text)
     check_terms(terms, facts)
-    if facts.known_source.gated and facts.text.data_licence is not None:
+    if facts.known_source.gated and not terms.synthetic and facts.text.data_licence is not None:
         raise BadInputError(
             f"{terms.card_text or run / CARD_TEXT_NAME}: data_licence: that of {facts.known_source.title} stands fixed "
-            f"({facts.known_source.licence}); leave the line out"
+            f"({facts.known_source.licence}); leave the line out, or say --synthetic of made-up data"
         )
     return facts
 
@@ -148,7 +148,7 @@ def write_record(run: Path, folder: Path) -> None:
 
 
 def write_card_text(run: Path, folder: Path, terms: Terms, facts: Facts) -> None:
-    """Adds the owner's text, so that later pushes keep it; says where to write one whose data nobody else knows."""
+    """Adds the owner's text, so that later pushes keep it; says where one is wanted, and where a licence is."""
     path = terms.card_text or run / CARD_TEXT_NAME
     if path.is_file():
         shutil.copyfile(path, folder / CARD_TEXT_NAME)
@@ -156,6 +156,12 @@ def write_card_text(run: Path, folder: Path, terms: Terms, facts: Facts) -> None
         logger.warning(
             "%s: the card can say little of the data; tell what they are in a %s, as hub_cards/%s shows",
             *(run, CARD_TEXT_NAME, CARD_TEXT_NAME),
+        )
+    if weights_licence(terms, facts)[0] is None:
+        logger.warning(
+            "%s: no licence of the weights is named, so the header says 'license: other', %s; name one by --license or "
+            "weights_licence",
+            *(run, weights_licence(terms, facts)[1]),
         )
 
 

@@ -120,6 +120,18 @@ UNKNOWN = Source(
     unseen="any picture that was not taken as those it was trained on",
 )
 
+# Of data made up to test software, in whatever layout, when their owner says no more.
+SYNTHETIC = Source(
+    title="made-up data",
+    modality="",
+    licence="made-up data",
+    pictures_are_free=False,
+    gated=False,
+    weights_licence=None,
+    limits="They are made up, and show nothing of any patient.",
+    unseen="every real picture",
+)
+
 
 def source_named(name: str | None) -> Source:
     """The source that a prepared dataset records; `UNKNOWN` for any other."""
