@@ -148,7 +148,7 @@ def test_classes_left_out_of_means_and_too_few_cases_stand_beside_the_headline(r
     results["groups"] = {"Cirrus": {**part, "left_out_of_means": ["PED"]}, "Topcon": part}
     text = render(FLUIDS, results=results)
     headline, rest = text.split("## Use")
-    assert "Means over mask classes leave out SRF, PED: no true mask here holds any." in headline
+    assert "Means of Dice and Jaccard leave out SRF, PED: no true mask here holds any." in headline
     assert f"**{warning}**" in headline
     overall, groups = rest.split("### By vendor")
     assert "leave out SRF, PED" in overall

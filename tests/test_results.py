@@ -156,10 +156,10 @@ def test_the_table_has_a_line_for_every_vendor(results):
     cirrus = next(line for line in lines if line[:1] == ["Cirrus"])
     assert cirrus[1:3] == ["3", "2"]
     assert cirrus[header.index("dice_volume")] == f"{10 / 13 / 2:.3f}"
-    # Of fluid alone: no true mask holds any detachment.
-    assert cirrus[header.index("volume_difference")] == "0.025"
+    # Of both: no true mask holds any detachment, and none is predicted.
+    assert cirrus[header.index("volume_difference")] == f"{0.025 / 2:.3f}"
     assert cirrus[-1] == "detachment"
-    assert "Means over mask classes leave out what no true mask here holds: detachment." in format_table(results)
+    assert "Means of Dice and Jaccard leave out what no true mask here holds: detachment." in format_table(results)
 
 
 def test_means_and_their_baselines_leave_out_classes_that_no_true_mask_holds(results):
@@ -172,6 +172,19 @@ def test_means_and_their_baselines_leave_out_classes_that_no_true_mask_holds(res
         name: ["detachment"] for name in ("Cirrus", "Topcon", "unknown")
     }
     assert results["groups"]["Topcon"]["model"]["dice"]["value"] == pytest.approx((6 / 9 + 1) / 2)
+
+
+def test_what_is_predicted_of_an_absent_class_counts_in_false_positives_and_volumes(metrics, oct_rows):
+    """Topcon, where nobody has any detachment: 10 pixels of it in one of two slices, at 0.02 mm3 a pixel."""
+    metrics.rows.mask_counts[3, 1, 2], metrics.rows.mask_counts[3, 3, 2] = 10, 90
+    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    topcon = results["groups"]["Topcon"]
+    assert topcon["left_out_of_means"] == ["detachment"]
+    # Fluid is absent from the other slice, where none is predicted; 3 pixels of it are missed in volume c.
+    assert topcon["model"]["false_positive_rate_empty"]["value"] == pytest.approx((0 / 1 + 1 / 2) / 2)
+    assert topcon["model"]["volume_difference"]["value"] == pytest.approx((3 + 10) * 0.02 / 2)
+    assert topcon["model"]["dice"] == topcon["model"]["dice_fluid"]
+    assert results["model"]["false_positive_rate_empty"]["value"] == pytest.approx((1 / 2 + 1 / 6) / 2)
 
 
 def test_a_group_without_any_class_has_no_means(metrics, oct_rows):

@@ -64,11 +64,11 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
 
 
 def left_out(part: Mapping[str, Any]) -> str:
-    """Which classes the means of the results, or of one of their groups, leave out; empty where none."""
+    """Which classes the means of Dice and Jaccard of the results, or of a group, leave out; empty where none."""
     names = part.get("left_out_of_means")
     if not names:
         return ""
-    return f"Means over mask classes leave out {', '.join(names)}: no true mask here holds any."
+    return f"Means of Dice and Jaccard leave out {', '.join(names)}: no true mask here holds any."
 
 
 def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:

@@ -24,8 +24,9 @@
   `volume_difference` is there where rows tell the size of a voxel.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
-- `left_out_of_means` are the foreground classes that no scored mask holds: no mean over classes counts them, of the model or
-  of a baseline, of the whole or of a group; their own figures stay.
+- `left_out_of_means` are the foreground classes that no scored mask holds: no mean of Dice or Jaccard over classes counts them,
+  of the model or of a baseline, of the whole or of a group; their own figures stay, and `volume_difference` and
+  `false_positive_rate_empty` count what is predicted of them.
 - `absent_classes` never occur in this part, so that scores which need them are null.
 - `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
@@ -217,7 +218,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         lines.append([name, str(n), _figure(value), interval, *others])
     text = _align(lines)
     if left_out := results.get("left_out_of_means"):
-        text += f"\nMeans over mask classes leave out what no true mask here holds: {', '.join(left_out)}."
+        text += f"\nMeans of Dice and Jaccard leave out what no true mask here holds: {', '.join(left_out)}."
     if groups := results.get("groups"):
         text += "\n\n" + _align(_group_lines(groups, results["group_by"]))
     return text
