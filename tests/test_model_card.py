@@ -157,6 +157,20 @@ def test_classes_left_out_of_means_and_too_few_cases_stand_beside_the_headline(r
     assert "leave out" not in topcon
 
 
+def test_pictures_that_nobody_annotated_are_told_apart_from_those_scored(render):
+    results = made_up_results(FLUIDS)
+    results["model"]["volume_difference"] = {"value": 0.02, "low": 0.01, "high": 0.03, "n": 4}
+    assert "annotated" not in render(FLUIDS, results=results)
+    part = {"images": 20, "cases": 2, "unannotated": 1, **{key: results[key] for key in ("model", "baselines")}}
+    results |= {"images": 274, "unannotated": 26, "group_by": "vendor", "groups": {"Cirrus": part}}
+    text = render(FLUIDS, results=results)
+    # The record's 300 rows of the test part are all accounted for.
+    assert "On the 274 pictures of the part `test` (26 more are not annotated), which took no part in training" in text
+    assert "274 pictures of 250 cases (26 more are not annotated), which took no part in training" in text
+    assert "#### Cirrus: 20 pictures of 2 cases (1 more is not annotated)" in text
+    assert "`volume_difference` sums annotated slices only" in text
+
+
 def test_figures_of_a_part_that_was_trained_on_flatter(render):
     assert "so that these figures **flatter**" in render(results={**made_up_results(), "split": "validation"})
 

@@ -71,6 +71,12 @@ def left_out(part: Mapping[str, Any]) -> str:
     return f"Means of Dice and Jaccard leave out {', '.join(names)}: no true mask here holds any."
 
 
+def unannotated(part: Mapping[str, Any]) -> str:
+    """How many more pictures the results, or one of their groups, left out; empty where none."""
+    more = part.get("unannotated")
+    return f" ({more} more {'is' if more == 1 else 'are'} not annotated)" if more else ""
+
+
 def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
     """Whether another convention gives the very figures of `dice` or `jaccard`: every picture a case with every class."""
     plain = name.removesuffix("_present").removesuffix("_volume")
@@ -141,7 +147,7 @@ def group_sections(facts: Facts) -> str:
     sections = []
     for name, part in facts.groups.items():
         parts = [
-            f"#### {name}: {part.get('images')} pictures of {part.get('cases')} cases",
+            f"#### {name}: {part.get('images')} pictures of {part.get('cases')} cases{unannotated(part)}",
             overall_table(facts, part),
         ]
         parts += [mask_class_table(facts, part["model"]), image_class_table(facts, part["model"])]
