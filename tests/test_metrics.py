@@ -318,13 +318,34 @@ def test_means_leave_out_classes_that_never_occur_and_so_do_their_intervals():
 
 
 def test_a_mean_keeps_its_classes_in_every_resample():
-    """Class a scores 1 in every case, b 0 in the five cases that hold it: a sample without b is no sample of their mean."""
+    """Class a scores 1 in every case, b at most 2/3 in the five cases that hold it: a sample without b is no sample of their mean."""
     tp, fn = np.ones((40, 3), dtype=int), np.zeros((40, 3), dtype=int)
     tp[:, 2], fn[:5, 2] = 0, 1
-    scores = segmentation_scores(
-        Counts(tp, np.zeros_like(tp), fn, np.ones_like(tp)), np.arange(40), NAMES, bootstrap=Bootstrap(2000)
+    tp[0, 2] = 1  # one of the five is found by half
+    counts = Counts(tp, np.zeros_like(tp), fn, np.ones_like(tp))
+    samples = Bootstrap(2000, level=0.998)
+    scores = segmentation_scores(counts, np.arange(40), NAMES, bootstrap=samples)
+    mean, rare = scores["dice_present"], scores["dice_present_detachment"]
+    assert mean.value == pytest.approx((1 + rare.value) / 2)
+    assert [mean.low, mean.high] == pytest.approx([(1 + rare.low) / 2, (1 + rare.high) / 2])
+
+
+@pytest.mark.parametrize("shared", [1, 0.7])
+def test_an_interval_of_no_width_is_none(shared):
+    """Six cases, all with the same score: perfect, or 7 of 10 pixels shared; rounding differs from sample to sample."""
+    tp, missed = np.full((6, 2), round(10 * shared)), np.full((6, 2), round(10 * (1 - shared)))
+    masks = segmentation_scores(
+        Counts(tp, missed, missed, np.full((6, 2), 9)), np.arange(6), NAMES[:2], bootstrap=Bootstrap(200)
     )
-    assert dataclasses.astuple(scores["dice_present"]) == (0.5, 0.5, 0.5, 40)
+    # Ten cases of either kind, all told rightly and with certainty.
+    true = np.arange(20)[:, None] % 2.0
+    labels = classification_scores(true, true, np.arange(20), ["lesion"], bootstrap=Bootstrap(200))
+    assert masks["dice"].value == pytest.approx(shared)
+    assert labels["calibration_error"].value == 0
+    names = ("accuracy", "sensitivity", "specificity", "auc", "calibration_error")
+    for score in [masks["dice"], masks["jaccard"], masks["dice_volume_fluid"], *(labels[name] for name in names)]:
+        assert np.isnan([score.low, score.high]).all(), score
+    assert {labels[name].value for name in names[:4]} == {1}
 
 
 @pytest.mark.parametrize(("cases", "has_interval"), [(2, False), (4, False), (5, True)])

@@ -111,6 +111,12 @@ def test_good_numbers_are_called_good(render):
     assert "do not use" not in text
 
 
+def test_an_auc_without_an_interval_is_shown_and_not_trusted(render):
+    text = render(results=made_up_results(auc=(1.0, None, None)))
+    assert "**No interval of the AUC is known, so do not rely on the scores**: melanoma 1.000; " in text
+    assert "Nothing is known" not in text
+
+
 def test_scores_at_chance_must_not_be_used(render):
     text = render(results=made_up_results(auc=(0.53, 0.41, 0.66)))
     assert "**Not shown to be better than chance, so do not use the scores**: melanoma 0.530 (0.410 to 0.660)" in text

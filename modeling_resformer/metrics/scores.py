@@ -26,6 +26,7 @@ That of `calibration_error` ends above as a basic bootstrap interval does (chapt
 the upper quantile of what chance alone moves the bins: a percentile interval of it would miss the truth, and itself.
 A score to which fewer than `FEWEST_CASES` cases contribute has no interval (NaN): for `sensitivity` those with the class count,
 for `specificity` those without it, for `auc` the fewer of both; for a mean over classes that of the class with the fewest.
+Nor has one that all samples drawn agree on, as they do on a perfect score: an interval of no width would look like certainty.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 # Upper bound on the resampled weights held at once, so that memory does not grow with the number of rows.
 _MAX_WEIGHTS = 4_000_000
+
+_NO_WIDTH = 1e-9  # of an interval; equal samples differ by as much as rounding
 
 FEWEST_CASES = 5  # that an interval may rest on: of two cases, it would be no wider than they lie apart
 
@@ -384,9 +387,9 @@ def _tails(bootstrap: Bootstrap) -> tuple[float, float]:
 def _scores(
     names: list[str], value: np.ndarray, low: np.ndarray, high: np.ndarray, n: list[int], basis: list[int]
 ) -> dict[str, Score]:
-    """`Score` by name; no interval where it would rest on too few cases."""
-    enough = np.array(basis) >= FEWEST_CASES
-    columns = [value, np.where(enough, low, np.nan), np.where(enough, high, np.nan)]
+    """`Score` by name; no interval where it would rest on too few cases, or have no width."""
+    kept = (np.array(basis) >= FEWEST_CASES) & (high - low > _NO_WIDTH)
+    columns = [value, np.where(kept, low, np.nan), np.where(kept, high, np.nan)]
     rows = zip(names, *(column.tolist() for column in columns), n, strict=False)
     return {name: Score(*row) for name, *row in rows}
 

@@ -232,13 +232,17 @@ def mask_verdict(facts: Facts) -> Iterator[str]:
 def auc_verdicts(facts: Facts) -> Iterator[str]:
     """Each class score against chance."""
     scores = {name: facts.score(f"auc_{name}") for name in facts.config.image_class_names}
-    unknown = [name for name, score in scores.items() if score is None or score.low is None]
-    chance = [name for name, score in scores.items() if name not in unknown and score.low <= CHANCE]
-    better = [name for name in scores if name not in unknown and name not in chance]
+    unknown = [name for name, score in scores.items() if score is None]
+    rough = [name for name, score in scores.items() if score is not None and score.low is None]
+    known = [name for name in scores if name not in (*unknown, *rough)]
+    chance = [name for name in known if scores[name].low <= CHANCE]
+    better = [name for name in known if name not in chance]
     if better:
         yield f"Better than chance (the interval of the AUC lies above 0.5): {listed(scores, better)}."
     if chance:
         yield f"**Not shown to be better than chance, so do not use the scores**: {listed(scores, chance)}."
+    if rough:
+        yield f"**No interval of the AUC is known, so do not rely on the scores**: {listed(scores, rough)}."
     if unknown:
         yield f"**Nothing is known about how well it tells {', '.join(unknown)}; do not use the scores.**"
 

@@ -21,7 +21,8 @@
                                   ... ten bins], ...}}
 
 - The names of scores and what they mean stand in `metrics/scores.py`; `n` is what a score was computed from. A value that
-  the data leave undefined is null, and so are the ends of an interval that fewer than five cases would carry.
+  the data leave undefined is null, and so are the ends of an interval that fewer than five cases would carry, or that would
+  have no width since all samples drawn agree.
   `volume_difference` is there where rows tell the size of a voxel.
 - `images` and `cases` are those with any annotation that the model's heads are scored on, of the whole or of a group;
   `unannotated` is the number of the part's images besides, which no figure counts, `volume_difference` neither.
