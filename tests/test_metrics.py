@@ -225,6 +225,20 @@ def test_unknown_labels_count_nowhere():
     assert np.isnan(scores["auc_b"].value)
 
 
+def test_sensitivity_counts_the_positives_and_specificity_the_negatives():
+    """Of a 2 of 4 known are there, of b 1 of 3: 7 are known in all."""
+    true = np.array([[1, 1], [1, 0], [0, 0], [0, -100], [-100, -100]])
+    scores = classification_scores(np.full((5, 2), 0.7), true, np.arange(5), ["a", "b"])
+    expected = {
+        "accuracy": (7, 4, 3),
+        "sensitivity": (3, 2, 1),
+        "specificity": (4, 2, 2),
+    }
+    assert {name: tuple(scores[name + end].n for end in ("", "_a", "_b")) for name in expected} == expected
+    none = classification_scores(np.full((2, 1), 0.7), np.zeros((2, 1)), np.arange(2), ["a"])
+    assert (none["sensitivity_a"].n, none["sensitivity"].n, none["specificity_a"].n) == (0, 0, 2)
+
+
 def test_thresholds_are_per_class_and_inclusive():
     probabilities, true = np.array([[0.3, 0.3]]), np.array([[1.0, 0.0]])
     scores = classification_scores(probabilities, true, np.zeros(1), ["a", "b"], thresholds=[0.3, 0.31])

@@ -10,7 +10,8 @@ Each name says its convention, because the conventions differ by up to 30 points
 | `volume_difference` | absolute difference of predicted and true volume of a case's annotated slices, in mm3; slices that nobody |
 |  | annotated add nothing, so it is not that of the whole volume; mean over cases, then all foreground classes |
 | `false_positive_rate_empty` | share of the images without a class in which any pixel of it is predicted; mean over all foreground classes |
-| `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro) |
+| `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro); |
+|  | n is the number of entries: all, those with the class, those without it |
 | `auc` | area under the ROC curve of each class, then the mean over classes |
 | `calibration_error` | expected calibration error of each class over ten equal bins of its probability, less what chance adds |
 |  | to it (`calibration.py`; Kumar, Liang and Ma 2019), at least 0; then the mean over classes |
@@ -225,15 +226,14 @@ def classification_scores(
     case_index = np.asarray(case_index)
     counts = label_counts(probabilities >= np.asarray(thresholds), true)
     known = counts.annotated > 0
-    entries = [int(known.sum()), *known.sum(axis=0).tolist()]
-    rows = [int(known.any(axis=1).sum()), *entries[1:]]
+    rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
     with_class, without = counts.tp + counts.fn, counts.fp + counts.tn
     scores: dict[str, Score] = {}
     for score, entries_of in ((accuracy, counts.annotated), (sensitivity, with_class), (specificity, without)):
         pooled = np.column_stack([entries_of.sum(axis=1), entries_of])
-        basis = _number_of_cases(pooled, case_index).tolist()
+        basis, n = _number_of_cases(pooled, case_index).tolist(), pooled.sum(axis=0).tolist()
         names = _named(score.__name__, class_names)
-        scores |= _estimate(_micro(counts, score), case_index, names, entries, basis, bootstrap)
+        scores |= _estimate(_micro(counts, score), case_index, names, n, basis, bootstrap)
     both = np.minimum(_number_of_cases(with_class, case_index), _number_of_cases(without, case_index))
     columns = np.flatnonzero(both)
     areas = _areas(probabilities, true, columns)
