@@ -219,6 +219,9 @@ def test_captions_name_every_class_at_or_above_its_threshold(dataset, tmp_path):
     assert "brown 0." not in caption_of("a", metrics, 0)
     metrics.config.classification_thresholds = [0.9, 0.9]
     assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.30"]
+    metrics.rows.classification_logits[0, 0] = np.log(0.4953 / 0.5047)
+    metrics.config.classification_thresholds = [0.5, 0.5]
+    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.495"]
 
 
 def test_truth_and_prediction_differ_in_colour_and_several_classes_in_line_and_name():

@@ -165,8 +165,9 @@ def caption_of(case_id: str, metrics: EvaluationMetrics, position: int) -> str:
         )
     if rows.has_labels:
         names, probabilities = config.image_class_names, rows.probabilities[position]
-        flagged = [name for name, p, t in zip(names, probabilities, metrics.thresholds, strict=True) if p >= t]
-        lines += label_lines(dict(zip(names, probabilities.tolist(), strict=True)), flagged)
+        scores = dict(zip(names, probabilities.tolist(), strict=True))
+        thresholds = dict(zip(names, metrics.thresholds, strict=True))
+        lines += label_lines(scores, [name for name in names if scores[name] >= thresholds[name]], thresholds)
         labels = rows.class_labels[position]
         present = [names[k] for k in np.flatnonzero(labels == 1)]
         lines.append("truth: " + (", ".join(present) or ("none of them" if (labels == 0).any() else "unknown")))
