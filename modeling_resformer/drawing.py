@@ -11,6 +11,7 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 LEGEND_HEIGHT = 24  # pixels
 STRIP_SHARE = 1 / 26  # height of a line below a picture, of the picture's shorter side
 LEAST_LINE = 13  # pixels
+MOST_DIGITS = 6  # of a score
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -49,17 +50,27 @@ def eroded(inside: np.ndarray, width: int) -> np.ndarray:
     return inside
 
 
-def label_lines(scores: Mapping[str, float], flagged: Collection[str]) -> list[str]:
+def label_lines(scores: Mapping[str, float], flagged: Collection[str], thresholds: Mapping[str, float]) -> list[str]:
     """Every flagged class with its score, the highest first; where none is, that, and the highest. Empty without scores.
 
     Args:
         scores: of all classes.
         flagged: the classes at or above their thresholds.
+        thresholds: of all classes.
     """
     ordered = sorted(scores, key=lambda name: -scores[name])
     if chosen := [f"flagged: {name} {scores[name]:.2f}" for name in ordered if name in flagged]:
         return chosen
-    return ["none flagged", f"highest: {ordered[0]} {scores[ordered[0]]:.2f}"] if ordered else []
+    if not ordered:
+        return []
+    highest = ordered[0]
+    return ["none flagged", f"highest: {highest} {figure_below(scores[highest], thresholds[highest])}"]
+
+
+def figure_below(score: float, threshold: float) -> str:
+    """A score below its threshold with two digits, or with as many as it takes not to read as at or above it."""
+    figures = [f"{score:.{digits}f}" for digits in range(2, MOST_DIGITS + 1)]
+    return next((figure for figure in figures if float(figure) < threshold), figures[-1])
 
 
 def with_lines_below(picture: Image.Image, lines: Sequence[str]) -> Image.Image:

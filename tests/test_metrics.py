@@ -225,6 +225,20 @@ def test_unknown_labels_count_nowhere():
     assert np.isnan(scores["auc_b"].value)
 
 
+def test_sensitivity_counts_the_positives_and_specificity_the_negatives():
+    """Of a 2 of 4 known are there, of b 1 of 3: 7 are known in all."""
+    true = np.array([[1, 1], [1, 0], [0, 0], [0, -100], [-100, -100]])
+    scores = classification_scores(np.full((5, 2), 0.7), true, np.arange(5), ["a", "b"])
+    expected = {
+        "accuracy": (7, 4, 3),
+        "sensitivity": (3, 2, 1),
+        "specificity": (4, 2, 2),
+    }
+    assert {name: tuple(scores[name + end].n for end in ("", "_a", "_b")) for name in expected} == expected
+    none = classification_scores(np.full((2, 1), 0.7), np.zeros((2, 1)), np.arange(2), ["a"])
+    assert (none["sensitivity_a"].n, none["sensitivity"].n, none["specificity_a"].n) == (0, 0, 2)
+
+
 def test_thresholds_are_per_class_and_inclusive():
     probabilities, true = np.array([[0.3, 0.3]]), np.array([[1.0, 0.0]])
     scores = classification_scores(probabilities, true, np.zeros(1), ["a", "b"], thresholds=[0.3, 0.31])
@@ -307,21 +321,45 @@ def test_means_leave_out_classes_that_never_occur_and_so_do_their_intervals():
     scores = segmentation_scores(
         counts, np.arange(20), ["background", "IRF", "SRF", "PED"], np.ones(20), Bootstrap(200)
     )
-    for name in ("dice", "jaccard", "dice_present", "jaccard_present", "dice_volume", "volume_difference"):
+    for name in ("dice", "jaccard", "dice_present", "jaccard_present", "dice_volume"):
         np.testing.assert_equal(dataclasses.astuple(scores[name]), dataclasses.astuple(scores[f"{name}_IRF"]))
     assert scores["dice"].value == 0.5
     assert 0 < scores["dice"].low < 0.5 < scores["dice"].high < 1
     assert (scores["dice_PED"].value, scores["dice_volume_SRF"].value) == (1, 0)
+    # What is predicted of SRF counts: half a pixel of IRF missed a case, one of SRF too many, none of PED; IRF is nowhere absent.
+    assert scores["volume_difference"].value == pytest.approx((0.5 + 1 + 0) / 3)
+    assert scores["false_positive_rate_empty"].value == pytest.approx((1 + 0) / 2)
 
 
 def test_a_mean_keeps_its_classes_in_every_resample():
-    """Class a scores 1 in every case, b 0 in the five cases that hold it: a sample without b is no sample of their mean."""
+    """Class a scores 1 in every case, b at most 2/3 in the five cases that hold it: a sample without b is no sample of their mean."""
     tp, fn = np.ones((40, 3), dtype=int), np.zeros((40, 3), dtype=int)
     tp[:, 2], fn[:5, 2] = 0, 1
-    scores = segmentation_scores(
-        Counts(tp, np.zeros_like(tp), fn, np.ones_like(tp)), np.arange(40), NAMES, bootstrap=Bootstrap(2000)
+    tp[0, 2] = 1  # one of the five is found by half
+    counts = Counts(tp, np.zeros_like(tp), fn, np.ones_like(tp))
+    samples = Bootstrap(2000, level=0.998)
+    scores = segmentation_scores(counts, np.arange(40), NAMES, bootstrap=samples)
+    mean, rare = scores["dice_present"], scores["dice_present_detachment"]
+    assert mean.value == pytest.approx((1 + rare.value) / 2)
+    assert [mean.low, mean.high] == pytest.approx([(1 + rare.low) / 2, (1 + rare.high) / 2])
+
+
+@pytest.mark.parametrize("shared", [1, 0.7])
+def test_an_interval_of_no_width_is_none(shared):
+    """Six cases, all with the same score: perfect, or 7 of 10 pixels shared; rounding differs from sample to sample."""
+    tp, missed = np.full((6, 2), round(10 * shared)), np.full((6, 2), round(10 * (1 - shared)))
+    masks = segmentation_scores(
+        Counts(tp, missed, missed, np.full((6, 2), 9)), np.arange(6), NAMES[:2], bootstrap=Bootstrap(200)
     )
-    assert dataclasses.astuple(scores["dice_present"]) == (0.5, 0.5, 0.5, 40)
+    # Ten cases of either kind, all told rightly and with certainty.
+    true = np.arange(20)[:, None] % 2.0
+    labels = classification_scores(true, true, np.arange(20), ["lesion"], bootstrap=Bootstrap(200))
+    assert masks["dice"].value == pytest.approx(shared)
+    assert labels["calibration_error"].value == 0
+    names = ("accuracy", "sensitivity", "specificity", "auc", "calibration_error")
+    for score in [masks["dice"], masks["jaccard"], masks["dice_volume_fluid"], *(labels[name] for name in names)]:
+        assert np.isnan([score.low, score.high]).all(), score
+    assert {labels[name].value for name in names[:4]} == {1}
 
 
 @pytest.mark.parametrize(("cases", "has_interval"), [(2, False), (4, False), (5, True)])

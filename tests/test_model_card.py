@@ -111,6 +111,12 @@ def test_good_numbers_are_called_good(render):
     assert "do not use" not in text
 
 
+def test_an_auc_without_an_interval_is_shown_and_not_trusted(render):
+    text = render(results=made_up_results(auc=(1.0, None, None)))
+    assert "**No interval of the AUC is known, so do not rely on the scores**: melanoma 1.000; " in text
+    assert "Nothing is known" not in text
+
+
 def test_scores_at_chance_must_not_be_used(render):
     text = render(results=made_up_results(auc=(0.53, 0.41, 0.66)))
     assert "**Not shown to be better than chance, so do not use the scores**: melanoma 0.530 (0.410 to 0.660)" in text
@@ -148,13 +154,27 @@ def test_classes_left_out_of_means_and_too_few_cases_stand_beside_the_headline(r
     results["groups"] = {"Cirrus": {**part, "left_out_of_means": ["PED"]}, "Topcon": part}
     text = render(FLUIDS, results=results)
     headline, rest = text.split("## Use")
-    assert "Means over mask classes leave out SRF, PED: no true mask here holds any." in headline
+    assert "Means of Dice and Jaccard leave out SRF, PED: no true mask here holds any." in headline
     assert f"**{warning}**" in headline
     overall, groups = rest.split("### By vendor")
     assert "leave out SRF, PED" in overall
     cirrus, topcon = groups.split("#### Topcon")
     assert "leave out PED: " in cirrus
     assert "leave out" not in topcon
+
+
+def test_pictures_that_nobody_annotated_are_told_apart_from_those_scored(render):
+    results = made_up_results(FLUIDS)
+    results["model"]["volume_difference"] = {"value": 0.02, "low": 0.01, "high": 0.03, "n": 4}
+    assert "annotated" not in render(FLUIDS, results=results)
+    part = {"images": 20, "cases": 2, "unannotated": 1, **{key: results[key] for key in ("model", "baselines")}}
+    results |= {"images": 274, "unannotated": 26, "group_by": "vendor", "groups": {"Cirrus": part}}
+    text = render(FLUIDS, results=results)
+    # The record's 300 rows of the test part are all accounted for.
+    assert "On the 274 pictures of the part `test` (26 more are not annotated), which took no part in training" in text
+    assert "274 pictures of 250 cases (26 more are not annotated), which took no part in training" in text
+    assert "#### Cirrus: 20 pictures of 2 cases (1 more is not annotated)" in text
+    assert "`volume_difference` sums annotated slices only" in text
 
 
 def test_figures_of_a_part_that_was_trained_on_flatter(render):

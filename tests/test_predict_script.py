@@ -92,10 +92,20 @@ def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys)
 def test_every_class_at_or_above_its_threshold_is_named_and_where_none_is_the_highest():
     classes = ("melanoma", "keratosis", "nevus")
     scores = {"score_melanoma": 0.11, "score_keratosis": 0.3, "score_nevus": 0.7}
+    scores |= {f"threshold_{name}": 0.9 for name in classes}
     flags = {"label_melanoma": True, "label_keratosis": False, "label_nevus": True}
     assert said_of(scores | flags, classes) == ["flagged: nevus 0.70", "flagged: melanoma 0.11"]
     assert said_of(scores | dict.fromkeys(flags, False), classes) == ["none flagged", "highest: nevus 0.70"]
     assert said_of({}, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "figure"),
+    [(0.4953, 0.5, "0.495"), (0.4949, 0.5, "0.49"), (0.49996, 0.5, "0.49996"), (0.2512, 0.2513, "0.25")],
+)
+def test_a_score_below_its_threshold_never_reads_as_at_or_above_it(score, threshold, figure):
+    row = {"score_malignant": score, "label_malignant": False, "threshold_malignant": threshold}
+    assert said_of(row, ["malignant"]) == ["none flagged", f"highest: malignant {figure}"]
 
 
 def test_overlay_and_sheet_carry_the_labels_of_the_table(predict, model, tmp_path, monkeypatch):

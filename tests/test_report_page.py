@@ -26,6 +26,7 @@ from modeling_resformer.training.report_cases import (
     caption_of,
     drawn_cases,
     evenly_spaced,
+    picture_names,
     ranking,
 )
 from modeling_resformer.training.report_page import (
@@ -219,6 +220,25 @@ def test_captions_name_every_class_at_or_above_its_threshold(dataset, tmp_path):
     assert "brown 0." not in caption_of("a", metrics, 0)
     metrics.config.classification_thresholds = [0.9, 0.9]
     assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.30"]
+    metrics.rows.classification_logits[0, 0] = np.log(0.4953 / 0.5047)
+    metrics.config.classification_thresholds = [0.5, 0.5]
+    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.495"]
+
+
+def test_a_case_of_several_rows_is_named_with_its_slice(dataset, tmp_path):
+    trainer, rows, _ = evaluated(prepared_dataset(train=4, validation=4, test=3), tmp_path)
+    first = [case.caption.split(":")[0].split("\n")[0] for case in drawn_cases(trainer, rows, [0, 1, 2])]
+    (a, b, c) = dataset["test"]["case_id"][:3]
+    assert a == b != c
+    assert first == [f"{a} slice 0", f"{a} slice 1", c]
+    long = "a" * 10 + "b" * 21
+    assert picture_names([long, long, "c", "d", "d"], [7, 8, 0, None, None]) == [
+        f"...{'b' * 21} slice 7",
+        f"...{'b' * 21} slice 8",
+        "c",
+        "d",
+        "d",
+    ]
 
 
 def test_truth_and_prediction_differ_in_colour_and_several_classes_in_line_and_name():

@@ -24,6 +24,7 @@ from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
 from modeling_resformer.training.per_case import per_case_lines, write_per_case
 from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.training.report_page import headline
 from modeling_resformer.training.results import Scoring, format_table, pixel_volumes, summarise
 from modeling_resformer.training.rows import EvaluationRows
 
@@ -156,10 +157,10 @@ def test_the_table_has_a_line_for_every_vendor(results):
     cirrus = next(line for line in lines if line[:1] == ["Cirrus"])
     assert cirrus[1:3] == ["3", "2"]
     assert cirrus[header.index("dice_volume")] == f"{10 / 13 / 2:.3f}"
-    # Of fluid alone: no true mask holds any detachment.
-    assert cirrus[header.index("volume_difference")] == "0.025"
+    # Of both: no true mask holds any detachment, and none is predicted.
+    assert cirrus[header.index("volume_difference")] == f"{0.025 / 2:.3f}"
     assert cirrus[-1] == "detachment"
-    assert "Means over mask classes leave out what no true mask here holds: detachment." in format_table(results)
+    assert "Means of Dice and Jaccard leave out what no true mask here holds: detachment." in format_table(results)
 
 
 def test_means_and_their_baselines_leave_out_classes_that_no_true_mask_holds(results):
@@ -174,11 +175,49 @@ def test_means_and_their_baselines_leave_out_classes_that_no_true_mask_holds(res
     assert results["groups"]["Topcon"]["model"]["dice"]["value"] == pytest.approx((6 / 9 + 1) / 2)
 
 
+def test_what_is_predicted_of_an_absent_class_counts_in_false_positives_and_volumes(metrics, oct_rows):
+    """Topcon, where nobody has any detachment: 10 pixels of it in one of two slices, at 0.02 mm3 a pixel."""
+    metrics.rows.mask_counts[3, 1, 2], metrics.rows.mask_counts[3, 3, 2] = 10, 90
+    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    topcon = results["groups"]["Topcon"]
+    assert topcon["left_out_of_means"] == ["detachment"]
+    # Fluid is absent from the other slice, where none is predicted; 3 pixels of it are missed in volume c.
+    assert topcon["model"]["false_positive_rate_empty"]["value"] == pytest.approx((0 / 1 + 1 / 2) / 2)
+    assert topcon["model"]["volume_difference"]["value"] == pytest.approx((3 + 10) * 0.02 / 2)
+    assert topcon["model"]["dice"] == topcon["model"]["dice_fluid"]
+    assert results["model"]["false_positive_rate_empty"]["value"] == pytest.approx((1 / 2 + 1 / 6) / 2)
+
+
 def test_a_group_without_any_class_has_no_means(metrics, oct_rows):
     by_case = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0), "case_id"))
     assert by_case["groups"]["b"]["left_out_of_means"] == ["fluid", "detachment"]
     assert by_case["groups"]["b"]["model"]["dice"] == {"value": None, "low": None, "high": None, "n": 0}
     assert by_case["groups"]["b"]["model"]["false_positive_rate_empty_fluid"]["value"] == 1
+
+
+def test_rows_without_any_annotation_are_not_counted_as_scored(metrics, oct_rows):
+    """Slice 1 of a and all of b have neither mask nor labels; slice 0 of c has labels only, the one of d a mask only."""
+    metrics.rows.mask_counts[[1, 2, 3]] = 0
+    metrics.rows.class_labels[[1, 2, 5]] = -100
+    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    assert [results[key] for key in ("images", "cases", "unannotated")] == [4, 3, 2]
+    assert "Only 3 cases were scored" in results["warnings"][0]
+    groups = {n: [g[key] for key in ("images", "cases", "unannotated")] for n, g in results["groups"].items()}
+    assert groups == {"Cirrus": [1, 1, 2], "Topcon": [2, 1, 0], "unknown": [1, 1, 0]}
+    lines = [line.split("  ") for line in format_table(results).splitlines()]
+    table = [[cell.strip() for cell in line if cell.strip()][:4] for line in lines[-4:]]
+    assert table[:2] == [["vendor", "images", "cases", "not annotated"], ["Cirrus", "1", "1", "2"]]
+    assert headline(results).startswith("4 test pictures of 3 cases (2 more are not annotated)\n")
+
+
+def test_a_model_of_one_task_counts_the_rows_that_its_head_is_scored_on(metrics):
+    both = metrics.rows
+    both.mask_counts[:4], both.class_labels[5] = 0, -100
+    of_masks = dataclasses.replace(both, classification_logits=None, class_labels=None)
+    of_labels = dataclasses.replace(both, mask_counts=None)
+    assert of_masks.annotated.tolist() == [False] * 4 + [True] * 2
+    assert of_labels.annotated.tolist() == [True] * 5 + [False]
+    assert both.annotated.all()
 
 
 @pytest.mark.parametrize(("cases", "warned"), [(9, True), (10, False)])

@@ -7,16 +7,19 @@ Each name says its convention, because the conventions differ by up to 30 points
 | `dice_present`, `jaccard_present` | per image and class, only where the truth holds the class; mean over images, then classes |
 | `dice`, `jaccard` | per image and class, 1 where truth and prediction are both empty (ISIC challenge); same means |
 | `dice_volume` | pixels summed over a case first (RETOUCH challenge); a class in neither truth nor prediction is left out |
-| `volume_difference` | absolute difference of predicted and true volume of a case's annotated slices, in mm3 |
-| `false_positive_rate_empty` | share of the images without a class in which any pixel of it is predicted |
-| `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro) |
+| `volume_difference` | absolute difference of predicted and true volume of a case's annotated slices, in mm3; slices that nobody |
+|  | annotated add nothing, so it is not that of the whole volume; mean over cases, then all foreground classes |
+| `false_positive_rate_empty` | share of the images without a class in which any pixel of it is predicted; mean over all foreground classes |
+| `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro); |
+|  | n is the number of entries: all, those with the class, those without it |
 | `auc` | area under the ROC curve of each class, then the mean over classes |
 | `calibration_error` | expected calibration error of each class over ten equal bins of its probability, less what chance adds |
 |  | to it (`calibration.py`; Kumar, Liang and Ma 2019), at least 0; then the mean over classes |
 
-A name without a suffix is the mean over classes; with a class name behind it, that class alone. Means of mask scores run over
-the foreground classes that occur in the truth of the scored rows: one that never does would count as nearly perfect in
-`dice` and as 0 in `dice_volume`. A score that nothing in the data defines is NaN, left out of means, and has n = 0.
+A name without a suffix is the mean over classes; with a class name behind it, that class alone. Means of Dice and Jaccard run
+over the foreground classes that occur in the truth of the scored rows: one that never does would count as nearly perfect in
+`dice` and as 0 in `dice_volume`. Those of `volume_difference` and `false_positive_rate_empty` run over all: what is predicted
+of a class that is not there counts in them. A score that nothing in the data defines is NaN, left out of means, and has n = 0.
 
 Intervals are percentile bootstrap intervals that draw whole cases with replacement (Efron and Tibshirani 1993, chapter 13),
 because slices of one eye or pictures of one patient are not independent; a mean keeps its classes in every sample drawn.
@@ -24,6 +27,7 @@ That of `calibration_error` ends above as a basic bootstrap interval does (chapt
 the upper quantile of what chance alone moves the bins: a percentile interval of it would miss the truth, and itself.
 A score to which fewer than `FEWEST_CASES` cases contribute has no interval (NaN): for `sensitivity` those with the class count,
 for `specificity` those without it, for `auc` the fewer of both; for a mean over classes that of the class with the fewest.
+Nor has one that all samples drawn agree on, as they do on a perfect score: an interval of no width would look like certainty.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +39,16 @@ from .calibration import BinnedGaps
 from .counts import Counts, label_counts, sum_by_case
 
 
+# Whose means run over the classes that occur in the truth alone.
+_OVERLAPS = ("dice_present", "jaccard_present", "dice", "jaccard", "dice_volume")
+
 # Row weights (R, N) -> one column per score (R, M): ones give the score itself, resampled weights its bootstrap.
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 # Upper bound on the resampled weights held at once, so that memory does not grow with the number of rows.
 _MAX_WEIGHTS = 4_000_000
+
+_NO_WIDTH = 1e-9  # of an interval; equal samples differ by as much as rounding
 
 FEWEST_CASES = 5  # that an interval may rest on: of two cases, it would be no wider than they lie apart
 
@@ -145,7 +154,8 @@ def segmentation_scores(
     Args:
         counts: per image and class, shape (N, S), class 0 the background.
         case_index: (N,) integers, equal for images of one case.
-        class_names: S names, background first; the means leave it out, and classes that `occurring` does not find.
+        class_names: S names, background first; the means leave it out, those of Dice and Jaccard also the classes that
+            `occurring` does not find.
         pixel_volume: (N,) mm3 of one pixel, NaN where unknown; None leaves `volume_difference` out.
         bootstrap: how intervals are made; None makes none.
 
@@ -167,9 +177,10 @@ def segmentation_scores(
     }
     if pixel_volume is not None:
         values_and_units["volume_difference"] = (_volume_difference(counts, case_index, pixel_volume), cases)
-    averaged, scores = np.flatnonzero(occurring(counts)[1:]) + 1, {}
+    foreground, found, scores = np.arange(1, len(class_names)), occurring(counts), {}
     for name, (values, units) in values_and_units.items():
         known = ~np.isnan(values)
+        averaged = foreground[found[1:]] if name in _OVERLAPS else foreground
         # A class whose score is undefined in all rows cannot be averaged either.
         columns = averaged[known[:, averaged].any(axis=0)]
         n = [int(known[:, columns].any(axis=1).sum()), *known.sum(axis=0).tolist()]
@@ -215,15 +226,14 @@ def classification_scores(
     case_index = np.asarray(case_index)
     counts = label_counts(probabilities >= np.asarray(thresholds), true)
     known = counts.annotated > 0
-    entries = [int(known.sum()), *known.sum(axis=0).tolist()]
-    rows = [int(known.any(axis=1).sum()), *entries[1:]]
+    rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
     with_class, without = counts.tp + counts.fn, counts.fp + counts.tn
     scores: dict[str, Score] = {}
     for score, entries_of in ((accuracy, counts.annotated), (sensitivity, with_class), (specificity, without)):
         pooled = np.column_stack([entries_of.sum(axis=1), entries_of])
-        basis = _number_of_cases(pooled, case_index).tolist()
+        basis, n = _number_of_cases(pooled, case_index).tolist(), pooled.sum(axis=0).tolist()
         names = _named(score.__name__, class_names)
-        scores |= _estimate(_micro(counts, score), case_index, names, entries, basis, bootstrap)
+        scores |= _estimate(_micro(counts, score), case_index, names, n, basis, bootstrap)
     both = np.minimum(_number_of_cases(with_class, case_index), _number_of_cases(without, case_index))
     columns = np.flatnonzero(both)
     areas = _areas(probabilities, true, columns)
@@ -377,9 +387,9 @@ def _tails(bootstrap: Bootstrap) -> tuple[float, float]:
 def _scores(
     names: list[str], value: np.ndarray, low: np.ndarray, high: np.ndarray, n: list[int], basis: list[int]
 ) -> dict[str, Score]:
-    """`Score` by name; no interval where it would rest on too few cases."""
-    enough = np.array(basis) >= FEWEST_CASES
-    columns = [value, np.where(enough, low, np.nan), np.where(enough, high, np.nan)]
+    """`Score` by name; no interval where it would rest on too few cases, or have no width."""
+    kept = (np.array(basis) >= FEWEST_CASES) & (high - low > _NO_WIDTH)
+    columns = [value, np.where(kept, low, np.nan), np.where(kept, high, np.nan)]
     rows = zip(names, *(column.tolist() for column in columns), n, strict=False)
     return {name: Score(*row) for name, *row in rows}
 

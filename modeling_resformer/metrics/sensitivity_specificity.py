@@ -18,7 +18,8 @@ Args:
     thresholds: for compute() only; a class is decided present at or above it, one number or K, default 0.5.
     auc_classes: for compute() only; classes whose mean AUC is wanted besides that of all classes.
 Returns:
-    The score of every name in scores.py as a float, and under `n` the number of entries behind each.
+    The score of every name in scores.py as a float, and under `n` the number of entries behind each: those with
+    the class for sensitivity, those without it for specificity.
 """
 
 

@@ -98,7 +98,8 @@ def per_class(columns: dict[str, str], names: Sequence[str]) -> dict[str, str]:
 def said_of(row: Row, image_classes: Sequence[str]) -> list[str]:
     """Lines for below a picture: the classes that a row of `predictions.csv` labels, with their scores."""
     scores = {name: row[f"score_{name}"] for name in image_classes}
-    return label_lines(scores, [name for name in image_classes if row[f"label_{name}"]])
+    thresholds = {name: row[f"threshold_{name}"] for name in image_classes}
+    return label_lines(scores, [name for name in image_classes if row[f"label_{name}"]], thresholds)
 
 
 def rounded(value: Any) -> Any:

@@ -147,7 +147,8 @@ class Facts:
         )
         if split in ("train", "validation"):
             return "which took part in training or selection, so that these figures **flatter**"
-        if split == "test" and rows is not None and rows == self.results.get("images"):
+        tested = self.results.get("images", 0) + self.results.get("unannotated", 0)
+        if split == "test" and rows is not None and rows == tested:
             return f"which took no part in training or selection{self._near_duplicates}"
         return f"of which it is {NOT_RECORDED} whether they took part in training or selection"
 

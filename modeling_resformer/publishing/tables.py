@@ -64,11 +64,17 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
 
 
 def left_out(part: Mapping[str, Any]) -> str:
-    """Which classes the means of the results, or of one of their groups, leave out; empty where none."""
+    """Which classes the means of Dice and Jaccard of the results, or of a group, leave out; empty where none."""
     names = part.get("left_out_of_means")
     if not names:
         return ""
-    return f"Means over mask classes leave out {', '.join(names)}: no true mask here holds any."
+    return f"Means of Dice and Jaccard leave out {', '.join(names)}: no true mask here holds any."
+
+
+def unannotated(part: Mapping[str, Any]) -> str:
+    """How many more pictures the results, or one of their groups, left out; empty where none."""
+    more = part.get("unannotated")
+    return f" ({more} more {'is' if more == 1 else 'are'} not annotated)" if more else ""
 
 
 def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
@@ -141,7 +147,7 @@ def group_sections(facts: Facts) -> str:
     sections = []
     for name, part in facts.groups.items():
         parts = [
-            f"#### {name}: {part.get('images')} pictures of {part.get('cases')} cases",
+            f"#### {name}: {part.get('images')} pictures of {part.get('cases')} cases{unannotated(part)}",
             overall_table(facts, part),
         ]
         parts += [mask_class_table(facts, part["model"]), image_class_table(facts, part["model"])]
@@ -226,13 +232,17 @@ def mask_verdict(facts: Facts) -> Iterator[str]:
 def auc_verdicts(facts: Facts) -> Iterator[str]:
     """Each class score against chance."""
     scores = {name: facts.score(f"auc_{name}") for name in facts.config.image_class_names}
-    unknown = [name for name, score in scores.items() if score is None or score.low is None]
-    chance = [name for name, score in scores.items() if name not in unknown and score.low <= CHANCE]
-    better = [name for name in scores if name not in unknown and name not in chance]
+    unknown = [name for name, score in scores.items() if score is None]
+    rough = [name for name, score in scores.items() if score is not None and score.low is None]
+    known = [name for name in scores if name not in (*unknown, *rough)]
+    chance = [name for name in known if scores[name].low <= CHANCE]
+    better = [name for name in known if name not in chance]
     if better:
         yield f"Better than chance (the interval of the AUC lies above 0.5): {listed(scores, better)}."
     if chance:
         yield f"**Not shown to be better than chance, so do not use the scores**: {listed(scores, chance)}."
+    if rough:
+        yield f"**No interval of the AUC is known, so do not rely on the scores**: {listed(scores, rough)}."
     if unknown:
         yield f"**Nothing is known about how well it tells {', '.join(unknown)}; do not use the scores.**"
 

@@ -72,6 +72,16 @@ class RowStatistics:
         return self.classification_logits is not None
 
     @property
+    def annotated(self) -> np.ndarray:
+        """(N,) whether a row has anything that the model's heads are scored on: a mask with a known pixel, a known label."""
+        some = np.zeros(len(self.row_index), dtype=bool)
+        if self.has_masks:
+            some |= (self.mask_counts > 0).any(axis=(1, 2))
+        if self.has_labels:
+            some |= (self.class_labels >= 0).any(axis=1)
+        return some
+
+    @property
     def counts(self) -> Counts:
         """The mask counts, each (N, S)."""
         return Counts(*np.moveaxis(self.mask_counts, 1, 0))

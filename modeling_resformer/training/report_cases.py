@@ -28,6 +28,7 @@ TRUTH, PREDICTION = (
 )  # blue and orange, which colour-blind readers can tell apart, on skin and on grey
 CLASS_STYLES = ("solid", "dashed", "dotted", "dashdot")  # of the foreground classes, where there are several
 CAPTION_WIDTH = 36  # characters
+NAME_LENGTH = 24  # characters of a case
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,10 @@ def drawn_cases(trainer: ResFormerTrainer, rows: EvaluationRows, positions: Sequ
     model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model
     model.eval()
     metrics, cases = trainer.compute_metrics, []
+    names = picture_names(rows.rows["case_id"], rows.rows["slice_index"])
     for position in positions:
-        row = rows[int(metrics.rows.row_index[position])]
+        row_index = int(metrics.rows.row_index[position])
+        row = rows[row_index]
         picture = displayable(row["image"])
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
         size, true = (picture.height, picture.width), row["mask"]
@@ -146,14 +149,22 @@ def drawn_cases(trainer: ResFormerTrainer, rows: EvaluationRows, positions: Sequ
             predicted = process({"logits": logits}, target_sizes=[size])[0].cpu().numpy()
         if true is not None:
             true = np.asarray(true.resize(picture.size, Image.Resampling.NEAREST))
-        cases.append(DrawnCase(picture, true, predicted, caption_of(row["case_id"], metrics, position)))
+        cases.append(DrawnCase(picture, true, predicted, caption_of(names[row_index], metrics, position)))
     return cases
 
 
-def caption_of(case_id: str, metrics: EvaluationMetrics, position: int) -> str:
-    """Case, Jaccard of the foreground classes there, the classes at or above their thresholds, and the true labels."""
+def picture_names(case_ids: Sequence[str], slices: Sequence[int | None]) -> list[str]:
+    """The case of every row of a part, no longer than `NAME_LENGTH`, and which slice of it where it has several rows."""
+    rows_of, names = Counter(case_ids), []
+    for case_id, number in zip(case_ids, slices, strict=True):
+        name = case_id if len(case_id) <= NAME_LENGTH else f"...{case_id[3 - NAME_LENGTH :]}"
+        names.append(f"{name} slice {number}" if rows_of[case_id] > 1 and number is not None else name)
+    return names
+
+
+def caption_of(name: str, metrics: EvaluationMetrics, position: int) -> str:
+    """Name, Jaccard of the foreground classes there, the classes at or above their thresholds, and the true labels."""
     rows, config = metrics.rows, metrics.config
-    name = case_id if len(case_id) <= 24 else f"...{case_id[-21:]}"
     lines = [name]
     if rows.has_masks:
         values = jaccard(rows.counts.take([position]), empty=np.nan)[0, 1:]
@@ -165,8 +176,9 @@ def caption_of(case_id: str, metrics: EvaluationMetrics, position: int) -> str:
         )
     if rows.has_labels:
         names, probabilities = config.image_class_names, rows.probabilities[position]
-        flagged = [name for name, p, t in zip(names, probabilities, metrics.thresholds, strict=True) if p >= t]
-        lines += label_lines(dict(zip(names, probabilities.tolist(), strict=True)), flagged)
+        scores = dict(zip(names, probabilities.tolist(), strict=True))
+        thresholds = dict(zip(names, metrics.thresholds, strict=True))
+        lines += label_lines(scores, [name for name in names if scores[name] >= thresholds[name]], thresholds)
         labels = rows.class_labels[position]
         present = [names[k] for k in np.flatnonzero(labels == 1)]
         lines.append("truth: " + (", ".join(present) or ("none of them" if (labels == 0).any() else "unknown")))

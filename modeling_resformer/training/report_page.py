@@ -28,6 +28,7 @@ from .report_cases import (
     evenly_spaced,
     ranking,
 )
+from .results import besides
 from .rows import EvaluationRows
 from .trainer import ResFormerTrainer
 
@@ -198,7 +199,7 @@ def headline(results: Mapping[str, Any]) -> str:
             interval = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
             shown.append(f"{name} {score['value']:.3f}{interval}")
     level = f"{results['interval']['level']:.0%} intervals by case"
-    first = f"{results['images']} {results['split']} pictures of {results['cases']} cases"
+    first = f"{results['images']} {results['split']} pictures of {results['cases']} cases{besides(results)}"
     return f"{first}\n{',  '.join(shown)}" + (f",  {level}" if "(" in "".join(shown) else "")
 
 

@@ -2,7 +2,7 @@
 
 `results.json`:
 
-    {"split": "test", "images": 14, "cases": 14,
+    {"split": "test", "images": 14, "cases": 14, "unannotated": 0,
      "mask_resolution": "as stored in the dataset" or "native, from the source's own masks" or null,
      "interval": {"level": 0.95, "samples": 1000, "resampled": "cases"},
      "losses": {"loss": ..., "segmentation_loss": ..., "classification_loss": ...},
@@ -10,7 +10,8 @@
      "baselines": {"everything_lesion": {"dice": {...}, ...}, "mean_training_mask": {...}, "otsu_threshold": {...}},
      "left_out_of_means": ["PED"],
      "group_by": "vendor" or null,
-     "groups": {"Cirrus": {"images": ..., "cases": ..., "model": {...}, "baselines": {...}, "left_out_of_means": []}, ...},
+     "groups": {"Cirrus": {"images": ..., "cases": ..., "unannotated": ..., "model": {...}, "baselines": {...},
+                           "left_out_of_means": []}, ...},
      "absent_classes": ["PED"],
      "warnings": ["..."],
      "thresholds": {"melanoma": 0.5, ...},
@@ -20,12 +21,16 @@
                                   ... ten bins], ...}}
 
 - The names of scores and what they mean stand in `metrics/scores.py`; `n` is what a score was computed from. A value that
-  the data leave undefined is null, and so are the ends of an interval that fewer than five cases would carry.
+  the data leave undefined is null, and so are the ends of an interval that fewer than five cases would carry, or that would
+  have no width since all samples drawn agree.
   `volume_difference` is there where rows tell the size of a voxel.
+- `images` and `cases` are those with any annotation that the model's heads are scored on, of the whole or of a group;
+  `unannotated` is the number of the part's images besides, which no figure counts, `volume_difference` neither.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
-- `left_out_of_means` are the foreground classes that no scored mask holds: no mean over classes counts them, of the model or
-  of a baseline, of the whole or of a group; their own figures stay.
+- `left_out_of_means` are the foreground classes that no scored mask holds: no mean of Dice or Jaccard over classes counts them,
+  of the model or of a baseline, of the whole or of a group; their own figures stay, and `volume_difference` and
+  `false_positive_rate_empty` count what is predicted of them.
 - `absent_classes` never occur in this part, so that scores which need them are null.
 - `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
@@ -49,7 +54,7 @@ from ..metrics.baselines import baseline_counts, summarise_training_masks
 from ..metrics.calibration import reliability
 from ..metrics.counts import Counts, label_counts
 from ..metrics.scores import Bootstrap, Score, occurring, segmentation_scores
-from .compute_metrics import EvaluationMetrics
+from .compute_metrics import EvaluationMetrics, RowStatistics
 from .per_case import per_case_lines, write_per_case
 from .raw_masks import RawMaskRows
 from .rows import EvaluationRows
@@ -142,7 +147,8 @@ def evaluate_split(
         logger.warning("%s never occur in the %s part: scores that need them are left out.", absent, split)
     for warning in results["warnings"]:
         logger.warning("%s", warning)
-    logger.info("%d %s images\n%s\nwritten to %s", results["images"], split, format_table(results), folder)
+    scored = f"{results['images']} {split} images{besides(results)}"
+    logger.info("%s\n%s\nwritten to %s", scored, format_table(results), folder)
     return results
 
 
@@ -159,17 +165,15 @@ def summarise(
     everything = np.ones(len(seen.row_index), dtype=bool)
     groups = {
         name: {
-            "images": int(chosen.sum()),
-            "cases": len(set(seen.case_index[chosen].tolist())),
+            **_numbers(seen, chosen),
             **_scores(metrics, baselines, volumes, chosen, scoring.bootstrap),
         }
         for name, chosen in _groups(rows.rows, seen.row_index, scoring)
     }
-    cases = len(set(seen.case_index.tolist()))
+    numbers = _numbers(seen, everything)
     return {
         "split": split,
-        "images": len(seen.row_index),
-        "cases": cases,
+        **numbers,
         "mask_resolution": _mask_resolution(rows) if seen.has_masks else None,
         "interval": {"level": scoring.bootstrap.level, "samples": scoring.bootstrap.samples, "resampled": "cases"},
         "losses": metrics.losses(),
@@ -177,7 +181,7 @@ def summarise(
         "group_by": scoring.column(rows.rows),
         "groups": groups,
         "absent_classes": _absent_classes(metrics),
-        "warnings": list(_warnings(cases, groups)),
+        "warnings": list(_warnings(numbers["cases"], groups)),
         **(_decisions(metrics) if seen.has_labels else {}),
     }
 
@@ -196,6 +200,12 @@ def pixel_volumes(rows: EvaluationRows, metrics: EvaluationMetrics) -> np.ndarra
         area *= rows.area_ratios(metrics.rows.row_index)
     volumes = area * np.array(table["slice_spacing"], dtype=np.float64)
     return None if np.isnan(volumes).all() else volumes
+
+
+def besides(part: Mapping[str, Any]) -> str:
+    """How many more images the results, or a group of them, left out, to go on after their number; empty where none."""
+    more = part.get("unannotated", 0)
+    return f" ({more} more {'is' if more == 1 else 'are'} not annotated)" if more else ""
 
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:
@@ -217,7 +227,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         lines.append([name, str(n), _figure(value), interval, *others])
     text = _align(lines)
     if left_out := results.get("left_out_of_means"):
-        text += f"\nMeans over mask classes leave out what no true mask here holds: {', '.join(left_out)}."
+        text += f"\nMeans of Dice and Jaccard leave out what no true mask here holds: {', '.join(left_out)}."
     if groups := results.get("groups"):
         text += "\n\n" + _align(_group_lines(groups, results["group_by"]))
     return text
@@ -228,6 +238,16 @@ def replace_text(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".partial")
     beside.write_text(text, encoding="utf-8", newline="")
     beside.replace(path)
+
+
+def _numbers(seen: RowStatistics, chosen: np.ndarray) -> dict[str, int]:
+    """Images and cases among the chosen rows that have any annotation, and the images that have none."""
+    scored = chosen & seen.annotated
+    return {
+        "images": int(scored.sum()),
+        "cases": len(np.unique(seen.case_index[scored])),
+        "unannotated": int(chosen.sum() - scored.sum()),
+    }
 
 
 def _scores(
@@ -332,11 +352,14 @@ def _group_lines(groups: Mapping[str, Mapping[str, Any]], group_by: str) -> list
     """One line a group, one column a score that any of them defines."""
     names = [name for name in TABLE_SCORES if any(group["model"].get(name, {}).get("n") for group in groups.values())]
     some_left_out = any(group.get("left_out_of_means") for group in groups.values())
-    lines = [[group_by, "images", "cases", *names, *(["left out of means"] if some_left_out else [])]]
+    some_unannotated = any(group.get("unannotated") for group in groups.values())
+    besides_them = ["not annotated"] if some_unannotated else []
+    lines = [[group_by, "images", "cases", *besides_them, *names, *(["left out of means"] if some_left_out else [])]]
     for value, group in groups.items():
         figures = [_figure(group["model"].get(name, {}).get("value")) for name in names]
         left_out = [", ".join(group["left_out_of_means"]) or "-"] if some_left_out else []
-        lines.append([value, str(group["images"]), str(group["cases"]), *figures, *left_out])
+        numbers = [str(group[key]) for key in ("images", "cases", *(["unannotated"] if some_unannotated else []))]
+        lines.append([value, *numbers, *figures, *left_out])
     return lines
 
 
