@@ -97,17 +97,19 @@ def image_class_table(facts: Facts, scores: Mapping[str, Any] | None = None) -> 
 def class_table(
     facts: Facts, names: Sequence[str], columns: Sequence[str], scores: Mapping[str, Any] | None = None
 ) -> str:
-    """A line a class, a column a score; columns that the data define for no class are left out."""
+    """A line a class, a column a score; columns that the data define for no class are left out.
+
+    The column n holds the largest of a line; a score computed from fewer says so in its cell.
+    """
     model = facts.results["model"] if scores is None else scores
     columns = [column for column in columns if not is_repeated(facts, column, model)]
     cells = {column: [facts.score(f"{column}_{name}", scores) for name in names] for column in columns}
     cells = {column: values for column, values in cells.items() if any(value is not None for value in values)}
     rows = []
     for name, *values in zip(names, *cells.values(), strict=True):
-        counts = sorted({value.n for value in values if value is not None})
-        several = len(counts) > 1
-        figures = ["-" if v is None else f"{v}, n={v.n}" if several else str(v) for v in values]
-        rows.append([name, "see cells" if several else str(*counts), *figures])
+        most = max((value.n for value in values if value is not None), default=0)
+        figures = ["-" if v is None else f"{v}, n={v.n}" if v.n < most else str(v) for v in values]
+        rows.append([name, str(most) if most else "", *figures])
     return markdown_table(["class", "n", *(f"`{column}`" for column in cells)], rows if cells else [])
 
 
