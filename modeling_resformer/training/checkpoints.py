@@ -208,7 +208,7 @@ def check_settings(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]]) 
     if fixed:
         raise BadInputError(
             f"{checkpoint} cannot be resumed with {', '.join(fixed + noted)}. Give the settings it was trained with, "
-            f"or start a new run from its weights by --model_name_or_path {checkpoint} and another --output_dir."
+            f"or start a new run from its weights by --model {checkpoint} and another --output_dir."
         )
     return noted
 
