@@ -86,7 +86,7 @@ from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows, TrainingRows
+from modeling_resformer.training.rows import EvaluationRows, TrainingRows, annotated_rows
 from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
 from modeling_resformer.training.tasks import TASKS
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
@@ -151,14 +151,19 @@ def make_trainer(
     check_picture_size(image_processor, model.config)
     if model_args.sync_batch_norm:
         synchronise_batch_norms(model, training_args)
+    everything = prepared.dataset["train"]
+    rows = annotated_rows(everything, TASKS[model_args.task])
+    if training_args.should_log and len(rows) < len(everything):
+        logger.info(
+            "%d of %d training rows are not annotated for this task and are left out.",
+            *(len(everything) - len(rows), len(everything)),
+        )
     ignore_index = model.config.semantic_loss_ignore_index
     patience = model_args.early_stopping_patience
     return ResFormerTrainer(
         model=model,
         args=training_args,
-        train_dataset=TrainingRows(
-            prepared.dataset["train"], data_args.augmentation(prepared.modality), training_args.seed, ignore_index
-        ),
+        train_dataset=TrainingRows(rows, data_args.augmentation(prepared.modality), training_args.seed, ignore_index),
         eval_dataset=EvaluationRows(prepared.dataset["validation"]),
         data_collator=build_collator(prepared, image_processor, model.config),
         processing_class=image_processor,
