@@ -16,7 +16,7 @@ Each process pools Dice and batch norm over its own batch; --sync_batch_norm poo
 SyncBN have not been run on GPUs yet, nor has `gpu_isic2017.json --bf16 --tf32 true`, meant to train the full network
 in minutes on one large GPU.
 
-A recipe is one JSON file of the same names; flags win. `*_paper.json` is what the paper states (arXiv 2412.00351) and,
+A recipe is one JSON file of the same names, found in scripts/recipes by its bare name too; flags win. `*_paper.json` is what the paper states (arXiv 2412.00351) and,
 where it states nothing, no schedule, no clipping, any angle and balanced class weights; `*_recommended.json` warms up,
 anneals and clips. On a GPU with bfloat16, from ImageNet weights, and one task alone:
 
@@ -142,6 +142,7 @@ def make_trainer(
     prepared: PreparedDataset,
     clock: RunClock,
 ) -> ResFormerTrainer:
+    """With the model, its processor and the rows that it learns from and is selected by."""
     model = build_model(model_args, prepared)
     if model_args.init_resnet is not None:
         filled = fill_from_resnet(model, model_args.init_resnet)
@@ -151,19 +152,12 @@ def make_trainer(
     check_picture_size(image_processor, model.config)
     if model_args.sync_batch_norm:
         synchronise_batch_norms(model, training_args)
-    everything = prepared.dataset["train"]
-    rows = annotated_rows(everything, TASKS[model_args.task])
-    if training_args.should_log and len(rows) < len(everything):
-        logger.info(
-            "%d of %d training rows are not annotated for this task and are left out.",
-            *(len(everything) - len(rows), len(everything)),
-        )
     ignore_index = model.config.semantic_loss_ignore_index
     patience = model_args.early_stopping_patience
     return ResFormerTrainer(
         model=model,
         args=training_args,
-        train_dataset=TrainingRows(rows, data_args.augmentation(prepared.modality), training_args.seed, ignore_index),
+        train_dataset=training_rows(model_args, data_args, training_args, prepared, ignore_index),
         eval_dataset=EvaluationRows(prepared.dataset["validation"]),
         data_collator=build_collator(prepared, image_processor, model.config),
         processing_class=image_processor,
@@ -171,6 +165,24 @@ def make_trainer(
         callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
         ema_decay=model_args.ema_decay,
     )
+
+
+def training_rows(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    prepared: PreparedDataset,
+    ignore_index: int,
+) -> TrainingRows:
+    """Those that are annotated for the task, augmented; one line of the log says how many are left out."""
+    everything = prepared.dataset["train"]
+    rows = annotated_rows(everything, TASKS[model_args.task])
+    if training_args.should_log and len(rows) < len(everything):
+        logger.info(
+            "%d of %d training rows are not annotated for this task and are left out.",
+            *(len(everything) - len(rows), len(everything)),
+        )
+    return TrainingRows(rows, data_args.augmentation(prepared.modality), training_args.seed, ignore_index)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

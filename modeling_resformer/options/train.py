@@ -149,7 +149,7 @@ def add_own(parser: Spellings) -> None:
     """Adds what is no field of any arguments."""
     parser.add_argument("-h", "--help", action="store_true", help="Show this.")
     parser.add_argument("--help-all", action="store_true", help="Show every flag, those of the Trainer among them.")
-    parser.add_argument("--recipe", metavar="FILE", help="JSON file of flags, the same as RECIPE.json without flag.")
+    parser.add_argument("--recipe", metavar="FILE", help="JSON file of flags, or a name in scripts/recipes.")
 
 
 def parse(arguments: Sequence[str], description: str | None) -> None:

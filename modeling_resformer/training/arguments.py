@@ -147,8 +147,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     Raises:
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
-    answer_help(arguments, None)
     with _one_line():
+        answer_help(arguments, None)
         parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
         add_own(parser)
         parser.also("--output_dir", "--output")
