@@ -78,7 +78,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
         thresholds = choose_on_validation(trainer, prepared.dataset)
         if trainer.is_world_process_zero():
             checkpoint = Path(arguments.model_name_or_path)
-            with named_write_failure(checkpoint, "--model_name_or_path"):
+            with named_write_failure(checkpoint, "--model"):
                 write_thresholds(thresholds, checkpoint)
             warn_of_older_results(trainer, checkpoint, output)
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)

@@ -28,11 +28,13 @@ if __name__ == "__main__":  # before the slow imports
 import torch
 import uvicorn
 from PIL import Image
+from transformers import AutoConfig
 
 import modeling_resformer  # noqa: F401  registers the Auto classes
 from modeling_resformer.handler import EndpointHandler, Limits
 from modeling_resformer.options.serve import parse
 from modeling_resformer.serving.app import ServerSettings, create_app
+from modeling_resformer.training.loading import named_failure
 
 
 logger = logging.getLogger("serve")
@@ -51,6 +53,9 @@ def load(arguments: argparse.Namespace, limits: Limits) -> EndpointHandler:
     """Loads by the installed package, never by code of the folder, and warms up."""
     if arguments.cpu_threads is not None:
         torch.set_num_threads(arguments.cpu_threads)
+    expected = "a folder or Hub id of a ResFormer with its image processor"
+    with named_failure("--model", arguments.model, expected):
+        AutoConfig.from_pretrained(arguments.model, revision=arguments.revision, trust_remote_code=False)
     handler = EndpointHandler(
         arguments.model,
         revision=arguments.revision,
@@ -93,7 +98,8 @@ def serve(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         server.run(sockets=[listening])
     for error in failures:
-        logger.error("%s: %s", arguments.model, " ".join(str(error).split()))
+        said = " ".join(str(error).split())
+        logger.error("%s", said if arguments.model in said else f"{arguments.model}: {said}")
     return 1 if failures else 0
 
 

@@ -16,9 +16,10 @@ Each process pools Dice and batch norm over its own batch; --sync_batch_norm poo
 SyncBN have not been run on GPUs yet, nor has `gpu_isic2017.json --bf16 --tf32 true`, meant to train the full network
 in minutes on one large GPU.
 
-A recipe is one JSON file of the same names; flags win. `*_paper.json` is what the paper states (arXiv 2412.00351) and,
-where it states nothing, no schedule, no clipping, any angle and balanced class weights; `*_recommended.json` warms up,
-anneals and clips. On a GPU with bfloat16, from ImageNet weights, and one task alone:
+A recipe is one JSON file of the same names; flags win. One of scripts/recipes may be given by its bare name. `*_paper.json`
+is what the paper states (arXiv 2412.00351) and, where it states nothing, no schedule, no clipping, any angle and balanced
+class weights; `*_recommended.json` warms up, anneals and clips. On a GPU with bfloat16, from ImageNet weights, and one
+task alone:
 
     python scripts/train.py scripts/recipes/isic2017_recommended.json --dataset data/isic2017 --output_dir runs/a \
         --bf16 --init_resnet microsoft/resnet-34 --task segmentation
@@ -61,7 +62,7 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
-from modeling_resformer.data.prepared import load_prepared
+from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.data.write_failures import check_writable
 from modeling_resformer.metrics.scores import Bootstrap
@@ -75,13 +76,18 @@ from modeling_resformer.training.building import (
     synchronise_batch_norms,
 )
 from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
-from modeling_resformer.training.checkpoints import CheckpointWriteError, choose_checkpoint, named_write_failure
+from modeling_resformer.training.checkpoints import (
+    CheckpointWriteError,
+    choose_checkpoint,
+    named_write_failure,
+    no_empty_folder_left,
+)
 from modeling_resformer.training.preflight import check_resources
 from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows, TrainingRows
+from modeling_resformer.training.rows import EvaluationRows, TrainingRows, annotated_rows
 from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
 from modeling_resformer.training.tasks import TASKS
 from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
@@ -100,7 +106,6 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     checkpoint = choose_checkpoint(training_args.resume_from_checkpoint, output)
     if training_args.resume_from_checkpoint and training_args.should_log:
         logger.info("%s: %s", output, f"going on from {checkpoint.name}" if checkpoint else "starting afresh")
-    patience = model_args.early_stopping_patience
     if not training_args.should_log:
         logging.getLogger("modeling_resformer").setLevel(logging.ERROR)
     check_devices(training_args)
@@ -113,30 +118,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     scoring = Scoring(Bootstrap(data_args.bootstrap_samples), data_args.group_by, data_args.per_case_format)
     scoring.column(prepared.dataset["test"])
     check_annotations(prepared, TASKS[model_args.task], data_args.dataset)
-    model = build_model(model_args, prepared)
-    if model_args.init_resnet is not None:
-        filled = fill_from_resnet(model, model_args.init_resnet)
-        if training_args.should_log:
-            logger.info("%s", filled)
-    image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
-    check_picture_size(image_processor, model.config)
-    if model_args.sync_batch_norm:
-        synchronise_batch_norms(model, training_args)
-    ignore_index = model.config.semantic_loss_ignore_index
-    trainer = ResFormerTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=TrainingRows(
-            prepared.dataset["train"], data_args.augmentation(prepared.modality), training_args.seed, ignore_index
-        ),
-        eval_dataset=EvaluationRows(prepared.dataset["validation"]),
-        data_collator=build_collator(prepared, image_processor, model.config),
-        processing_class=image_processor,
-        compute_metrics=build_metrics(model, data_args.auc_classes),
-        callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
-        ema_decay=model_args.ema_decay,
-    )
-    check_resources(trainer, model_args.yes)
+    with no_empty_folder_left(output):
+        trainer = make_trainer(model_args, data_args, training_args, prepared, clock)
+        check_resources(trainer, model_args.yes)
     with logging_redirect_tqdm() if not training_args.disable_tqdm else nullcontext():
         trainer.train(checkpoint)
     trainer.save_model()
@@ -150,6 +134,56 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     trainer.accelerator.end_training()
     if push is not None and trainer.is_world_process_zero():
         push(output)
+
+
+def make_trainer(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    prepared: PreparedDataset,
+    clock: RunClock,
+) -> ResFormerTrainer:
+    """With the model, its processor and the rows that it learns from and is selected by."""
+    model = build_model(model_args, prepared)
+    if model_args.init_resnet is not None:
+        filled = fill_from_resnet(model, model_args.init_resnet)
+        if training_args.should_log:
+            logger.info("%s", filled)
+    image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
+    check_picture_size(image_processor, model.config)
+    if model_args.sync_batch_norm:
+        synchronise_batch_norms(model, training_args)
+    ignore_index = model.config.semantic_loss_ignore_index
+    patience = model_args.early_stopping_patience
+    return ResFormerTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=training_rows(model_args, data_args, training_args, prepared, ignore_index),
+        eval_dataset=EvaluationRows(prepared.dataset["validation"]),
+        data_collator=build_collator(prepared, image_processor, model.config),
+        processing_class=image_processor,
+        compute_metrics=build_metrics(model, data_args.auc_classes),
+        callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
+        ema_decay=model_args.ema_decay,
+    )
+
+
+def training_rows(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    prepared: PreparedDataset,
+    ignore_index: int,
+) -> TrainingRows:
+    """Those that are annotated for the task, augmented; one line of the log says how many are left out."""
+    everything = prepared.dataset["train"]
+    rows = annotated_rows(everything, TASKS[model_args.task])
+    if training_args.should_log and len(rows) < len(everything):
+        logger.info(
+            "%d of %d training rows are not annotated for this task and are left out.",
+            *(len(everything) - len(rows), len(everything)),
+        )
+    return TrainingRows(rows, data_args.augmentation(prepared.modality), training_args.seed, ignore_index)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

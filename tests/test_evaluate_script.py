@@ -165,7 +165,7 @@ def test_new_thresholds_put_the_checkpoints_own_results_out_of_date(dataset, che
     (line,) = [message for message in caplog.messages if "out of date" in message]
     assert "\n" not in line
     assert f"{checkpoint / 'results.json'} is out of date: its decisions were measured at {{'red': 0.5" in line
-    assert line.endswith(f"--model_name_or_path {checkpoint} --dataset ... --output {checkpoint}")
+    assert line.endswith(f"--model {checkpoint} --dataset ... --output {checkpoint}")
     with pytest.raises(BadInputError, match="measure again by"):
         check_run(checkpoint)
     caplog.clear()
@@ -194,7 +194,10 @@ TRAIN = ("--dataset", "{data}", "--output_dir", "{tmp}/out")
     [
         ([], "--model is missing"),
         ([*EVALUATE, "--slpit", "x"], "--slpit"),
-        ([*EVALUATE, "--model_name_or_path", "{tmp}/none"], "ResFormer checkpoint"),
+        (
+            [*EVALUATE, "--model_name_or_path", "{tmp}/none"],
+            "no such folder; expected the folder or Hub id of a ResFormer",
+        ),
         ([*EVALUATE, "--model_name_or_path", "{tmp}/vit"], "is a 'vit' model"),
         ([*EVALUATE, "--dataset", "{tmp}/none"], "no such folder"),
         ([*EVALUATE, "--dataset", "{model}"], "holds neither"),

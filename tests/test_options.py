@@ -82,6 +82,20 @@ def test_help_of_train_shows_our_own_options_and_help_all_the_trainers(capsys):
         ("serve", [], 2, "--model is missing"),
         ("evaluate", ["--dataset", "d", "--output", "o"], 1, "error: --model is missing"),
         ("prepare_folder", ["--output", "o"], 2, "--source"),
+        (
+            "train",
+            ["--dataset", "d", "--recipe", "small_cup.json"],
+            1,
+            "error: small_cup.json: there is no such recipe",
+        ),
+        ("train", ["--dataset", "d", "--recipe=a/small_cpu.json"], 1, "isic2017_small_cpu, retouch_paper"),
+        ("train", ["small_cup.json", "--dataset", "d"], 1, "small_cpu, tiny_cpu."),
+        (
+            "evaluate",
+            ["--model", "m", "--datset", "d"],
+            1,
+            "unrecognized arguments: --datset d; did you mean --dataset?",
+        ),
     ],
 )
 def test_mistakes_are_named_before_torch_is_imported(script, flags, status, said):
@@ -192,6 +206,40 @@ def test_a_recipe_may_stand_anywhere_and_flags_win(place, recipe, tmp_path):
     _, data, training = parse_arguments([*place(recipe), "--output_dir", str(tmp_path)])
     assert (training.seed, training.learning_rate) == (7, 0.25)
     assert data.auc_classes in ([], ["red"])
+
+
+@pytest.mark.parametrize(
+    "given", [["--recipe", "small_cpu"], ["--recipe=small_cpu.json"], ["small_cpu"], ["--use_cpu", "small_cpu.json"]]
+)
+def test_a_bare_name_means_the_recipe_that_comes_along(given, tmp_path, monkeypatch):
+    """Unless there is a file of that name, and unless it is the value of a flag."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset", "small_cpu", *given, "--output_dir", str(tmp_path)]
+    model, data, _ = parse_arguments(flags)
+    assert (data.dataset, data.image_size, model.config["window_size"]) == ("small_cpu", 128, 8)
+    Path("small_cpu.json").write_text('{"image_size": 64}')
+    assert parse_arguments(flags)[1].image_size == (64 if given[-1].endswith("json") else 128)
+
+
+def test_a_recipe_anywhere_that_is_missing_is_named_with_those_there_are():
+    with pytest.raises(BadInputError, match=r"small_cup\.json: there is no such recipe; .* small_cpu, tiny_cpu"):
+        parse_arguments(["--dataset", "d", "small_cup.json"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "nearest"),
+    [
+        (["--lerning-rate", "1"], "did you mean --learning_rate"),
+        (["--scale_jiter=0.1"], "did you mean --scale_jitter"),
+        (["7", "--modle", "m"], "did you mean --model"),
+    ],
+)
+def test_train_suggests_the_nearest_flag(flags, nearest):
+    with pytest.raises(BadInputError) as caught:
+        parse_arguments(["--dataset", "d", *flags])
+    assert nearest in str(caught.value)
+    with pytest.raises(BadInputError, match=r"--zzzzzz 1; see --help"):
+        parse_arguments(["--dataset", "d", "--zzzzzz", "1"])
 
 
 def test_two_recipes_are_refused(recipe):

@@ -2,12 +2,16 @@
 
 import json
 import logging
+import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import tiny_config
 from prepared_data import prepared_dataset
 from test_trainer import make_trainer
@@ -41,6 +45,9 @@ ARCHITECTURE = {
 PLAN = Plan(
     batch=5,
     evaluation_batch=2,
+    accumulation=1,
+    images=100,
+    epochs=10,
     training_pictures=1000,
     evaluated_pictures=100,
     local_processes=1,
@@ -130,12 +137,12 @@ def test_without_control_groups_the_machine_counts(tmp_path):
 
 
 def test_what_does_not_fit_is_said_with_a_batch_that_would():
-    """96 MB for one picture and 70 for each other: nine tenths of 200 - 96 MB take one more."""
+    """96 MB for one picture and 70 for each other: nine tenths of 200 - 96 MB take one more, but five has no half."""
     whole, killed = Measurement(STAGES), Measurement(STAGES[:2], "status -9", short_of_memory=True)
     said = shortage(PLAN, scale(PLAN, STAGES), whole, 200 * MB)
     assert "\n" not in said
     for cure in (
-        "--per_device_train_batch_size 2 with --gradient_accumulation_steps 3",
+        "--per_device_train_batch_size 1 with --gradient_accumulation_steps 5",
         "--image_size",
         "--gradient_checkpointing",
         "scripts/recipes/small_cpu.json",
@@ -163,12 +170,13 @@ def flags(tmp_path_factory):
 def test_a_run_that_does_not_fit_is_refused_in_one_line_before_its_first_step(flags, tmp_path, capsys, monkeypatch):
     """The measurement itself is a real one, in a process of its own."""
     monkeypatch.setattr(preflight, "free_memory", lambda: 2**20)
-    assert train.main([*flags, "--output_dir", str(tmp_path)]) == 1
+    output = tmp_path / "new" / "run"
+    assert train.main([*flags, "--output_dir", str(output)]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert not output.parent.exists()
     assert len(errors) == 1
     assert "of memory beyond what it has" in errors[0]
     assert "--yes goes on regardless" in errors[0]
-    assert not list(tmp_path.glob("checkpoint*"))
 
 
 def test_yes_goes_on(flags, tmp_path, monkeypatch, caplog):
@@ -182,10 +190,46 @@ def test_yes_goes_on(flags, tmp_path, monkeypatch, caplog):
     assert "yes" not in json.loads((tmp_path / "run.json").read_text())["settings"]
 
 
-def test_a_small_run_measures_nothing(flags, tmp_path, monkeypatch):
+def test_a_small_run_is_told_its_time_without_a_process_of_its_own(flags, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(preflight, "run_measurement", None)
     monkeypatch.setattr(preflight, "free_memory", lambda: 2**30)
-    assert train.main([*flags, "--output_dir", str(tmp_path), "--max_steps", "1"]) == 0
+    with caplog.at_level(logging.INFO):
+        assert train.main([*flags, "--output_dir", str(tmp_path), "--max_steps", "1"]) == 0
+    told = [line for line in caplog.messages if line.startswith("Expected: ")]
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"Expected: about \d+ s for 4 images x 1 epoch; memory is no matter \(1\.0 GiB free\)\.", told[0]
+    )
+
+
+def test_measuring_here_changes_neither_model_nor_random_numbers(tmp_path):
+    trainer = make_trainer(prepared_dataset(), tmp_path)
+    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    states = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    preflight.check_resources(trainer, go_on=False, free=2**40)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (str(np.random.get_state()), random.getstate()) == states[1:]
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert trainer.model.training
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_the_batch_that_is_proposed_divides_the_one_that_was_asked_for():
+    """50 MB for one picture and 10 for each other: nine tenths of the 60 MB left take 5 more, 6 in all. 4 divides 8."""
+    estimate = Estimate(seconds=1.0, memory=120 * MB, one_picture=50 * MB)
+    plan = replace(PLAN, batch=8, accumulation=3)
+    said = shortage(plan, estimate, Measurement(STAGES), 110 * MB)
+    assert "--per_device_train_batch_size 4 with --gradient_accumulation_steps 6" in said
+
+
+def test_a_large_run_is_told_as_images_and_epochs(tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(prepared_dataset(), tmp_path, num_train_epochs=1000)
+    monkeypatch.setattr(preflight, "is_small", lambda *given: False)
+    monkeypatch.setattr(preflight, "run_measurement", lambda workload: Measurement(STAGES))
+    with caplog.at_level(logging.INFO):
+        preflight.check_resources(trainer, go_on=False, free=2**40)
+    assert " for 8 images x 1000 epochs; 0." in caplog.text
 
 
 def test_a_run_of_days_on_a_cpu_is_warned_of_and_goes_on(tmp_path, monkeypatch, caplog):

@@ -153,7 +153,7 @@ def test_settings_that_would_break_a_resumed_run_are_named(folder, logs, capsys)
     error = capsys.readouterr().err
     for part in ("config window_size 8 instead of 4", "seed 7 instead of 0", "pictures a step", "8 instead of 4"):
         assert part in error
-    assert "--model_name_or_path" in error
+    assert "by --model " in error
 
 
 def test_a_misspelt_metric_ends_before_the_first_step_and_lists_the_names(folder, capsys):

@@ -130,6 +130,7 @@ def test_the_run_record_says_how_the_checkpoint_came_about(run):
     best = min((line for line in history if "eval_loss" in line), key=lambda line: line["eval_loss"])
     assert record["model"]["parameters"] == model.num_parameters()
     assert record["training"] == {
+        "rows": 8,
         "epochs": 3,
         "steps": 6,
         "batch_size": 4,

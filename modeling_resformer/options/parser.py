@@ -1,6 +1,8 @@
 """An `argparse` parser that takes a flag in every spelling, and fields of a dataclass as flags."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from types import NoneType
@@ -25,6 +27,12 @@ class Spellings(argparse.ArgumentParser):
     def also(self, flag: str, *names: str) -> None:
         """Takes other names for a flag, which the help does not show."""
         self.flags |= {plain(name): self.flags[plain(flag)] for name in names}
+
+    def nearest(self, message: str) -> str:
+        """What argparse says of flags that it does not know, with the most similar one of those that it does."""
+        found = re.match(r"unrecognized arguments: (?:.*? )?(--[^\s=]+)", message)
+        close = difflib.get_close_matches(plain(found[1]), self.flags, n=1) if found else []
+        return f"{message}; did you mean {self._spelled(close[0])}?" if close else f"{message};"
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -57,7 +65,7 @@ class OneLineParser(Parser):
     """Raises `ValueError` in place of printing its usage and ending the process."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help.")
+        raise ValueError(f"{self.nearest(message)} see --help.")
 
 
 def plain(flag: str) -> str:

@@ -60,7 +60,7 @@ def check_results(path: Path) -> None:
     if not path.is_file():
         raise BadInputError(
             f"{path.parent}: has no {path.name}, and a model without an evaluation is not published; make one with "
-            f"scripts/evaluate.py --model_name_or_path {path.parent} --dataset ... --output {path.parent}"
+            f"scripts/evaluate.py --model {path.parent} --dataset ... --output {path.parent}"
         )
     results = read_json(path)
     scores = results.get("model")
@@ -83,7 +83,7 @@ def check_thresholds(run: Path) -> None:
         )
         raise BadInputError(
             f"{run / RESULTS_NAME}: was measured at other thresholds ({found}) than config.json decides by ({stated}); "
-            f"measure again by scripts/evaluate.py --model_name_or_path {run} --dataset ... --output {run}"
+            f"measure again by scripts/evaluate.py --model {run} --dataset ... --output {run}"
         )
 
 

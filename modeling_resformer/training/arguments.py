@@ -18,7 +18,7 @@ from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
 from ..options.evaluate import EvaluationOptions
 from ..options.evaluate import parse as parse_evaluation
 from ..options.parser import Spellings, plain
-from ..options.train import DataOptions, ModelOptions, add_own
+from ..options.train import DataOptions, ModelOptions, add_own, find_recipe, is_recipe
 from ..options.train import parse as answer_help
 from .tasks import TASKS
 
@@ -147,8 +147,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     Raises:
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
-    answer_help(arguments, None)
     with _one_line():
+        answer_help(arguments, None)
         parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
         add_own(parser)
         parser.also("--output_dir", "--output")
@@ -191,7 +191,7 @@ class _Parser(Spellings, HfArgumentParser):
     """Says what is wrong without the usage of some two hundred flags."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInputError(f"{message}; see --help.")
+        raise BadInputError(f"{self.nearest(message)} see --help.")
 
     def names(self) -> dict[str, str]:
         """Of every flag in every spelling without its leading dashes, the name of its value."""
@@ -205,7 +205,7 @@ class _Parser(Spellings, HfArgumentParser):
         """The recipe among the arguments, with its flag or without, and the other arguments.
 
         Raises:
-            ValueError: there are several.
+            ValueError: there are several, or no such file.
         """
         recipes, others = [], []
         for argument in self.spelled(arguments):
@@ -215,13 +215,13 @@ class _Parser(Spellings, HfArgumentParser):
                 recipes.append(argument)
             elif argument.startswith("--recipe="):
                 recipes.append(argument.partition("=")[2])
-            elif argument.endswith(".json") and not argument.startswith("--") and not self._takes_text(before):
+            elif is_recipe(argument) and not self._takes_text(before):
                 recipes.append(argument)
             else:
                 others.append(argument)
         if len(recipes) > 1:
             raise ValueError(f"{' and '.join(recipes)} are several recipes; expected one.")
-        return (Path(recipes[0]) if recipes else None), others
+        return (find_recipe(recipes[0]) if recipes else None), others
 
     def _takes_text(self, flag: str) -> bool:
         """Whether what follows a flag is its value whatever it is: it is no switch and no list."""

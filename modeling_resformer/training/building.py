@@ -26,6 +26,7 @@ from .tasks import TASKS, Task, task_named
 
 logger = logging.getLogger(__name__)
 
+NO_MASK_CLASS = "foreground"  # of a config whose dataset has no masks
 CHECKPOINT = "the folder or Hub id of a ResFormer checkpoint"
 
 
@@ -39,7 +40,7 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
     """
     task = TASKS[arguments.task]
     settings = {
-        "id2label": dict(enumerate(prepared.mask_classes)),
+        **_mask_classes(arguments, prepared),
         "classification_labels": prepared.class_labels,
         **arguments.config,
     }
@@ -52,6 +53,15 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
             return start_from_checkpoint(task.model_class, arguments.model_name_or_path, config, before)
     with _config_failure():
         return task.model_class(config)
+
+
+def _mask_classes(arguments: ModelArguments, prepared: PreparedDataset) -> dict[str, Any]:
+    """The dataset's, as a field of the config. One without masks has none: there a checkpoint keeps its own, and a new
+    config, which needs one, is given a name that the classification head never speaks.
+    """
+    if len(prepared.mask_classes) > 1:
+        return {"id2label": dict(enumerate(prepared.mask_classes))}
+    return {} if arguments.model_name_or_path else {"id2label": {0: prepared.mask_classes[0], 1: NO_MASK_CLASS}}
 
 
 def synchronise_batch_norms(model: ResFormerPreTrainedModel, arguments: TrainingArguments) -> None:

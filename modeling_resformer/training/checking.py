@@ -31,8 +31,13 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
     """Warns where one of two tasks has nothing to learn or to be selected by; refuses where the only task has not.
 
     Raises:
-        BadInputError: naming the part and what it lacks.
+        BadInputError: naming the part and what it lacks; or the dataset was prepared without masks, and they are needed.
     """
+    if task.mask_logits is not None and len(prepared.mask_classes) < 2:
+        raise BadInputError(
+            f"{folder} was prepared without masks, which this task needs; expected --task classification, or a dataset "
+            "prepared with masks."
+        )
     wanted = {"mask_classes": task.mask_logits, "class_labels": task.class_logits}
     names = {"mask_classes": "a mask", "class_labels": "image-level labels"}
     columns = [column for column, logits in wanted.items() if logits is not None]

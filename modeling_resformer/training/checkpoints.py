@@ -19,7 +19,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,19 @@ def discard(checkpoint: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def no_empty_folder_left(run: Path) -> Iterator[None]:
+    """After an error, removes the folder, and those above it, if they are empty and were not there before."""
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        yield
+    except BadInputError:
+        for folder in made:
+            with suppress(OSError):  # it is not empty, or was never made
+                folder.rmdir()
+        raise
+
+
 def clean_up(run: Path) -> None:
     """Remove what a killed run left half done."""
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
@@ -195,7 +208,7 @@ def check_settings(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]]) 
     if fixed:
         raise BadInputError(
             f"{checkpoint} cannot be resumed with {', '.join(fixed + noted)}. Give the settings it was trained with, "
-            f"or start a new run from its weights by --model_name_or_path {checkpoint} and another --output_dir."
+            f"or start a new run from its weights by --model {checkpoint} and another --output_dir."
         )
     return noted
 

@@ -1,4 +1,4 @@
-"""One image's cost, measured in a process of its own: its memory goes away with it, and a kill there kills nobody else.
+"""One image's cost. In a process of its own its memory goes away with it, and a kill there kills nobody else.
 
     python -m modeling_resformer.training.measuring < workload.json
 
@@ -29,6 +29,7 @@ except ImportError:  # Windows
 SLOW_SECONDS = 10.0  # a step that takes longer is not measured at batch size 2
 VERY_SLOW_SECONDS = 60.0  # nor repeated
 ENOUGH_SECONDS = 3.0
+QUICK_SECONDS = 2.0  # all of these where the measurement shall be quick
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Workload:
         threads: of torch on the CPU.
         autocast: `bfloat16`, `float16` or None.
         checkpointing: recompute activations in the backward pass.
+        quick: repeat as little as may be.
     """
 
     task: str
@@ -52,6 +54,7 @@ class Workload:
     threads: int
     autocast: str | None = None
     checkpointing: bool = False
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,11 @@ def measure(workload: Workload) -> Iterator[Stage]:
         optimizer.step()
         optimizer.zero_grad()
 
-    yield Stage("forward", timed(forward, device), peak_memory(device))
-    seconds = timed(lambda: step(1), device)
+    yield Stage("forward", timed(forward, device, workload.quick), peak_memory(device))
+    seconds = timed(lambda: step(1), device, workload.quick)
     yield Stage("step", seconds, peak_memory(device))
-    if seconds < SLOW_SECONDS:
-        yield Stage("step_of_two", timed(lambda: step(2), device), peak_memory(device))
+    if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
+        yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick), peak_memory(device))
 
 
 def make_batch(
@@ -116,19 +119,21 @@ def autocast(workload: Workload, device: torch.device) -> torch.autocast | nullc
     return torch.autocast(device.type, getattr(torch, workload.autocast))
 
 
-def timed(run: Callable[[], None], device: torch.device) -> float:
+def timed(run: Callable[[], None], device: torch.device, quick: bool = False) -> float:
     """Seconds of the fastest repetition after the first, which also chooses kernels and fills caches.
 
-    The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow.
+    The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow; if it shall be
+    `quick`, one at most.
     """
+    enough, slow = (0.0, QUICK_SECONDS) if quick else (ENOUGH_SECONDS, VERY_SLOW_SECONDS)
     spent: list[float] = []
-    while len(spent) < 2 or (len(spent) < 6 and sum(spent) < ENOUGH_SECONDS):
+    while len(spent) < 2 or (len(spent) < 6 and sum(spent) < enough):
         started = time.perf_counter()
         run()
         if is_cuda(device):
             torch.cuda.synchronize(device)
         spent.append(time.perf_counter() - started)
-        if spent[0] > VERY_SLOW_SECONDS:
+        if spent[0] > slow:
             break
     return min(spent[1:] or spent)
 

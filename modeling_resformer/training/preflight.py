@@ -1,7 +1,7 @@
 """Whether a run fits into the memory that is free, and how long it will take, before its first step.
 
-A run that is small by a rule of thumb is let through without a word. For any other, a process of its own trains on one
-image and on two (`measuring.py`), and the costs are scaled to the batch and to the length of the run.
+A training step on one image and on two is measured (`measuring.py`), and scaled to the batch and to the length of the run:
+in this process where the run is small by a rule of thumb, else in one of its own, which may run out of memory.
 """
 
 import json
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data.problems import BadInputError
-from .measuring import Stage, Workload
+from .measuring import Stage, Workload, measure
 from .tasks import TASKS
 from .trainer import ResFormerTrainer
 
@@ -52,6 +52,8 @@ class Plan:
 
     Attributes:
         batch, evaluation_batch: pictures of one forward pass in training and in evaluation.
+        accumulation: batches of one step.
+        images, epochs: of the training part, and how often each is learned from.
         training_pictures, evaluated_pictures: passed through the network in the whole run.
         local_processes: on this machine, each doing the same.
         parameters: of the model.
@@ -64,6 +66,9 @@ class Plan:
 
     batch: int
     evaluation_batch: int
+    accumulation: int
+    images: int
+    epochs: float
     training_pictures: int
     evaluated_pictures: int
     local_processes: int
@@ -122,13 +127,12 @@ def check_resources(trainer: ResFormerTrainer, go_on: bool, free: int | None = N
     if free is None and not on_gpu:
         free = free_memory()
     plan = make_plan(trainer)
-    if is_small(plan, math.inf if free is None else free, on_gpu):
-        return
-    measurement = run_measurement(make_workload(trainer))
+    small = is_small(plan, math.inf if free is None else free, on_gpu)
+    measurement = (measure_here if small else run_measurement)(make_workload(trainer))
     if on_gpu and free is None:
         free = next((stage.free for stage in measurement.stages if stage.free is not None), None)
     estimate = scale(plan, measurement.stages)
-    logger.info("%s", describe(plan, estimate, measurement, free))
+    logger.info("%s", describe(plan, estimate, measurement, free, small))
     if problem := shortage(plan, estimate, measurement, free):
         if not go_on:
             raise BadInputError(problem)
@@ -151,6 +155,9 @@ def make_plan(trainer: ResFormerTrainer) -> Plan:
     return Plan(
         batch=min(args.per_device_train_batch_size, rows),
         evaluation_batch=min(args.per_device_eval_batch_size, held_out),
+        accumulation=args.gradient_accumulation_steps,
+        images=rows,
+        epochs=epochs,
         training_pictures=math.ceil(epochs * rows / args.world_size),
         evaluated_pictures=math.ceil(evaluations(args.eval_strategy, args.eval_steps, epochs, steps))
         * math.ceil(held_out / args.world_size),
@@ -209,6 +216,24 @@ def is_small(plan: Plan, free: float, on_gpu: bool) -> bool:
     pictures = plan.training_pictures + plan.evaluated_pictures / 3
     seconds = pictures * (SECONDS_A_PARAMETER * plan.parameters * plan.pixels + plan.data_seconds)
     return memory < MODEST_SHARE * free and (seconds < QUICK_SECONDS or (on_gpu and seconds < 20 * QUICK_SECONDS))
+
+
+def measure_here(workload: Workload) -> Measurement:
+    """The same in this process, cheaply, and without leaving a trace in its random numbers.
+
+    Of a CPU's memory this tells nothing: the process may have needed more before, and the system counts the most.
+    """
+    device, stages = torch.device(workload.device), []
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            stages.extend(measure(replace(workload, quick=True)))
+    except RuntimeError as error:
+        problem = str(error).strip().split("\n")[0]
+        return Measurement(stages, problem, "memory" in problem.lower())
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return Measurement(stages if device.type == "cuda" else [replace(stage, peak=None) for stage in stages])
 
 
 def run_measurement(workload: Workload) -> Measurement:
@@ -273,7 +298,7 @@ def memory_of(plan: Plan, batch: int, start: Stage, forward: Stage, one: Stage, 
     return (max(training, evaluating) + fixed) * plan.local_processes
 
 
-def describe(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None) -> str:
+def describe(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None, small: bool) -> str:
     """One line."""
     if estimate.seconds is None:
         return f"Time and memory of this run are not known: {measurement.problem}."
@@ -282,10 +307,10 @@ def describe(plan: Plan, estimate: Estimate, measurement: Measurement, free: int
         known = "" if free is None else f" of {gib(free)} free"
         several = f" in {plan.local_processes} processes" if plan.local_processes > 1 else ""
         memory = f"{gib(estimate.memory)} of memory{several}{known}"
-    return (
-        f"Expected: {duration(estimate.seconds)} for {plan.training_pictures} images to learn from and "
-        f"{plan.evaluated_pictures} to evaluate; {memory}."
-    )
+    elif small and free is not None:
+        memory = f"memory is no matter ({gib(free)} free)"
+    epochs = f"{round(plan.epochs, 2):g} epoch{'' if plan.epochs == 1 else 's'}"
+    return f"Expected: {duration(estimate.seconds)} for {plan.images} images x {epochs}; {memory}."
 
 
 def shortage(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None) -> str | None:
@@ -299,10 +324,12 @@ def shortage(plan: Plan, estimate: Estimate, measurement: Measurement, free: int
     cures = []
     if plan.batch > 1 and estimate.one_picture is not None and estimate.one_picture < free:
         per_picture = (estimate.memory - estimate.one_picture) / (plan.batch - 1)
-        fitting = int(1 + (free - estimate.one_picture) * 0.9 / max(per_picture, 1))
+        most = int(1 + (free - estimate.one_picture) * 0.9 / max(per_picture, 1))
+        # A divisor, so that a step still learns from as many pictures.
+        fitting = max(size for size in range(1, plan.batch) if plan.batch % size == 0 and size <= most)
         cures.append(
             f"--per_device_train_batch_size {fitting} with --gradient_accumulation_steps "
-            f"{math.ceil(plan.batch / fitting)}"
+            f"{plan.accumulation * plan.batch // fitting}"
         )
     cures += ["a smaller --image_size", "--gradient_checkpointing", SMALL_RECIPE]
     return f"{need}; choose {', '.join(cures[:-1])} or {cures[-1]}. --yes goes on regardless."

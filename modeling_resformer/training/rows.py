@@ -7,7 +7,9 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from ..data.columns import class_names
 from ..data.transforms import Augmentation, augment
+from .tasks import Task
 
 
 class EpochSampler(Sampler[int]):
@@ -59,6 +61,19 @@ class TrainingRows(Dataset):
             row["image"], row["mask"], self.augmentation, self.seed, epoch, row_index, self.ignore_index
         )
         return {**row, "image": image, "mask": mask}
+
+
+def annotated_rows(rows: datasets.Dataset, task: Task) -> datasets.Dataset:
+    """The rows with a mask or a known label for a head of the task; the very same dataset where that is all or none."""
+    masks, labels, unknown = (rows[name] for name in ("mask_classes", "class_labels", "class_labels_unknown"))
+    num_classes = len(class_names(rows.features, "class_labels"))
+    kept = [
+        index
+        for index, (mask, present, hidden) in enumerate(zip(masks, labels, unknown, strict=True))
+        if (task.mask_logits is not None and mask is not None)
+        or (task.class_logits is not None and present is not None and len(set(hidden or ())) < num_classes)
+    ]
+    return rows.select(kept) if 0 < len(kept) < len(rows) else rows
 
 
 class EvaluationRows(Dataset):

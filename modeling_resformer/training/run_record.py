@@ -11,7 +11,7 @@
      "libraries": {"python": "3.11.2", "torch": ..., "transformers": ..., ...},
      "hardware": {"device": "cpu", "name": ..., "processes": 1, "threads": 1, "cores": 2},
      "started": "2026-01-31T12:00:00Z", "duration_seconds": ..., "starts": 1,
-     "training": {"epochs": ..., "steps": ..., "batch_size": ...,
+     "training": {"rows": ..., "epochs": ..., "steps": ..., "batch_size": ...,
                   "selected": {"metric": "loss", "value": ..., "epoch": ..., "step": ...} or null},
      "dataset": {"name": "isic2017", "source": "isic2017", "config": "default", "modality": "dermoscopy" or null,
                  "licence": null, "split_rule": ...,
@@ -25,7 +25,7 @@
 
 A run that was resumed adds up the time of all its `starts`; what a kill threw away after the last checkpoint is not
 counted. `commit` and `modified` are null where the code is not run from a git checkout. `batch_size` counts all processes
-and accumulated micro-batches. `selected` is null where the weights are simply the last. Paths, the names of users and
+and accumulated micro-batches; `rows` are those of the training part that are annotated for the task. `selected` is null where the weights are simply the last. Paths, the names of users and
 machines, and tokens stay out: of a path only the last part is kept, and arguments that are paths are no settings.
 """
 
@@ -144,6 +144,7 @@ def write_run_record(
         "duration_seconds": round(clock.seconds, 1),
         "starts": clock.starts,
         "training": {
+            "rows": len(trainer.train_dataset),
             "epochs": state.epoch,
             "steps": state.global_step,
             "batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,

@@ -48,7 +48,7 @@ def warn_of_older_results(trainer: ResFormerTrainer, folder: Path, output: Path)
     if measured is not None and measured_elsewhere(metrics.thresholds, metrics.config.image_class_names, measured):
         logger.warning(
             "%s is out of date: its decisions were measured at %s; renew it by scripts/evaluate.py "
-            "--model_name_or_path %s --dataset ... --output %s",
+            "--model %s --dataset ... --output %s",
             *(path, {name: round(value, 4) for name, value in measured.items()}, folder, folder),
         )
 
