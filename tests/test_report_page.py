@@ -7,6 +7,7 @@ import matplotlib.text
 import numpy as np
 import pytest
 import sklearn.metrics
+from datasets import Dataset
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from prepared_data import prepared_dataset
@@ -140,6 +141,18 @@ def test_a_part_of_one_picture_is_evaluated_and_drawn(tmp_path):
     assert (results["images"], results["model"]["dice"]["low"]) == (1, None)
     assert results["absent_classes"] == ["brown"]
     assert (tmp_path / "report.png").is_file()
+
+
+def test_screen_and_page_say_how_many_pictures_are_not_annotated(tmp_path, caplog):
+    dataset = prepared_dataset(train=4, validation=4, test=4)
+    nothing = {"mask": None, "mask_classes": None, "class_labels": None, "class_labels_unknown": []}
+    rows = [row | (nothing if number in (1, 2) else {}) for number, row in enumerate(dataset["test"])]
+    dataset["test"] = Dataset.from_list(rows, features=dataset["test"].features)
+    with caplog.at_level("INFO"):
+        trainer, rows, results = evaluated(dataset, tmp_path)
+    assert any(line.startswith("2 test images (2 more are not annotated)\n") for line in caplog.messages)
+    page = draw_page(trainer.compute_metrics, results, [], None, {})
+    assert page.get_suptitle().startswith("2 test pictures of 2 cases (2 more are not annotated)\n")
 
 
 def test_what_is_drawn_is_what_was_scored(dataset, tmp_path):
