@@ -16,10 +16,10 @@ Each process pools Dice and batch norm over its own batch; --sync_batch_norm poo
 SyncBN have not been run on GPUs yet, nor has `gpu_isic2017.json --bf16 --tf32 true`, meant to train the full network
 in minutes on one large GPU.
 
-A recipe is one JSON file of the same names; flags win. One of scripts/recipes may be given by its bare name. `*_paper.json`
-is what the paper states (arXiv 2412.00351) and, where it states nothing, no schedule, no clipping, any angle and balanced
-class weights; `*_recommended.json` warms up, anneals and clips. On a GPU with bfloat16, from ImageNet weights, and one
-task alone:
+A recipe is one JSON file of the same names; flags win. One of scripts/recipes may be given by its bare name.
+`*_paper.json` is what the paper states (arXiv 2412.00351) and, where it states nothing, no schedule, no clipping, any
+angle and balanced class weights; `*_recommended.json` warms up, anneals and clips. On a GPU with bfloat16, from
+ImageNet weights, and one task alone:
 
     python scripts/train.py scripts/recipes/isic2017_recommended.json --dataset data/isic2017 --output_dir runs/a \
         --bf16 --init_resnet microsoft/resnet-34 --task segmentation

@@ -138,6 +138,16 @@ def test_train_takes_the_model_by_both_names_in_flags_and_recipes(flag, tmp_path
     assert parse_arguments(["--dataset", "d", str(recipe)])[0].model_name_or_path == "m"
 
 
+def test_messages_call_the_model_by_the_name_that_the_help_shows():
+    named = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("modeling_resformer", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.parent.name != "options" and "--model_name_or_path" in path.read_text()
+    ]
+    assert named == []
+
+
 def test_a_model_given_twice_or_not_at_all_is_refused(capsys):
     for flags, said in ((["m", "--model", "n"], "given twice"), ([], "is missing")):
         with pytest.raises(SystemExit):
