@@ -20,7 +20,7 @@ from prepared_data import CLASS_LABELS, picture_row
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.metrics.scores import Bootstrap
+from modeling_resformer.metrics.scores import Bootstrap, figure
 from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
 from modeling_resformer.training.per_case import per_case_lines, write_per_case
 from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
@@ -361,3 +361,11 @@ def test_raw_mask_values():
     assert mask_values_of(None, ["background", "lesion"]) == {0: 0, 255: 1}
     assert mask_values_of(None, CLASSES) == {0: 0, 1: 1, 2: 2}
     assert mask_values_of("0=background,128=fluid,255=fluid", CLASSES) == {0: 0, 128: 1, 255: 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.000"), (0.00174, "0.0017"), (0.00049, "0.00049"), (0.0123, "0.012"), (0.8765, "0.876"), (1.0, "1.000")],
+)
+def test_small_volumes_keep_two_digits(value, shown):
+    assert figure(value) == shown

@@ -72,6 +72,11 @@ class Bootstrap:
     seed: int = 0
 
 
+def figure(value: float) -> str:
+    """A score with three decimals, or as many as two digits need: volumes of OCT are thousandths of a mm3."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.005 else f"{value:.3f}"
+
+
 def dice(counts: Counts, empty: float = 1.0) -> np.ndarray:
     """2 TP / (2 TP + FP + FN), same shape as the counts; `empty` where truth and prediction are both empty."""
     return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn, empty, counts.annotated)

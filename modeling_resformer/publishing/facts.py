@@ -8,6 +8,7 @@ from typing import Any
 
 from ..configuration_resformer import ResFormerConfig
 from ..data.transforms import Augmentation
+from ..metrics.scores import figure
 from .card_text import CARD_TEXT_NAME, CardText, read_card_text
 from .checks import RESULTS_NAME, RUN_NAME, read_json
 from .sources import SYNTHETIC, UNKNOWN, Source, source_named
@@ -40,8 +41,8 @@ class Interval:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+            return figure(self.value)
+        return f"{figure(self.value)} ({figure(self.low)} to {figure(self.high)})"
 
 
 @dataclass(frozen=True)

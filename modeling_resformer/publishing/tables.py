@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..metrics.scores import figure
 from .facts import NOT_RECORDED, Facts, Interval
 
 
@@ -57,7 +58,7 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
         if score is not None and not is_repeated(facts, name, part["model"]):
             others = [facts.score(name, scores) for scores in baselines.values()]
             rows.append(
-                [title, str(score.n), f"**{score}**", *("-" if o is None else f"{o.value:.3f}" for o in others)]
+                [title, str(score.n), f"**{score}**", *("-" if o is None else figure(o.value) for o in others)]
             )
     table = markdown_table(["score", "n", "this model", *(baseline_title(facts, name) for name in baselines)], rows)
     return "\n\n".join(text for text in (table, left_out(part)) if text)

@@ -53,7 +53,7 @@ from ..data.problems import BadInputError
 from ..metrics.baselines import baseline_counts, summarise_training_masks
 from ..metrics.calibration import reliability
 from ..metrics.counts import Counts, label_counts
-from ..metrics.scores import Bootstrap, Score, occurring, segmentation_scores
+from ..metrics.scores import Bootstrap, Score, figure, occurring, segmentation_scores
 from .compute_metrics import EvaluationMetrics, RowStatistics
 from .per_case import per_case_lines, write_per_case
 from .raw_masks import RawMaskRows
@@ -223,7 +223,7 @@ def format_table(results: Mapping[str, Any]) -> str:
             continue
         value, low, high, n = (model[name][key] for key in ("value", "low", "high", "n"))
         others = [_figure(scores[name]["value"]) if name in scores else "" for scores in baselines.values()]
-        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+        interval = "-" if low is None else f"{figure(low)} to {figure(high)}"
         lines.append([name, str(n), _figure(value), interval, *others])
     text = _align(lines)
     if left_out := results.get("left_out_of_means"):
@@ -377,4 +377,4 @@ def _without_nan(fields: Mapping[str, float | int]) -> dict[str, float | int | N
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else figure(value)
