@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 LEGEND_HEIGHT = 24  # pixels
+RIM = 2  # pixels, white around a tile's picture
 STRIP_SHARE = 1 / 26  # height of a line below a picture, of the picture's shorter side
 LEAST_LINE = 13  # pixels
 MOST_DIGITS = 6  # of a score
@@ -112,8 +113,8 @@ def legend(mask_classes: Sequence[str], width: int) -> Image.Image:
 
 
 def captioned(picture: Image.Image, caption: str, side: int, caption_height: int) -> Image.Image:
-    """Fits an RGB picture into a white square of `side` pixels, with a caption below it."""
-    scale = side / max(picture.size)
+    """Fits an RGB picture into a white square of `side` pixels, with a rim so that neighbours do not touch, and a caption."""
+    scale = (side - 2 * RIM) / max(picture.size)
     size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     tile = Image.new("RGB", (side, side + caption_height), "white")
     tile.paste(picture.resize(size, Image.Resampling.BILINEAR), ((side - size[0]) // 2, (side - size[1]) // 2))

@@ -314,6 +314,18 @@ def test_raw_masks_are_scored_at_their_own_size(resized):
     assert results["baselines"]["everything_lesion"]["jaccard"]["value"] == pytest.approx(share)
 
 
+def test_a_mask_that_the_preparation_left_out_stays_out(resized):
+    """Its file lies among the raw masks all the same, as that of a slice which a list of annotated ones does not hold."""
+    folder, _ = resized
+    dataset = DatasetDict.load_from_disk(str(folder / "dataset"))
+    rows = [{**row, "mask": None, "mask_classes": None} if i == 0 else row for i, row in enumerate(dataset["test"])]
+    dataset["test"] = Dataset.from_list(rows, features=dataset["test"].features)
+    dataset.save_to_disk(str(folder / "part"))
+    assert run_evaluate(folder, "--dataset", str(folder / "part")) == 0
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert results["model"]["jaccard"]["n"] == 3
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -114,7 +114,7 @@ def _files_by_case(rows: datasets.Dataset, folder: Path) -> dict[str, Path]:
             raise BadInputError(
                 f"{FLAG} {folder}: no mask of case {case_id}; expected e.g. {Path(case_id).name}_segmentation.png."
             )
-        if matches:
+        if matches and classes is not None:  # a mask that the preparation left out stays out
             files[case_id] = matches[0]
     return files
 
