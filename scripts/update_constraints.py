@@ -6,8 +6,8 @@ installs the newest of everything into an environment of its own, runs the tests
 
     python scripts/update_constraints.py --output constraints.txt
 
-Pinned is what the package and its extras ask for, directly or through others. torch and torchvision are not, nor what only
-they bring: which build of them fits depends on the machine.
+Pinned is what the package and its extras ask for, directly or through others. torch and torchvision are not, nor what they
+bring: which build of them fits depends on the machine, and another one may ask for other versions of what it stands on.
 """
 
 import argparse
@@ -48,26 +48,34 @@ def wanted_by(name: str, extras: Sequence[str]) -> Iterator[Requirement]:
             yield requirement
 
 
-def resolved_versions() -> dict[str, str]:
-    """Version by name of everything the package and all its extras bring, torch and torchvision apart.
+def brought_by(waiting: Sequence[Requirement]) -> set[str]:
+    """Names of everything that these requirements bring, themselves included, but what lies behind torch.
 
     Raises:
         PackageNotFoundError: something is not installed.
     """
-    versions: dict[str, str] = {}
-    every_extra = distribution(PACKAGE).metadata.get_all("Provides-Extra") or []
-    waiting = list(wanted_by(PACKAGE, every_extra))
-    seen: set[tuple[str, frozenset[str]]] = set()
-    while waiting:
-        requirement = waiting.pop()
-        name = plain_name(requirement.name)
-        key = name, frozenset(requirement.extras)
-        if name in LEFT_OUT or key in seen:
-            continue
-        seen.add(key)
-        versions[name] = distribution(name).version
-        waiting += wanted_by(name, sorted(requirement.extras))
-    return versions
+    queue, seen = list(waiting), set()
+    while queue:
+        requirement = queue.pop()
+        key = plain_name(requirement.name), frozenset(requirement.extras)
+        if key[0] not in LEFT_OUT and key not in seen:
+            seen.add(key)
+            queue += wanted_by(requirement.name, sorted(requirement.extras))
+    return {name for name, _ in seen}
+
+
+def resolved_versions() -> dict[str, str]:
+    """Version by name of everything the package and all its extras bring, less torch, torchvision and what they bring.
+
+    What the package itself asks for is pinned also where torch brings it too (numpy, Pillow).
+
+    Raises:
+        PackageNotFoundError: something is not installed.
+    """
+    own = list(wanted_by(PACKAGE, distribution(PACKAGE).metadata.get_all("Provides-Extra") or []))
+    named = {plain_name(requirement.name) for requirement in own} - LEFT_OUT
+    torchs = brought_by([requirement for name in sorted(LEFT_OUT) for requirement in wanted_by(name, ())])
+    return {name: distribution(name).version for name in named | (brought_by(own) - torchs)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

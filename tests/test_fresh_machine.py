@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 NOT_PINNED = {"torch", "torchvision", "triton"}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def constraints() -> dict[str, str]:
@@ -40,10 +45,14 @@ def direct_requirements() -> list[Requirement]:
 def test_everything_asked_for_is_pinned_within_its_bounds_except_torch():
     pinned = constraints()
     for requirement in direct_requirements():
-        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        name = plain(requirement.name)
         if name not in NOT_PINNED:
             assert requirement.specifier.contains(pinned[name], prereleases=True), f"{requirement}: {pinned.get(name)}"
     assert not NOT_PINNED & set(pinned)
+    named = {plain(requirement.name) for requirement in direct_requirements()}
+    lines = [Requirement(line) for name in ("torch", "torchvision") for line in requires(name)]
+    torchs = {plain(line.name) for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})}
+    assert "sympy" in torchs and not (torchs - named) & set(pinned), "torch may ask for another version of it"
     assert not [name for name in pinned if name.startswith(("nvidia-", "cuda-"))]
 
 
