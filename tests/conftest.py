@@ -1,11 +1,16 @@
 """Fixtures shared by the tests: a model of milliseconds and a seeded batch."""
 
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
-from modeling_resformer import ResFormerConfig
+from modeling_resformer import ResFormerConfig, ResFormerForMultiTask, ResFormerImageProcessor
 
 
+ROOT = Path(__file__).parents[1]
 MASK_CLASSES = {0: "background", 1: "IRF", 2: "SRF", 3: "PED"}
 
 
@@ -40,3 +45,19 @@ def batch() -> dict[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def predict() -> Callable[[list[str]], int]:
+    """`main` of scripts/predict.py."""
+    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a model of random weights for one lesion and the labels a and b."""
+    folder = tmp_path_factory.mktemp("model")
+    config = tiny_config(id2label={0: "background", 1: "lesion"}, classification_labels=["a", "b"])
+    ResFormerForMultiTask(config).save_pretrained(folder)
+    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)

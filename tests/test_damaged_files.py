@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from conftest import tiny_config
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from raw_data import random_volume, write_mask, write_metaimage, write_photograph, write_retouch_volume
@@ -23,7 +22,6 @@ SimpleITK = pytest.importorskip("SimpleITK")
 
 from dicom_data import write_oct, write_series
 
-from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data import builder
 from modeling_resformer.handler import EndpointHandler, RequestError
 from modeling_resformer.prediction import cases, en_face, running, volumes
@@ -31,20 +29,6 @@ from modeling_resformer.prediction import cases, en_face, running, volumes
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (3, 20, 16)
-
-
-@pytest.fixture(scope="module")
-def predict():
-    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    config = tiny_config(id2label={0: "background", 1: "lesion"}, classification_labels=["a", "b"])
-    ResFormerForMultiTask(config).save_pretrained(folder)
-    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return str(folder)
 
 
 def rows_of(output):

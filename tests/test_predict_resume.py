@@ -4,7 +4,6 @@ import csv
 import errno
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_config
 from hub_stand_in import StandInHub
 from PIL import Image
 
@@ -36,20 +34,6 @@ def replace_or_die(*paths):
 os.replace = replace_or_die
 main(sys.argv[2:])
 """
-
-
-@pytest.fixture(scope="module")
-def predict():
-    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    config = tiny_config(id2label={0: "background", 1: "lesion"}, classification_labels=["a", "b"])
-    ResFormerForMultiTask(config).save_pretrained(folder)
-    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from transformers.utils.logging import enable_progress_bar
 
 from modeling_resformer import (
     ResFormerForImageClassification,
-    ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
     ResFormerImageProcessor,
 )
@@ -36,20 +34,6 @@ from modeling_resformer.prediction.writing import OutputError, mask_picture, wri
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = sorted((ROOT / "examples/isic2017_sample/ISIC-2017_Training_Data").glob("*.jpg"))[:3]
-
-
-@pytest.fixture(scope="module")
-def predict():
-    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    config = tiny_config(id2label={0: "background", 1: "lesion"}, classification_labels=["a", "b"])
-    ResFormerForMultiTask(config).save_pretrained(folder)
-    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return str(folder)
 
 
 def rows_of(output: Path, table: str = "predictions") -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import re
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,6 @@ from modeling_resformer.prediction.cases import find_cases
 
 ROOT = Path(__file__).parents[1]
 SIZE = 48
-
-
-@pytest.fixture(scope="module")
-def predict():
-    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .parser import MODEL, OneLineParser, add_fields
+from .scoring import ScoringOptions
 
 
 @dataclass
-class EvaluationOptions:
+class EvaluationOptions(ScoringOptions):
     """What is evaluated, on what, and where the results go."""
 
     model_name_or_path: str | None = field(
@@ -33,23 +34,6 @@ class EvaluationOptions:
             "validation part, and write them to the checkpoint's config."
         },
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
-    )
-    auc_classes: list[str] = field(
-        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
-    )
-    bootstrap_samples: int = field(
-        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
-    )
-    group_by: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "COLUMN",
-            "help": "Column whose values get scores of their own; default vendor, where the dataset has it.",
-        },
-    )
-    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
     raw_masks: str | None = field(
         default=None,
         metadata={

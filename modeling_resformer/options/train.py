@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .parser import MODEL, OneLineParser, Spellings, add_fields
+from .scoring import ScoringOptions
 
 
 RECIPES = Path(__file__).resolve().parents[2] / "scripts" / "recipes"
@@ -89,14 +90,11 @@ class ModelOptions:
 
 
 @dataclass
-class DataOptions:
+class DataOptions(ScoringOptions):
     """What the model is trained and evaluated on."""
 
     dataset: str | None = field(
         default=None, metadata={"metavar": "FOLDER", "help": "Folder that scripts/prepare_*.py wrote."}
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
     )
     # None: what suits the kind of picture that the dataset records, see data/transforms.py.
     rotation_degrees: float | None = field(
@@ -118,20 +116,6 @@ class DataOptions:
             "help": f"Change brightness, contrast and saturation by up to this share; 0 for no change. {BY_MODALITY}"
         },
     )
-    auc_classes: list[str] = field(
-        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
-    )
-    bootstrap_samples: int = field(
-        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
-    )
-    group_by: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "COLUMN",
-            "help": "Column whose values get scores of their own; default vendor, where the dataset has it.",
-        },
-    )
-    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
 
 
 def make_parser(description: str | None) -> OneLineParser:
