@@ -31,7 +31,7 @@ from modeling_resformer.data.leakage import (
     write_matches,
 )
 from modeling_resformer.data.prepared import load_prepared
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.options.check_leakage import LEAKED, parse
 
 

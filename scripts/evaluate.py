@@ -33,8 +33,17 @@ if __name__ == "__main__":  # before the slow imports
 import torch
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.data.write_failures import check_writable, named_write_failure
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.errors import BadInputError, NonFiniteLossError, named_write_failure
+from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.evaluation.report_page import recall_training, write_pages
+from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.evaluation.threshold_choice import (
+    choose_on_validation,
+    warn_of_older_results,
+    write_thresholds,
+)
+from modeling_resformer.files import check_writable
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import EvaluationArguments, parse_evaluation_arguments
 from modeling_resformer.training.building import (
@@ -45,12 +54,7 @@ from modeling_resformer.training.building import (
     load_model,
 )
 from modeling_resformer.training.progress import quieten_libraries
-from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
-from modeling_resformer.training.report_page import recall_training, write_pages
-from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows
-from modeling_resformer.training.thresholds import choose_on_validation, warn_of_older_results, write_thresholds
-from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
+from modeling_resformer.training.trainer import ResFormerTrainer
 
 
 logger = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ import torch
 import transformers
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
+from modeling_resformer.files import write_whole
 from modeling_resformer.options.gpu_check import parse
 
 
@@ -245,9 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = check(options, device, lambda line: sys.stdout.write(line + "\n") and sys.stdout.flush())
     path = options.output / f"{results['device'].replace(' ', '_').replace('/', '_')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(results, indent=2) + "\n")
-    beside.replace(path)
+    write_whole(path, json.dumps(results, indent=2) + "\n")
     sys.stdout.write(f"written to {path}\n")
     return 0 if all(entry["passed"] for entry in results["comparisons"] + results["many_windows"]) else 1
 

@@ -19,7 +19,7 @@ predicted only where you name it. Written below --output:
     sheet.png                   the first 36 overlays of pictures
     problems.json               what could not be done, and why
 
-Lengths in mm stand only where the input says its spacing. Columns: modeling_resformer/prediction/tables.py.
+Lengths in mm stand only where the input says its spacing. Columns: modeling_resformer/prediction/result_tables.py.
 
 A case that is finished is not done again: a run that was stopped or killed goes on where it was when the same command is
 given once more. Other settings need another --output, or --overwrite. The exit status is 1 where something could not be read;
@@ -40,11 +40,10 @@ if __name__ == "__main__":  # before the slow imports
 
 import torch
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError, OutputError
 from modeling_resformer.options.predict import parse
-from modeling_resformer.prediction.predicting import Request, predict
+from modeling_resformer.prediction.job import Request, predict
 from modeling_resformer.prediction.processes import Processes
-from modeling_resformer.prediction.writing import OutputError
 from modeling_resformer.training.progress import quieten_libraries
 
 

@@ -31,10 +31,10 @@ from PIL import Image
 from transformers import AutoConfig
 
 import modeling_resformer  # noqa: F401  registers the Auto classes
+from modeling_resformer.errors import named_load_failure
 from modeling_resformer.handler import EndpointHandler, Limits
 from modeling_resformer.options.serve import parse
 from modeling_resformer.serving.app import ServerSettings, create_app
-from modeling_resformer.training.loading import named_failure
 
 
 logger = logging.getLogger("serve")
@@ -54,7 +54,7 @@ def load(arguments: argparse.Namespace, limits: Limits) -> EndpointHandler:
     if arguments.cpu_threads is not None:
         torch.set_num_threads(arguments.cpu_threads)
     expected = "a folder or Hub id of a ResFormer with its image processor"
-    with named_failure("--model", arguments.model, expected):
+    with named_load_failure("--model", arguments.model, expected):
         AutoConfig.from_pretrained(arguments.model, revision=arguments.revision, trust_remote_code=False)
     handler = EndpointHandler(
         arguments.model,

@@ -24,7 +24,8 @@ from dicom_data import write_oct, write_series
 
 from modeling_resformer.data import builder
 from modeling_resformer.handler import EndpointHandler, RequestError
-from modeling_resformer.prediction import cases, en_face, running, volumes
+from modeling_resformer.prediction import case_loop, cases, en_face
+from modeling_resformer.volumes import scan
 
 
 ROOT = Path(__file__).parents[1]
@@ -182,9 +183,9 @@ def test_a_very_long_name(predict, model, tmp_path):
     ("module", "name", "bad"),
     [
         (cases, "open_picture", "a.png"),
-        (running, "overlay_picture", "a.png"),
-        (volumes, "read_metaimage", "a.mhd"),
-        (volumes, "write_image", "a.mhd"),
+        (case_loop, "overlay_picture", "a.png"),
+        (scan, "read_metaimage", "a.mhd"),
+        (scan, "write_image", "a.mhd"),
         (en_face, "draw_en_face", "a.mhd"),
     ],
 )
@@ -204,7 +205,7 @@ def test_what_nobody_foresaw_in_one_case_is_a_line_and_its_traceback_is_kept(
         return whole(*arguments, **options)
 
     monkeypatch.setattr(module, name, broken)
-    caplog.set_level(logging.DEBUG, logger="modeling_resformer.prediction.running")
+    caplog.set_level(logging.DEBUG, logger="modeling_resformer.prediction.case_loop")
     inputs = [str(tmp_path / bad), str(tmp_path / good)]
     assert predict([model, *inputs, "--output", str(tmp_path / "out"), "--cpu-threads", "1"]) == 1
     assert {Path(row["source"]).name for row in rows_of(tmp_path / "out")} == {good}

@@ -19,7 +19,7 @@ from datasets import load_from_disk
 
 from modeling_resformer.data import archives
 from modeling_resformer.data.archives import unpack
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ import datasets
 
 from modeling_resformer.data import Isic2017, balanced_class_weights, load_prepared
 from modeling_resformer.data.class_weights import balanced
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ pytest.importorskip("datasets")
 
 from modeling_resformer.data import MultiTaskFolder, load_prepared
 from modeling_resformer.data.multitask_folder import parse_mask_values
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ pytest.importorskip("datasets")
 from datasets import load_from_disk
 
 from modeling_resformer.data import Retouch, load_prepared, retouch
-from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.data.retouch import FULL_SLICES, PUBLISHED_ORDER, published_split
+from modeling_resformer.errors import BadInputError
 
 
 def load_script(name):

@@ -16,9 +16,9 @@ from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 from transformers import ViTConfig
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.publishing.checks import check_run
-from modeling_resformer.training import report_page
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.evaluation import report_page
+from modeling_resformer.publishing.repository_checks import check_run
 
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -11,8 +11,8 @@ from published_run import made_up_record, write_run
 from raw_data import write_isic, write_mask, write_photograph, write_retouch_volume
 
 from modeling_resformer.data.prepared import load_prepared
+from modeling_resformer.publishing.card_tables import training_table
 from modeling_resformer.publishing.facts import read_facts
-from modeling_resformer.publishing.tables import training_table
 from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.run_record import settings_of
 

@@ -17,11 +17,11 @@ from PIL import ExifTags, Image
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 
 from modeling_resformer import ResFormerImageProcessor
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.heads import TASKS
 from modeling_resformer.publishing.card import Terms, write_model_card
-from modeling_resformer.publishing.checks import check_card
 from modeling_resformer.publishing.facts import read_facts
-from modeling_resformer.training.tasks import TASKS
+from modeling_resformer.publishing.repository_checks import check_card
 
 
 ROOT = Path(__file__).parents[1]

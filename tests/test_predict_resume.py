@@ -15,7 +15,7 @@ from hub_stand_in import StandInHub
 from PIL import Image
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.prediction import running
+from modeling_resformer.prediction import case_loop
 
 
 ROOT = Path(__file__).parents[1]
@@ -65,14 +65,14 @@ def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
     assert not (killed / "predictions.csv").exists()
     finished = [*(killed / "masks").glob("[!.]*"), *(killed / "overlays").glob("[!.]*")]
-    assert 6 <= len(finished) < 14 and len(list(killed.rglob("*.partial"))) == 1
+    assert 6 <= len(finished) < 14 and len(list(killed.rglob(".partial-*"))) == 1
     for path in finished:
         with Image.open(path) as picture:
             picture.load()
 
     assert predict([*arguments, str(killed)]) == predict([*arguments, str(whole)]) == 0
     same_results(killed, whole)
-    assert not list(killed.rglob("*.partial"))
+    assert not list(killed.rglob(".partial-*"))
 
 
 def test_what_is_finished_is_not_done_again(predict, model, pictures, tmp_path, monkeypatch):
@@ -80,8 +80,8 @@ def test_what_is_finished_is_not_done_again(predict, model, pictures, tmp_path, 
     assert predict(arguments) == 0
     table = (tmp_path / "out/predictions.csv").read_bytes()
     done = []
-    finish = running.Run.finish_picture
-    monkeypatch.setattr(running.Run, "finish_picture", lambda *given: done.append(given[1].name) or finish(*given))
+    finish = case_loop.Run.finish_picture
+    monkeypatch.setattr(case_loop.Run, "finish_picture", lambda *given: done.append(given[1].name) or finish(*given))
     assert predict(arguments) == 0 and done == []
     # A picture that changed and a mask that was lost are done anew, and nothing else.
     Image.new("RGB", (20, 10)).save(pictures / "5.png")
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_is_kept(predict, model, pi
     write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
-        if path.name.startswith(".3.png"):
+        if path.name.startswith(".partial-3.png"):
             write(path, content[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, content)

@@ -26,10 +26,11 @@ from modeling_resformer.drawing import (
     legend,
     with_lines_below,
 )
-from modeling_resformer.prediction import predicting, running, writing
+from modeling_resformer.errors import OutputError
+from modeling_resformer.prediction import case_loop, job, result_files
 from modeling_resformer.prediction.cases import find_cases
-from modeling_resformer.prediction.tables import said_of
-from modeling_resformer.prediction.writing import OutputError, mask_picture, write_whole
+from modeling_resformer.prediction.result_files import mask_picture, write_whole
+from modeling_resformer.prediction.result_tables import said_of
 
 
 ROOT = Path(__file__).parents[1]
@@ -95,12 +96,12 @@ def test_a_score_below_its_threshold_never_reads_as_at_or_above_it(score, thresh
 def test_overlay_and_sheet_carry_the_labels_of_the_table(predict, model, tmp_path, monkeypatch):
     """A threshold of 0 flags both classes, though one of them only has the higher score; the sheet counts what it shows."""
     tiles, titles, overlays = [], [], []
-    drawn = running.overlay_picture
-    monkeypatch.setattr(running, "overlay_picture", lambda *given: overlays.append(given[2]) or drawn(*given))
-    tile, headed = writing.captioned, writing.headed_legend
-    monkeypatch.setattr(writing, "captioned", lambda *given: tiles.append(given[1].split("\n")) or tile(*given))
-    monkeypatch.setattr(writing, "headed_legend", lambda *given: titles.append(given[2]) or headed(*given))
-    monkeypatch.setattr(predicting, "SHEET_PICTURES", 2)
+    drawn = case_loop.overlay_picture
+    monkeypatch.setattr(case_loop, "overlay_picture", lambda *given: overlays.append(given[2]) or drawn(*given))
+    tile, headed = result_files.captioned, result_files.headed_legend
+    monkeypatch.setattr(result_files, "captioned", lambda *given: tiles.append(given[1].split("\n")) or tile(*given))
+    monkeypatch.setattr(result_files, "headed_legend", lambda *given: titles.append(given[2]) or headed(*given))
+    monkeypatch.setattr(job, "SHEET_PICTURES", 2)
     for threshold, flagged in (("0", True), ("1", False)):
         output = tmp_path / threshold
         flags = ["--output", str(output), "--threshold", threshold, "--cpu-threads", "1"]

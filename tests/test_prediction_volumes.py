@@ -21,11 +21,11 @@ from dicom_data import CT, OCT, PHOTOGRAPH, dataset_of, save, write_oct, write_s
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.image_processing_pil_resformer import ResFormerImageProcessorPil
-from modeling_resformer.prediction.dicom import read_dicom_picture
-from modeling_resformer.prediction.sources import find_dicom_pictures, find_volumes, is_volume, mask_suffix
-from modeling_resformer.prediction.volumes import read_scan, write_mask_volume
+from modeling_resformer.volumes.dicom import read_dicom_picture
+from modeling_resformer.volumes.finding import find_dicom_pictures, find_volumes, is_volume, mask_suffix
+from modeling_resformer.volumes.scan import read_scan, write_mask_volume
 
 
 SHAPE = (5, 7, 11)  # z, y, x: all different, so that a swapped axis shows

@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_resformer.training import preflight
-from modeling_resformer.training.measuring import Stage, Workload
+from modeling_resformer.training.image_cost import Stage, Workload
 from modeling_resformer.training.preflight import (
     Estimate,
     Measurement,

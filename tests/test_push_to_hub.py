@@ -23,7 +23,7 @@ from transformers.utils.logging import enable_progress_bar
 
 pytest.importorskip("jinja2")
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.publishing import repository as repository_module
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import Push, push_folder

@@ -15,9 +15,9 @@ pytest.importorskip("jinja2")
 
 from modeling_resformer import ResFormerForMultiTask
 from modeling_resformer.publishing.card import Terms, write_model_card
-from modeling_resformer.publishing.checks import check_card, check_run
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.publishing.repository import is_repository
+from modeling_resformer.publishing.repository_checks import check_card, check_run
 
 
 ROOT = Path(__file__).parents[1]

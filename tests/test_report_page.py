@@ -18,9 +18,8 @@ from modeling_resformer import (
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
 )
-from modeling_resformer.metrics.scores import Bootstrap
-from modeling_resformer.training.compute_metrics import RowStatistics
-from modeling_resformer.training.report_cases import (
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.evaluation.drawn_cases import (
     PREDICTION,
     TRUTH,
     DrawnCase,
@@ -30,7 +29,7 @@ from modeling_resformer.training.report_cases import (
     picture_names,
     ranking,
 )
-from modeling_resformer.training.report_page import (
+from modeling_resformer.evaluation.report_page import (
     cases_title,
     curve,
     draw_page,
@@ -38,8 +37,9 @@ from modeling_resformer.training.report_page import (
     exclude_each_other,
     write_pages,
 )
-from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows
+from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.evaluation.row_statistics import RowStatistics
+from modeling_resformer.metrics.scores import Bootstrap
 
 
 LOG = [

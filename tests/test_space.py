@@ -12,8 +12,8 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 from test_handler import NAMES, encoded, reference, sample_picture, save_model
 
-from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.drawing import class_colour
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.handler import EndpointHandler, RequestError
 
 

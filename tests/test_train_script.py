@@ -12,8 +12,8 @@ from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.evaluation.results import TABLE_SCORES, format_table
 from modeling_resformer.training.arguments import parse_arguments
-from modeling_resformer.training.results import TABLE_SCORES, format_table
 
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_config
 from prepared_data import prepared_dataset
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.seeds import Style, latex_tables, markdown_tables, summarise_seeds
 
 

@@ -12,10 +12,11 @@ from transformers import TrainingArguments
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessorPil
 from modeling_resformer.data.collation import MultiTaskCollator
+from modeling_resformer.data.rows import EpochSampler, EvaluationRows, TrainingRows
 from modeling_resformer.data.transforms import Augmentation, default_augmentation
-from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
-from modeling_resformer.training.rows import EpochSampler, EvaluationRows, TrainingRows
-from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
+from modeling_resformer.errors import NonFiniteLossError
+from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
+from modeling_resformer.training.trainer import ResFormerTrainer
 
 
 NO_AUGMENTATION = Augmentation(0, 0, 0)

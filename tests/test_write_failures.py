@@ -18,10 +18,9 @@ from raw_data import random_volume, write_mask, write_photograph
 from safetensors import SafetensorError
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.data.finished_folder import finished_folder
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.data.write_failures import check_writable, named_write_failure
-from modeling_resformer.prediction import volumes
+from modeling_resformer.errors import BadInputError, named_write_failure
+from modeling_resformer.files import check_writable, finished_folder
+from modeling_resformer.volumes import scan
 
 
 ROOT = Path(__file__).parents[1]
@@ -109,9 +108,9 @@ def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, mo
     SimpleITK = pytest.importorskip("SimpleITK")
     source, output = tmp_path / f"big{suffix}", tmp_path / "out"
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(random_volume((4, 64, 64))), str(source))
-    write_image = volumes.write_image
+    write_image = scan.write_image
     noise = random_volume((4, 64, 64))
-    monkeypatch.setattr(volumes, "write_image", lambda path, mask, geometry: write_image(path, noise, geometry))
+    monkeypatch.setattr(scan, "write_image", lambda path, mask, geometry: write_image(path, noise, geometry))
     with files_of_at_most(8_000):
         assert main_of("predict.py")([model, str(source), "--output", str(output)]) == 1
     (line,) = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
@@ -123,7 +122,7 @@ def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, mo
 @pytest.mark.parametrize("error", [FULL, READ_ONLY])
 @pytest.mark.parametrize("place", ["report", "pages"])
 def test_a_disk_that_fills_up_during_evaluation(tmp_path, model, dataset, monkeypatch, capsys, error, place):
-    from modeling_resformer.training import report_page, results
+    from modeling_resformer.evaluation import report_page, results
 
     module, name = {"report": (results, "evaluate_split"), "pages": (report_page, "write_pages")}[place]
     main = main_of("evaluate.py")

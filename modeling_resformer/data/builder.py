@@ -14,11 +14,11 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
+from ..errors import BadInputError, Problems, unforeseen
+from ..files import leads_out
 from .columns import UNANNOTATED, dataset_features
 from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_picture
-from .links import leads_out
 from .prepared import MODALITIES
-from .problems import BadInputError, Problems, unforeseen
 from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
 
 
@@ -84,7 +84,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     `case.case_id`, `case.split` (None where the source names none) and `case.num_rows` are read here.
 
     Raises:
-        BadInputError: see `problems.py`; also straight from `download_and_prepare`, with any `num_proc`.
+        BadInputError: see `errors.py`; also straight from `download_and_prepare`, with any `num_proc`.
     """
 
     BUILDER_CONFIG_CLASS = PreparationConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..errors import BadInputError
 from .columns import UNANNOTATED
-from .problems import BadInputError
 
 
 PASSED_THROUGH = ("JPEG", "PNG", "MPO")  # an MPO file is a JPEG with a second picture behind it

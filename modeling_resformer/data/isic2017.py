@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 
 from .builder import CaseBuilder, PictureCase, Row, walk_files
-from .tables import binary_label, by_spelling, read_table
+from .label_tables import binary_label, by_spelling, read_table
 
 
 PARTS = {"Training": "train", "Validation": "validation", "Test_v2": "test"}

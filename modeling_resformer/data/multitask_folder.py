@@ -11,12 +11,12 @@ from typing import Any
 
 import datasets
 
+from ..errors import BadInputError
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import TABLES_BESIDE, CaseBuilder, PictureCase, Row, walk_files
 from .columns import UNANNOTATED, dataset_features
-from .problems import BadInputError
+from .label_tables import binary_label, by_spelling, read_table, spelling_key
 from .splits import SPLIT_NAMES
-from .tables import binary_label, by_spelling, read_table, spelling_key
 
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")

@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
+from ..errors import BadInputError
 from .columns import class_names
-from .problems import BadInputError
 
 
 METADATA_NAME = "resformer.json"

@@ -20,15 +20,15 @@ from datasets import (
 )
 from datasets.utils.logging import set_verbosity_error
 
+from ..errors import BadInputError, read_skipped
+from ..files import finished_folder, work_folder
 from .archives import unpack
 from .builder import TABLES_BESIDE, CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
-from .finished_folder import finished_folder, work_folder
+from .dataset_report import Report, format_report, make_report
+from .dataset_repository import push, write_card, write_parquet
 from .leakage import Match, compare, linked_cases, summarise, write_matches
 from .prepared import METADATA_NAME, is_prepared
-from .problems import BadInputError, read_skipped
-from .publishing import push, write_card, write_parquet
-from .report import Report, format_report, make_report
 from .splits import SPLIT_NAMES, write_manifest
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..errors import BadInputError
+from ..volumes.metaimage import Volume, VolumeHeader, read_header, read_volume
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import CaseBuilder, Row, mask_or_none, present_classes, scaled_spacing, walk_files
 from .columns import UNANNOTATED
 from .encoding import encode_png, resize_mask, resize_picture
-from .problems import BadInputError
-from .readers import Volume, VolumeHeader, read_header, read_volume
-from .tables import by_spelling
+from .label_tables import by_spelling
 
 
 VENDORS = ("Cirrus", "Spectralis", "Topcon")

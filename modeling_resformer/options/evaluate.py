@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .parser import MODEL, OneLineParser, add_fields
+from ..flags import MODEL, OneLineParser, add_fields
 from .scoring import ScoringOptions
 
 

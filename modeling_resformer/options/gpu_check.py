@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser, add_output
+from ..flags import Parser, add_output
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> argparse.Namespace:

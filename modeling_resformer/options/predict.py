@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import MODEL, Parser, add_output
+from ..flags import MODEL, Parser, add_output
 
 
 VIEWS = ("both", "horizontal")  # of pipeline_resformer.py

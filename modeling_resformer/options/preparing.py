@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .parser import Parser, add_output
+from ..flags import Parser, add_output
 
 
 def preparation_parser(description: str | None) -> Parser:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from .parser import Parser, add_model, take_model
+from ..flags import Parser, add_model, take_model
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> argparse.Namespace:

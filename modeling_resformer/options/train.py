@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .parser import MODEL, OneLineParser, Spellings, add_fields
+from ..flags import MODEL, OneLineParser, Spellings, add_fields
 from .scoring import ScoringOptions
 
 

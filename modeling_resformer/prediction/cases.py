@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..data.links import leads_out
-from ..data.problems import BadInputError
+from ..errors import BadInputError
+from ..files import leads_out
 from ..image_processing_pil_resformer import open_picture
-from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, looks_like_input
+from ..volumes.finding import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, looks_like_input
 
 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.
@@ -67,7 +67,7 @@ class PictureCase(Case):
                 f"{path}: is a link that leads out of its folder; put the file itself there, or name it"
             )
         if is_dicom(path):
-            from .dicom import read_dicom_picture
+            from ..volumes.dicom import read_dicom_picture
 
             return read_dicom_picture(path)
         return open_picture(path)

@@ -11,12 +11,11 @@ from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..data.problems import BadInputError
+from ..errors import BadInputError, named_load_failure
+from ..heads import task_named
 from ..image_processing_pil_resformer import checked_thresholds
 from ..pipeline_resformer import ResFormerPipeline, checked_views
-from ..training.loading import named_failure
-from ..training.tasks import task_named
-from .tables import Classes
+from .result_tables import Classes
 
 
 EXPECTED = "a folder or Hub id of a ResFormer with its image processor"
@@ -31,7 +30,7 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
     Raises:
         BadInputError: nothing to load there, another model, or weights that are missing.
     """
-    with named_failure("model", name, EXPECTED):
+    with named_load_failure("model", name, EXPECTED):
         config = AutoConfig.from_pretrained(name, revision=revision)
         if not isinstance(config, ResFormerConfig):
             raise BadInputError(f"{name}: is a {config.model_type} model; expected {EXPECTED}.")

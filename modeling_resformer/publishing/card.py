@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_resformer import ResFormerConfig, __version__
-from ..data.problems import BadInputError
-from . import tables
+from ..errors import BadInputError
+from . import card_tables
 from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts
-from .sources import PAPER, SOFTWARE, Source
+from .known_datasets import PAPER, SOFTWARE, Source
 
 
 TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
@@ -202,18 +202,18 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "headline_has_intervals": has_interval(facts, ("dice", "jaccard", "auc")),
         "volumes": facts.volumes,
         "picture": "bscan.png" if facts.volumes else "photo.jpg",
-        "verdicts": list(tables.verdicts(facts)),
-        "overall_table": tables.overall_table(facts, facts.results),
-        "mask_class_table": tables.mask_class_table(facts),
-        "image_class_table": tables.image_class_table(facts),
-        "decision_table": tables.decision_table(facts),
-        "reliability_table": tables.reliability_table(facts),
-        "groups": tables.group_sections(facts),
+        "verdicts": list(card_tables.verdicts(facts)),
+        "overall_table": card_tables.overall_table(facts, facts.results),
+        "mask_class_table": card_tables.mask_class_table(facts),
+        "image_class_table": card_tables.image_class_table(facts),
+        "decision_table": card_tables.decision_table(facts),
+        "reliability_table": card_tables.reliability_table(facts),
+        "groups": card_tables.group_sections(facts),
         "group_by": facts.results.get("group_by"),
-        "paper_table": tables.paper_table(facts),
-        "training_table": tables.training_table(facts),
+        "paper_table": card_tables.paper_table(facts),
+        "training_table": card_tables.training_table(facts),
         "settings": None if recorded("settings") is None else recipe(recorded("settings")),
-        "data_table": tables.data_table(facts),
+        "data_table": card_tables.data_table(facts),
         "dataset": {
             key: described(recorded("dataset", key))
             for key in ("name", "config", "licence", "split_rule", "mask_resolution", "fingerprint")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError
 
 
 CARD_TEXT_NAME = "card.yaml"

@@ -10,8 +10,8 @@ from ..configuration_resformer import ResFormerConfig
 from ..data.transforms import Augmentation
 from ..metrics.scores import figure
 from .card_text import CARD_TEXT_NAME, CardText, read_card_text
-from .checks import RESULTS_NAME, RUN_NAME, read_json
-from .sources import SYNTHETIC, UNKNOWN, Source, source_named
+from .known_datasets import SYNTHETIC, UNKNOWN, Source, source_named
+from .repository_checks import RESULTS_NAME, RUN_NAME, read_json
 
 
 NOT_RECORDED = "not recorded"

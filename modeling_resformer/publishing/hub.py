@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, RepoFile
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError
 from .card import Terms
 from .card_text import CARD_TEXT_NAME
 from .repository import check_publishable

@@ -11,13 +11,14 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..data.finished_folder import finished_folder
-from ..data.problems import BadInputError
+from ..errors import BadInputError
+from ..files import finished_folder
+from ..heads import task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
-from ..training.tasks import task_named
 from .card import Terms, weights_licence, write_model_card
 from .card_text import CARD_TEXT_NAME
-from .checks import (
+from .facts import Facts, read_facts
+from .repository_checks import (
     RESULTS_NAME,
     RUN_NAME,
     WEIGHTS_NAME,
@@ -27,7 +28,6 @@ from .checks import (
     check_run,
     refuse_pickles,
 )
-from .facts import Facts, read_facts
 
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from ..data.finished_folder import finished_folder
-from ..data.problems import BadInputError
+from ..errors import BadInputError
+from ..files import finished_folder
 
 
 PACKAGE = Path(__file__).parents[1]

@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.problems import BadInputError
 from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
+from ..errors import BadInputError
+from ..flags import Spellings, plain
+from ..heads import TASKS
 from ..options.evaluate import EvaluationOptions
 from ..options.evaluate import parse as parse_evaluation
-from ..options.parser import Spellings, plain
 from ..options.train import DataOptions, ModelOptions, add_own, find_recipe, is_recipe
 from ..options.train import parse as answer_help
-from .tasks import TASKS
 
 
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.

@@ -1,6 +1,6 @@
 """Whether a run fits into the memory that is free, and how long it will take, before its first step.
 
-A training step on one image and on two is measured (`measuring.py`), and scaled to the batch and to the length of the run:
+A training step on one image and on two is measured (`image_cost.py`), and scaled to the batch and to the length of the run:
 in this process where the run is small by a rule of thumb, else in one of its own, which may run out of memory.
 """
 
@@ -21,9 +21,9 @@ import psutil
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
-from ..data.problems import BadInputError
-from .measuring import Stage, Workload, measure
-from .tasks import TASKS
+from ..errors import BadInputError
+from ..heads import TASKS
+from .image_cost import Stage, Workload, measure
 from .trainer import ResFormerTrainer
 
 
@@ -241,7 +241,7 @@ def run_measurement(workload: Workload) -> Measurement:
     alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS_VARIABLES}
     package = str(Path(__file__).resolve().parents[2])
     alone["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", f"{__package__}.measuring"]
+    command = [sys.executable, "-m", f"{__package__}.image_cost"]
     given = json.dumps(asdict(workload))
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=TIMEOUT_SECONDS)

@@ -32,14 +32,16 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from ..data.problems import BadInputError
+from ..data.rows import EpochSampler
+from ..errors import BadInputError
+from ..files import whole_file
 from .checkpoints import (
     UNFINISHED,
     check_settings,
     checkpoints_in,
     clean_up,
     discard,
-    named_write_failure,
+    named_checkpoint_failure,
     newest_whole,
     problem_of,
     publish,
@@ -47,7 +49,6 @@ from .checkpoints import (
     write_manifest,
 )
 from .ema import WeightAverage
-from .rows import EpochSampler
 
 
 logger = logging.getLogger(__name__)
@@ -277,7 +278,7 @@ class ResumableTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
             return
         folder = Path(output_dir or self.args.output_dir)
-        with named_write_failure("the model", folder):
+        with named_checkpoint_failure("the model", folder):
             unfinished = folder / UNFINISHED / "model"
             super().save_model(str(unfinished), _internal_call=True)
             self.accelerator.wait_for_everyone()
@@ -293,10 +294,8 @@ class ResumableTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         run = Path(self.args.output_dir)
-        with named_write_failure(TRAINER_STATE, run):
-            beside = run / f"{TRAINER_STATE}.partial"
-            self.state.save_to_json(str(beside))
-            beside.replace(run / TRAINER_STATE)
+        with named_checkpoint_failure(TRAINER_STATE, run), whole_file(run / TRAINER_STATE) as partial:
+            self.state.save_to_json(str(partial))
 
     def _get_output_dir(self, trial: Any) -> str:
         run = super()._get_output_dir(trial)
@@ -305,7 +304,7 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial))
         checkpoint = run / f"checkpoint-{self.state.global_step}"
-        with named_write_failure(checkpoint.name, run):
+        with named_checkpoint_failure(checkpoint.name, run):
             self._unfinished = run / UNFINISHED
             try:
                 with self.averaged_weights():

@@ -53,8 +53,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from .. import __version__
 from ..data.columns import class_names
 from ..data.prepared import PreparedDataset
+from ..files import write_whole
 from .arguments import TRAINING_DEFAULTS, DataArguments, ModelArguments
-from .results import replace_text
 
 
 LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "numpy", "pillow")
@@ -152,7 +152,7 @@ def write_run_record(
         },
         "dataset": describe_dataset(prepared, str(data_args.dataset)),
     }
-    replace_text(Path(args.output_dir) / "run.json", json.dumps(record, indent=2) + "\n")
+    write_whole(Path(args.output_dir) / "run.json", json.dumps(record, indent=2) + "\n")
 
 
 def settings_of(

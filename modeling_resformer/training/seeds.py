@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError
 
 
 MASK_COLUMNS = {
