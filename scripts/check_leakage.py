@@ -1,6 +1,6 @@
-"""Does a prepared dataset, or a pair of them, share cases or pictures between its parts?
+"""Does a prepared dataset, or a pair of them, share cases or images between its parts?
 
-The splits of one dataset; the list and a picture of the pairs go to outputs/leakage:
+The splits of one dataset; the list and an image of the pairs go to outputs/leakage:
 
     python scripts/check_leakage.py outputs/isic2017 --output outputs/leakage
 

@@ -59,7 +59,7 @@ def publish(options: argparse.Namespace) -> None:
         space_id=options.space_id,
         public=options.public,
         data_allow_sharing=options.data_allow_sharing,
-        share_pictures=options.share_pictures,
+        share_images=options.share_images,
         synthetic=options.synthetic,
         card_text=options.card,
         revision=options.tag or options.revision,

@@ -3,12 +3,12 @@
     python scripts/serve.py --model outputs/demo/model --port 8000
 
     client = huggingface_hub.InferenceClient(model="http://127.0.0.1:8000")
-    client.image_segmentation("picture.jpg")        # [label, score, mask]
-    curl --data-binary @picture.jpg http://127.0.0.1:8000/predict
+    client.image_segmentation("image.jpg")        # [label, score, mask]
+    curl --data-binary @image.jpg http://127.0.0.1:8000/predict
 
-A picture is sent as raw bytes or as {"inputs": "<base64>", "parameters": {...}}; paths and URLs are never opened.
+An image is sent as raw bytes or as {"inputs": "<base64>", "parameters": {...}}; paths and URLs are never opened.
 `/` and `/models/{id}` answer segmentation, `/image-classification` classification, `/predict` both; `parameters.task`
-chooses too. `GET /` tells classes and limits, `/health` and `/status/{id}` the state. One picture is answered at a
+chooses too. `GET /` tells classes and limits, `/health` and `/status/{id}` the state. One image is answered at a
 time. There is no key and no encryption: keep it on loopback, or behind a proxy that has both.
 """
 

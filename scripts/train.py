@@ -83,7 +83,7 @@ from modeling_resformer.training.checkpoints import choose_checkpoint, named_che
 from modeling_resformer.training.preflight import check_resources
 from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.resnet import fill_from_resnet
-from modeling_resformer.training.run_checks import check_annotations, check_devices, check_picture_size, check_splits
+from modeling_resformer.training.run_checks import check_annotations, check_devices, check_image_size, check_splits
 from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
 from modeling_resformer.training.trainer import ResFormerTrainer
 
@@ -145,7 +145,7 @@ def make_trainer(
         if training_args.should_log:
             logger.info("%s", filled)
     image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
-    check_picture_size(image_processor, model.config)
+    check_image_size(image_processor, model.config)
     if model_args.sync_batch_norm:
         synchronise_batch_norms(model, training_args)
     ignore_index = model.config.semantic_loss_ignore_index

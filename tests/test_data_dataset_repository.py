@@ -110,7 +110,7 @@ def test_an_unreachable_hub_keeps_the_result_and_says_how_to_go_on(tmp_path, cap
     assert len(load_from_disk(tmp_path / "out")["train"]) == 3
 
 
-def test_sixteen_bit_pictures_get_a_preview_and_stay_as_they_are(tmp_path):
+def test_sixteen_bit_images_get_a_preview_and_stay_as_they_are(tmp_path):
     write_retouch_volume(tmp_path / "raw" / "Spectralis" / "TRAIN025", (3, 16, 12), "uint16")
     write_retouch_volume(tmp_path / "raw" / "Cirrus" / "TRAIN001", (3, 16, 12))
     assert main("prepare_retouch", "--source", tmp_path / "raw", "--output", tmp_path / "out", "--parquet") == 0
@@ -118,10 +118,10 @@ def test_sixteen_bit_pictures_get_a_preview_and_stay_as_they_are(tmp_path):
     rows = load_dataset("parquet", data_files=str(tmp_path / "out/parquet/data/*.parquet"), split="train")
     deep = {row["slice_index"]: row for row in rows if row["vendor"] == "Spectralis"}
     voxels = random_volume((3, 16, 12), "uint16")
-    for index, picture in enumerate(voxels):
-        np.testing.assert_array_equal(np.asarray(deep[index]["image"]), picture)
+    for index, image in enumerate(voxels):
+        np.testing.assert_array_equal(np.asarray(deep[index]["image"]), image)
         shown = np.asarray(deep[index]["preview"]).astype(float)
-        stretched = (picture - picture.min().astype(float)) / (picture.max() - picture.min()) * 255
+        stretched = (image - image.min().astype(float)) / (image.max() - image.min()) * 255
         assert np.abs(shown - stretched).max() <= 1
     assert all(row["preview"] is None for row in rows if row["vendor"] == "Cirrus")
 

@@ -1,4 +1,4 @@
-"""The kind of the pictures: written by the preparation, read by the training, told in log, record and card."""
+"""The kind of the images: written by the preparation, read by the training, told in log, record and card."""
 
 import json
 import sys
@@ -123,13 +123,13 @@ def test_recipes_keep_their_own_whatever_the_data_are(name, expected, modality):
         (
             [],
             None,
-            "none (all off, since the kind of the pictures is unknown, prepare the data with --modality or set them by "
+            "none (all off, since the kind of the images is unknown, prepare the data with --modality or set them by "
             "flags)",
         ),
         (
             ["--vertical_flip", "0.25"],
             "radiography",
-            "upside-down flip with probability 0.25 (vertical_flip as given; else off, since the kind of the pictures is "
+            "upside-down flip with probability 0.25 (vertical_flip as given; else off, since the kind of the images is "
             "radiography, for which there are no defaults)",
         ),
     ],

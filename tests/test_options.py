@@ -117,6 +117,7 @@ PREDICT = ["--output", "o", "a.png", "b.png"]
         (serve.parse, ["m"], ["--model", "m"]),
         (serve.parse, ["--model-name-or-path", "m"], ["--model", "m"]),
         (push_to_hub.parse, ["m", *PUSH], [*PUSH, "--model", "m"]),
+        (push_to_hub.parse, ["m", *PUSH, "--share-pictures"], ["m", *PUSH, "--share-images"]),
         (
             parse_evaluation_arguments,
             ["--model_name_or_path", "m", "--dataset", "d", "--output", "o"],

@@ -17,7 +17,7 @@ from modeling_resformer.data.prepared import PreparedDataset
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.heads import TASKS
 from modeling_resformer.training.building import synchronise_batch_norms
-from modeling_resformer.training.run_checks import check_annotations, check_devices, check_picture_size
+from modeling_resformer.training.run_checks import check_annotations, check_devices, check_image_size
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -82,12 +82,12 @@ def test_a_class_that_never_occurs_weighs_1_and_is_warned_of(caplog):
 
 
 @pytest.mark.parametrize(("size", "refused"), [((16, 16), True), ((16, 17), False), ((32, 32), False)])
-def test_pictures_that_leave_a_batch_norm_one_value_are_refused(size, refused):
+def test_images_that_leave_a_batch_norm_one_value_are_refused(size, refused):
     processor = ResFormerImageProcessorPil(size={"height": size[0], "width": size[1]})
     if not refused:
-        return check_picture_size(processor, tiny_config())
+        return check_image_size(processor, tiny_config())
     with pytest.raises(BadInputError, match=r"16 x 16 leave .* expected more than 16"):
-        check_picture_size(processor, tiny_config())
+        check_image_size(processor, tiny_config())
 
 
 def test_several_gpus_in_one_process_are_refused_with_the_cure(tmp_path):
@@ -105,7 +105,7 @@ def test_synchronised_batch_norm_is_refused_on_several_cpu_processes(tmp_path, m
         synchronise_batch_norms(None, arguments)
 
 
-def test_one_picture_for_each_part_trains_in_a_batch_of_one_and_is_evaluated(tmp_path, caplog):
+def test_one_image_for_each_part_trains_in_a_batch_of_one_and_is_evaluated(tmp_path, caplog):
     prepared_dataset(train=1, validation=1, test=1).save_to_disk(str(tmp_path / "dataset"))
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--use_cpu"]
     flags += ["--per_device_train_batch_size", "1", "--image_size", "32", "--num_train_epochs", "2"]

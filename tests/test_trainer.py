@@ -133,7 +133,7 @@ def test_both_losses_are_logged_and_add_up(dataset, tmp_path):
         assert line["loss"] == pytest.approx(weighted, rel=1e-4)
 
 
-def test_four_pictures_are_learned_by_heart(tmp_path):
+def test_four_images_are_learned_by_heart(tmp_path):
     dataset = prepared_dataset(train=4, validation=2, test=2)
     dataset["validation"] = dataset["train"]
     trainer = make_trainer(dataset, tmp_path, num_train_epochs=60, learning_rate=5e-3)
@@ -205,7 +205,7 @@ def test_arguments_that_would_lose_columns_or_fill_memory_are_refused(dataset, t
 
 
 def poisoned(collator, case_id):
-    """The collator, which gives that case pictures full of NaN."""
+    """The collator, which gives that case images full of NaN."""
 
     def collate(rows):
         batch = collator(rows)

@@ -41,7 +41,7 @@ def make_report(
     Args:
         dataset: the splits, as prepared.
         skipped: the records of the cases that were left out.
-        num_proc: processes that decode pictures.
+        num_proc: processes that decode images.
         near_duplicates: the counts of `leakage.summarise`; None where nobody looked.
     """
     facts = {name: split_facts(split, num_proc) for name, split in dataset.items()}
@@ -60,29 +60,29 @@ def make_report(
 
 
 def split_facts(split: Dataset, num_proc: int | None) -> list[dict[str, Any]]:
-    """Returns one dict per row: the plain columns plus the facts of picture and mask."""
+    """Returns one dict per row: the plain columns plus the facts of image and mask."""
     split = split.with_format(None)
     undecoded = split.select_columns(["image", "mask"])
     for column in ("image", "mask"):
         undecoded = undecoded.cast_column(column, ImageFeature(decode=False))
     measured = undecoded.map(
-        picture_facts,
+        image_facts,
         remove_columns=["image", "mask"],
         features=FACTS,
         num_proc=min(num_proc or 1, len(split)) if (num_proc or 1) > 1 else None,
         keep_in_memory=True,
-        desc="Checking pictures",
+        desc="Checking images",
     )
     plain = split.select_columns([column for column in PLAIN_COLUMNS if column in split.features])
     return [{**a, **b} for a, b in zip(plain, measured, strict=True)]
 
 
-def picture_facts(row: dict[str, Any]) -> dict[str, Any]:
-    """Measures one undecoded row. JPEGs are read at reduced size, so their range is that of the reduced picture."""
-    picture = Image.open(io.BytesIO(row["image"]["bytes"]))
-    stored_size, mode = [picture.height, picture.width], picture.mode
-    picture.draft(None, (REDUCED, REDUCED))
-    values = np.asarray(picture)
+def image_facts(row: dict[str, Any]) -> dict[str, Any]:
+    """Measures one undecoded row. JPEGs are read at reduced size, so their range is that of the reduced image."""
+    image = Image.open(io.BytesIO(row["image"]["bytes"]))
+    stored_size, mode = [image.height, image.width], image.mode
+    image.draft(None, (REDUCED, REDUCED))
+    values = np.asarray(image)
     mask = None if row["mask"] is None else np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"])))
     return {
         "stored_size": stored_size,
@@ -200,7 +200,7 @@ def find_warnings(report: Report) -> Iterable[str]:
                 yield f"{name}: {split[kind]} of {split['rows']} rows are {kind.replace('_', ' ')}"
     yield from odd_volumes(report["volumes"])
     yield from volumes_annotated_in_part(report["volumes"])
-    yield from shared_pictures(report["near_duplicates"])
+    yield from shared_images(report["near_duplicates"])
     if report["skipped"]:
         yield f"{len(report['skipped'])} bad cases were left out, e.g. {report['skipped'][0]['problem']}"
 
@@ -229,13 +229,13 @@ def volumes_annotated_in_part(volumes: Report) -> Iterable[str]:
         )
 
 
-def shared_pictures(near_duplicates: Report | None) -> Iterable[str]:
-    """Yields how many pictures of each split look like one of another split."""
-    pictures = {name: n for name, n in (near_duplicates or {}).get("pictures", {}).items() if n}
-    if pictures:
-        counts = ", ".join(f"{n} in {name}" for name, n in pictures.items())
+def shared_images(near_duplicates: Report | None) -> Iterable[str]:
+    """Yields how many images of each split look like one of another split."""
+    images = {name: n for name, n in (near_duplicates or {}).get("pictures", {}).items() if n}
+    if images:
+        counts = ", ".join(f"{n} in {name}" for name, n in images.items())
         yield (
-            f"pictures that look like one of another split: {counts}; results flatter. leakage.csv lists the pairs; "
+            f"images that look like one of another split: {counts}; results flatter. leakage.csv lists the pairs; "
             "--group-near-duplicates keeps such cases together where the split is drawn"
         )
 
@@ -254,7 +254,7 @@ def describe_near_duplicates(near_duplicates: Report | None) -> list[str]:
     across, within = near_duplicates["across_splits"], near_duplicates["within_splits"]
     lines = [
         f"near-duplicates across splits: {across['near_duplicate']} pairs",
-        f"identical pictures across splits: {across['identical']} pairs",
+        f"identical images across splits: {across['identical']} pairs",
         f"within one split: {within['near_duplicate']} near-duplicate and {within['identical']} identical pairs",
     ]
     if "groups" in near_duplicates:
@@ -264,7 +264,7 @@ def describe_near_duplicates(near_duplicates: Report | None) -> list[str]:
 
 
 def count_sizes(sizes: Iterable[Sequence[int]]) -> dict[str, int]:
-    """Returns "height x width" -> number of pictures, the five most frequent and the rest."""
+    """Returns "height x width" -> number of images, the five most frequent and the rest."""
     counted = Counter(f"{height} x {width}" for height, width in sizes)
     shown = dict(counted.most_common(5))
     rest = sum(counted.values()) - sum(shown.values())

@@ -22,7 +22,7 @@ ROW_GROUP_BYTES = 16 << 20  # what the viewer fetches, and the writer holds seve
 
 
 def write_parquet(dataset: DatasetDict, folder: Path) -> None:
-    """Writes `folder/data/SPLIT-nnnnn-of-nnnnn.parquet`, with a `preview` column where pictures have 16 bits."""
+    """Writes `folder/data/SPLIT-nnnnn-of-nnnnn.parquet`, with a `preview` column where images have 16 bits."""
     (folder / "data").mkdir(parents=True)
     with_preview = any(is_sixteen_bit(split) for split in dataset.values())
     for name, split in dataset.items():
@@ -37,7 +37,7 @@ def write_parquet(dataset: DatasetDict, folder: Path) -> None:
 
 
 def is_sixteen_bit(split: Dataset) -> bool:
-    """Whether any picture has more than 8 bits; reads picture headers only."""
+    """Whether any image has more than 8 bits; reads image headers only."""
     undecoded = split.with_format(None).select_columns(["image"]).cast_column("image", Image(decode=False))
     return any(PILImage.open(io.BytesIO(row["image"]["bytes"])).mode in SIXTEEN_BIT_MODES for row in undecoded)
 
@@ -51,11 +51,11 @@ def add_preview(split: Dataset, scratch: Path) -> Dataset:
 
 
 def preview(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns the preview of one row, null where the picture can be shown as it is."""
-    picture = row["image"]
-    if picture.mode not in SIXTEEN_BIT_MODES:
+    """Returns the preview of one row, null where the image can be shown as it is."""
+    image = row["image"]
+    if image.mode not in SIXTEEN_BIT_MODES:
         return {"preview": None}
-    return {"preview": {"bytes": encode_png(displayable(picture).convert("L")), "path": None}}
+    return {"preview": {"bytes": encode_png(displayable(image).convert("L")), "path": None}}
 
 
 def write_card(folder: Path, template: Path, metadata: Mapping[str, Any], report: Mapping[str, Any]) -> None:
@@ -98,7 +98,7 @@ def size_category(rows: int) -> str:
 
 
 def describe_resolution(resolution: Any) -> str:
-    """Returns the stored size of pictures and masks in words."""
+    """Returns the stored size of images and masks in words."""
     return "as in the source" if resolution == "native" else f"{resolution[0]} x {resolution[1]} (height x width)"
 
 

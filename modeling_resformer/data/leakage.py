@@ -1,4 +1,4 @@
-"""Do two parts of a dataset share cases or pictures? Same case, identical pixels, near-duplicates."""
+"""Do two parts of a dataset share cases or images? Same case, identical pixels, near-duplicates."""
 
 import csv
 import hashlib
@@ -57,7 +57,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Locations, pixel digests and hash bits (n, 256) of all rows; the bits of a picture of one colour are NaN."""
+    """Locations, pixel digests and hash bits (n, 256) of all rows; the bits of an image of one colour are NaN."""
 
     locations: list[Location]
     pixels: list[str]
@@ -94,8 +94,8 @@ def find_matches(
 
     Args:
         parts: name (`dataset:split`) -> rows with `image`, `case_id` and `slice_index`.
-        max_distance: differing bits, of 256, up to which two pictures count as near-duplicates.
-        num_proc: processes that decode pictures.
+        max_distance: differing bits, of 256, up to which two images count as near-duplicates.
+        num_proc: processes that decode images.
 
     Returns:
         Leaks (across parts) first, then duplicates within a part, nearest first.
@@ -108,7 +108,7 @@ def find_matches(
 
 
 def fingerprint_parts(parts: Mapping[str, Dataset], num_proc: int | None) -> Fingerprints:
-    """Hashes every picture."""
+    """Hashes every image."""
     pixels, bits = [], []
     for part, dataset in parts.items():
         dataset = dataset.with_format(None)
@@ -142,12 +142,12 @@ def fingerprint(row: dict[str, Any]) -> dict[str, str]:
 
     The hash is empty where all pixels are alike, as in the blank slices of a volume: these show nothing to recognise.
     """
-    picture = row["image"]
-    samples = np.ascontiguousarray(np.asarray(picture.convert("RGBA") if picture.mode in ("P", "1") else picture))
+    image = row["image"]
+    samples = np.ascontiguousarray(np.asarray(image.convert("RGBA") if image.mode in ("P", "1") else image))
     digest = hashlib.sha256(f"{samples.shape}{samples.dtype}".encode() + samples.tobytes()).hexdigest()
     if (samples == samples[0, 0]).all():
         return {"pixels": digest, "bits": ""}
-    return {"pixels": digest, "bits": str(imagehash.phash(displayable(picture), hash_size=HASH_SIDE))}
+    return {"pixels": digest, "bits": str(imagehash.phash(displayable(image), hash_size=HASH_SIDE))}
 
 
 def same_cases(locations: Sequence[Location]) -> Iterator[Match]:
@@ -161,12 +161,12 @@ def same_cases(locations: Sequence[Location]) -> Iterator[Match]:
 
 
 def compare(parts: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_proc: int | None = None) -> Comparison:
-    """Compares every row with every row of another case, see `find_matches`; a picture of one colour equals no other."""
+    """Compares every row with every row of another case, see `find_matches`; an image of one colour equals no other."""
     prints = fingerprint_parts(parts, num_proc)
     _, cases = np.unique([place.case_id for place in prints.locations], return_inverse=True)
     signs = 2 * prints.bits - 1
     found = [np.empty((3, 0), dtype=np.int64)]
-    for start in tqdm(range(0, len(signs), BLOCK), desc="Comparing pictures", unit="block"):
+    for start in tqdm(range(0, len(signs), BLOCK), desc="Comparing images", unit="block"):
         distances = (signs.shape[1] - signs[start : start + BLOCK] @ signs[start:].T) / 2
         i, j = np.nonzero(distances <= max_distance)  # never true of NaN
         kept = (i < j) & (cases[start + i] != cases[start + j])
@@ -178,7 +178,7 @@ def summarise(compared: Comparison, limit: int = 1000) -> tuple[dict[str, Any], 
     """Counts the pairs of rows that look the same, and lists those that lie in different parts.
 
     Returns:
-        `max_distance` (bits), pairs `across_splits` and `within_splits` by kind, and `pictures`: how many rows of each
+        `max_distance` (bits), pairs `across_splits` and `within_splits` by kind, and `images`: how many rows of each
         part look like a row of another part; and up to `limit` of the pairs across parts, nearest first.
     """
     prints = compared.prints
@@ -236,7 +236,7 @@ def write_matches(matches: Sequence[Match], path: Path) -> None:
 
 
 def match_sheet(matches: Sequence[Match], parts: Mapping[str, Dataset], limit: int = 40) -> Image.Image:
-    """Draws up to `limit` matches, the two pictures of each one above the other."""
+    """Draws up to `limit` matches, the two images of each one above the other."""
     tiles = [_pair_tile(match, parts) for match in matches[:limit]]
     header = Image.new("RGB", (TILE, 4), "white")
     return arrange(tiles, header, COLUMNS)
@@ -246,10 +246,10 @@ def _pair_tile(match: Match, parts: Mapping[str, Dataset]) -> Image.Image:
     tile = Image.new("RGB", (TILE, 2 * TILE + 2 * CAPTION), "white")
     draw = ImageDraw.Draw(tile)
     for i, place in enumerate((match.first, match.second)):
-        picture = displayable(parts[place.part][place.row]["image"])
-        picture.thumbnail((TILE, TILE))
+        image = displayable(parts[place.part][place.row]["image"])
+        image.thumbnail((TILE, TILE))
         top = i * (TILE + CAPTION // 2)
-        tile.paste(picture, ((TILE - picture.width) // 2, top))
+        tile.paste(image, ((TILE - image.width) // 2, top))
         draw.text((2, top + TILE), f"{place.part}: {place.case_id} [{place.slice_index}]", fill="black")
     draw.text((2, 2 * TILE + CAPTION), f"{match.kind}, {match.distance} bits", fill="black")
     return tile

@@ -212,7 +212,7 @@ class Leakage:
 
 
 def check_leakage(builder: CaseBuilder, dataset: DatasetDict, preparation: Preparation) -> tuple[DatasetDict, Leakage]:
-    """Compares pictures across cases; where asked to, draws the splits anew with look-alikes kept together.
+    """Compares images across cases; where asked to, draws the splits anew with look-alikes kept together.
 
     The split `unlabelled` is left out: it takes part in neither training nor results.
     """

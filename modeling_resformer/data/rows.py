@@ -40,7 +40,7 @@ class TrainingRows(Dataset):
 
     Args:
         rows: one split of a prepared dataset.
-        augmentation: what may happen to a picture.
+        augmentation: what may happen to an image.
         seed: of the run.
         ignore_index: value of mask pixels that nobody annotated.
     """

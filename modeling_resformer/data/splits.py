@@ -1,4 +1,4 @@
-"""Splits by case (volume, patient or picture), never by slice: seeded, stratified, written as a manifest."""
+"""Splits by case (volume, patient or image), never by slice: seeded, stratified, written as a manifest."""
 
 import csv
 import hashlib

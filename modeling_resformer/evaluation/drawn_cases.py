@@ -1,4 +1,4 @@
-"""Pictures of an evaluated part with the contours of truth and prediction: which to show, and how they are drawn."""
+"""Images of an evaluated part with the contours of truth and prediction: which to show, and how they are drawn."""
 
 import textwrap
 from collections import Counter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LONGEST_SIDE = 320  # pixels of a picture that is drawn
+LONGEST_SIDE = 320  # pixels of an image that is drawn
 TRUTH, PREDICTION = (
     "#00bfff",
     "#ff8c00",
@@ -33,16 +33,16 @@ NAME_LENGTH = 24  # characters of a case
 
 @dataclass(frozen=True)
 class DrawnCase:
-    """One picture as it is drawn.
+    """One image as it is drawn.
 
     Attributes:
-        picture: RGB, no side longer than `LONGEST_SIDE`.
+        image: RGB, no side longer than `LONGEST_SIDE`.
         true: (H, W) class indices at its size; None without a mask.
         predicted: likewise; None for a model that only classifies.
         caption: name, scores and labels, a line each.
     """
 
-    picture: Image.Image
+    image: Image.Image
     true: np.ndarray | None
     predicted: np.ndarray | None
     caption: str
@@ -133,13 +133,13 @@ def drawn_cases(trainer: ResFormerTrainer, rows: EvaluationRows, positions: Sequ
     model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model
     model.eval()
     metrics, cases = trainer.compute_metrics, []
-    names = picture_names(rows.rows["case_id"], rows.rows["slice_index"])
+    names = image_names(rows.rows["case_id"], rows.rows["slice_index"])
     for position in positions:
         row_index = int(metrics.rows.row_index[position])
         row = rows[row_index]
-        picture = displayable(row["image"])
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
-        size, true = (picture.height, picture.width), row["mask"]
+        image = displayable(row["image"])
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
+        size, true = (image.height, image.width), row["mask"]
         predicted = None
         if trainer.task.mask_logits is not None:
             pixels = trainer.processing_class(images=[row["image"]], return_tensors="pt")["pixel_values"]
@@ -148,12 +148,12 @@ def drawn_cases(trainer: ResFormerTrainer, rows: EvaluationRows, positions: Sequ
             process = trainer.processing_class.post_process_semantic_segmentation
             predicted = process({"logits": logits}, target_sizes=[size])[0].cpu().numpy()
         if true is not None:
-            true = np.asarray(true.resize(picture.size, Image.Resampling.NEAREST))
-        cases.append(DrawnCase(picture, true, predicted, caption_of(names[row_index], metrics, position)))
+            true = np.asarray(true.resize(image.size, Image.Resampling.NEAREST))
+        cases.append(DrawnCase(image, true, predicted, caption_of(names[row_index], metrics, position)))
     return cases
 
 
-def picture_names(case_ids: Sequence[str], slices: Sequence[int | None]) -> list[str]:
+def image_names(case_ids: Sequence[str], slices: Sequence[int | None]) -> list[str]:
     """The case of every row of a part, no longer than `NAME_LENGTH`, and which slice of it where it has several rows."""
     rows_of, names = Counter(case_ids), []
     for case_id, number in zip(case_ids, slices, strict=True):
@@ -191,9 +191,9 @@ def class_style(index: int) -> str:
 
 
 def draw_case(axes: "Axes", case: DrawnCase, mask_class_names: Sequence[str]) -> None:
-    """A picture with contours: the truth in one colour, the prediction in another; of several foreground classes each has
+    """An image with contours: the truth in one colour, the prediction in another; of several foreground classes each has
     its own line style and its name beside it."""
-    axes.imshow(np.asarray(case.picture))
+    axes.imshow(np.asarray(case.image))
     for index, name in list(enumerate(mask_class_names))[1:]:
         for mask, colour, width in ((case.true, TRUTH, 2.2), (case.predicted, PREDICTION, 1.5)):
             if mask is not None and 0 < (mask == index).mean() < 1:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.builder import walk_files
-from ..data.encoding import index_mask, open_picture
+from ..data.encoding import index_mask, open_stored
 from ..data.label_tables import spelling_key
 from ..data.multitask_folder import MASK_ENDINGS, MASK_SUFFIXES, parse_mask_values
 from ..data.rows import EvaluationRows
@@ -22,7 +22,7 @@ FLAG = "--raw_masks"
 
 
 class RawMaskRows(EvaluationRows):
-    """`EvaluationRows` whose `raw_mask` is the source's own mask, an index picture at the source's own size.
+    """`EvaluationRows` whose `raw_mask` is the source's own mask, an index image at the source's own size.
 
     Files are matched by case: `case.png`, `case_mask.png` or `case_segmentation.png`, at any depth below the folder and
     in any case of letters. Only the masks of one batch are in memory.
@@ -34,7 +34,7 @@ class RawMaskRows(EvaluationRows):
 
     Raises:
         BadInputError: no such folder, a case of several rows, a case with no file or with two, and, when a row is read,
-            an unlisted value or another size than that of the source picture.
+            an unlisted value or another size than that of the source image.
     """
 
     def __init__(self, rows: datasets.Dataset, folder: Path, mask_values: Mapping[int, int]) -> None:
@@ -53,21 +53,21 @@ class RawMaskRows(EvaluationRows):
         return row if file is None else {**row, "raw_mask": self._read(file, tuple(row["original_size"]))}
 
     def area_ratios(self, row_index: np.ndarray) -> np.ndarray:
-        """(N,) how many of a stored picture's pixels one pixel of the source covers, for some rows."""
+        """(N,) how many of a stored image's pixels one pixel of the source covers, for some rows."""
         chosen = self.rows.select(row_index).cast_column("image", datasets.Image(decode=False))
         ratios = []
         for row in chosen.select_columns(["image", "original_size"]):
-            with Image.open(io.BytesIO(row["image"]["bytes"])) as picture:
-                ratios.append(picture.width * picture.height / np.prod(row["original_size"]))
+            with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+                ratios.append(image.width * image.height / np.prod(row["original_size"]))
         return np.array(ratios)
 
     def _read(self, file: Path, size: tuple[int, int]) -> Image.Image:
-        _, picture, _ = open_picture(file)
-        values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+        _, image, _ = open_stored(file)
+        values = np.asarray(image.convert("L") if image.mode == "1" else image)
         if values.shape != size:
             raise BadInputError(
-                f"{file}: mask is {' x '.join(map(str, values.shape))}, its picture {size[0]} x {size[1]} (height x "
-                f"width); {FLAG} needs one-channel masks at the size of the source pictures"
+                f"{file}: mask is {' x '.join(map(str, values.shape))}, its image {size[0]} x {size[1]} (height x "
+                f"width); {FLAG} needs one-channel masks at the size of the source images"
             )
         if values.dtype != np.uint8 or not self._table[values].all():
             return Image.fromarray(index_mask(values, self.mask_values, file))
@@ -96,7 +96,7 @@ def _files_by_case(rows: datasets.Dataset, folder: Path) -> dict[str, Path]:
     case_id, number = Counter(rows["case_id"]).most_common(1)[0]
     if number > 1:
         raise BadInputError(
-            f"{FLAG}: case {case_id} has {number} pictures, and masks are matched by case; expected one each. "
+            f"{FLAG}: case {case_id} has {number} images, and masks are matched by case; expected one each. "
             "Prepare the dataset without --image-size instead, so that it keeps the original masks."
         )
     found: dict[str, list[Path]] = {}

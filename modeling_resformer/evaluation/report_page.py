@@ -1,7 +1,7 @@
-"""`report.png` and `samples.png`: what a run learned and where it fails, on one page, and some test pictures.
+"""`report.png` and `samples.png`: what a run learned and where it fails, on one page, and some test images.
 
 The page has the panels that the model's task has: losses and validation scores over the epochs, ROC curves, reliability
-diagram, confusion, and the worst and best cases with contours. `samples.png` shows pictures spread evenly over the part,
+diagram, confusion, and the worst and best cases with contours. `samples.png` shows images spread evenly over the part,
 chosen without a look at how they came out. Both need matplotlib.
 """
 
@@ -131,7 +131,7 @@ def draw_page(
         results: the content of `results.json`.
         log: of the Trainer; empty for a checkpoint that was only evaluated.
         selected: the epoch whose weights were kept, if known.
-        cases: drawn pictures by the title of their row.
+        cases: drawn images by the title of their row.
     """
     from matplotlib.figure import Figure
 
@@ -167,13 +167,13 @@ def cases_title(end: str, shown: int, ranked: Ranking) -> str:
 def draw_samples(
     cases: Sequence[DrawnCase], mask_class_names: Sequence[str], split: str, total: int | None = None
 ) -> "Figure":
-    """Pictures in rows of four, not chosen by result, of `total` in the part."""
+    """Images in rows of four, not chosen by result, of `total` in the part."""
     from matplotlib.figure import Figure
 
     lines = -(-len(cases) // 4)
     figure = Figure(figsize=(11.0, 0.8 + (3.2 + caption_room(cases)) * lines), dpi=DPI, layout="constrained")
     number = f"{len(cases)} of {len(cases) if total is None else total}"
-    figure.suptitle(f"{number} {split} pictures, evenly spaced, not chosen by result", fontsize=12)
+    figure.suptitle(f"{number} {split} images, evenly spaced, not chosen by result", fontsize=12)
     _draw_cases(figure, cases, mask_class_names, columns=4)
     return figure
 
@@ -199,7 +199,7 @@ def headline(results: Mapping[str, Any]) -> str:
             interval = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
             shown.append(f"{name} {score['value']:.3f}{interval}")
     level = f"{results['interval']['level']:.0%} intervals by case"
-    first = f"{results['images']} {results['split']} pictures of {results['cases']} cases{besides(results)}"
+    first = f"{results['images']} {results['split']} images of {results['cases']} cases{besides(results)}"
     return f"{first}\n{',  '.join(shown)}" + (f",  {level}" if "(" in "".join(shown) else "")
 
 

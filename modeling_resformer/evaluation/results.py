@@ -101,7 +101,7 @@ class Scoring:
         """The column to group by.
 
         Raises:
-            BadInputError: the dataset has no such column, or it holds lists or pictures.
+            BadInputError: the dataset has no such column, or it holds lists or images.
         """
         columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Value)]
         if self.group_by is None:
@@ -190,7 +190,7 @@ def summarise(
 def pixel_volumes(rows: EvaluationRows, metrics: EvaluationMetrics) -> np.ndarray | None:
     """(N,) mm3 of one pixel of the scored masks of the rows seen, NaN where unknown; None where all are.
 
-    In-plane spacing and distance of the slices both come with the rows; those of pictures have no third dimension.
+    In-plane spacing and distance of the slices both come with the rows; those of images have no third dimension.
     """
     table = rows.rows.select(metrics.rows.row_index)
     if not metrics.rows.has_masks or "slice_spacing" not in table.column_names:

@@ -225,17 +225,17 @@ def _counts_at_stored_size(
     image_processor: BaseImageProcessor,
     ignore_index: int,
 ) -> torch.Tensor:
-    """(B, 4, S) pixel counts; one picture at a time, since stored sizes differ and may be large."""
+    """(B, 4, S) pixel counts; one image at a time, since stored sizes differ and may be large."""
     counts = []
     for i, true in enumerate(stored_masks):
-        picture = {"logits": logits[i : i + 1]}
-        (predicted,) = image_processor.post_process_semantic_segmentation(picture, target_sizes=[tuple(true.shape)])
+        image = {"logits": logits[i : i + 1]}
+        (predicted,) = image_processor.post_process_semantic_segmentation(image, target_sizes=[tuple(true.shape)])
         counts.append(np.stack(mask_counts(predicted[None], true[None], logits.shape[1], ignore_index), axis=1))
     return torch.from_numpy(np.concatenate(counts))
 
 
 def _pixel_loss_sums(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """(B, 3) sums of cross-entropy and focal loss, and the number of labelled pixels, of every picture."""
+    """(B, 3) sums of cross-entropy and focal loss, and the number of labelled pixels, of every image."""
     pixels = (labels != ignore_index).sum(dim=(1, 2)).float()
     means = [torch.stack(pixel_losses(logits[i : i + 1], labels[i : i + 1], ignore_index)) for i in range(len(labels))]
     return torch.cat([torch.stack(means) * pixels[:, None], pixels[:, None]], dim=1)

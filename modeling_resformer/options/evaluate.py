@@ -49,8 +49,8 @@ class EvaluationOptions(ScoringOptions):
             "indices for several."
         },
     )
-    batch_size: int = field(default=8, metadata={"help": "Pictures a forward pass, on each process."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read pictures, beside each process."})
+    batch_size: int = field(default=8, metadata={"help": "Images a forward pass, on each process."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read images, beside each process."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads of torch on the CPU; default torch's own."}
     )

@@ -21,7 +21,7 @@ def preparation_parser(description: str | None) -> Parser:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="store pictures at this size: side, or height width",
+        help="store images at this size: side, or height width",
     )
     add("--allow-missing", action="store_true", help="keep images without mask or labels")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad case")
@@ -34,7 +34,7 @@ def preparation_parser(description: str | None) -> Parser:
         "--no-leakage-check",
         dest="leakage_check",
         action="store_false",
-        help="do not look for near-duplicates across splits (a few seconds for 2000 pictures of 256 x 256)",
+        help="do not look for near-duplicates across splits (a few seconds for 2000 images of 256 x 256)",
     )
     add("--parquet", action="store_true", help="also write OUTPUT/parquet, ready for the Hub")
     add(

@@ -40,9 +40,10 @@ def make_parser(description: str | None) -> Parser:
     add("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
     add("--data-allow-sharing", action="store_true", help="I state that the data's terms allow public weights")
     add(
-        "--share-pictures",
+        "--share-images",
         action="store_true",
-        help="I state that pictures of my own dataset may be shown in the card",
+        help="I state that images of my own dataset may be shown in the card",
     )
+    parser.also("--share-images", "--share-pictures")
     add("--synthetic", action="store_true", help="the data are made up: mark everything as no result")
     return parser

@@ -96,7 +96,7 @@ class DataOptions(ScoringOptions):
     dataset: str | None = field(
         default=None, metadata={"metavar": "FOLDER", "help": "Folder that scripts/prepare_*.py wrote."}
     )
-    # None: what suits the kind of picture that the dataset records, see data/transforms.py.
+    # None: what suits the kind of image that the dataset records, see data/transforms.py.
     rotation_degrees: float | None = field(
         default=None, metadata={"help": f"Largest angle of the random rotation; 0 for none. {BY_MODALITY}"}
     )

@@ -1,7 +1,7 @@
 """The run: read ahead, one forward pass after the other, write behind; every finished case is noted in the journal.
 
-In memory are the network's inputs and outputs of a few batches, as many full pictures as there are workers, and one volume.
-Pictures are decoded once for the network and again for their overlay, which costs less than keeping them.
+In memory are the network's inputs and outputs of a few batches, as many full images as there are workers, and one volume.
+Images are decoded once for the network and again for their overlay, which costs less than keeping them.
 """
 
 import logging
@@ -21,11 +21,11 @@ from tqdm import tqdm
 from ..errors import BadInputError, OutputError
 from ..image_processing_pil_resformer import upright
 from ..volumes.finding import mask_suffix
-from .cases import Case, Picture, Stamp, VolumeCase
+from .cases import Case, Stamp, StillCase, VolumeCase
 from .journal import Journal, Record
 from .measurements import measure_mask
 from .predictor import Logits, Predictor, Prepared
-from .result_files import check_room, mask_picture, overlay_picture, write_whole
+from .result_files import check_room, mask_image, overlay_image, write_whole
 from .result_tables import Row, printable, rounded, said_of
 
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 LONGEST_MESSAGE = 500  # characters
 
 Problem = dict[str, str]
-Unit = list[Case]  # pictures that share a forward pass, or one volume
+Unit = list[Case]  # images that share a forward pass, or one volume
 
 
 class Inline(Executor):
@@ -86,7 +86,7 @@ def problem_line(source: str, error: Exception) -> str:
 
 
 def units_of(cases: Sequence[Case], batch_size: int) -> list[Unit]:
-    """Cases by forward pass. Which pictures share one depends on the inputs alone: a rerun rounds as the first run did."""
+    """Cases by forward pass. Which images share one depends on the inputs alone: a rerun rounds as the first run did."""
     units: list[Unit] = []
     for is_volume, group in groupby(cases, key=lambda case: isinstance(case, VolumeCase)):
         run, size = list(group), 1 if is_volume else batch_size
@@ -137,12 +137,12 @@ class Run:
                 for (case,) in group:
                     self.do_volume(case)
             else:
-                self.do_pictures(group)
+                self.do_images(group)
 
-    def do_pictures(self, units: Iterable[Unit]) -> None:
+    def do_images(self, units: Iterable[Unit]) -> None:
         predicted = self.predicted(units, lambda case: self.predictor.prepare(case.open()), self.note)
         wanted = ((case, logits) for case, logits in predicted if case.source in self.stamps)
-        finished = ordered(self.pool, lambda pair: self.finish_picture(*pair), wanted, self.behind)
+        finished = ordered(self.pool, lambda pair: self.finish_image(*pair), wanted, self.behind)
         for (case, _), record, error in finished:
             self.note(case, error) if error else self.journal.add(record)
             self.bar.update()
@@ -165,7 +165,7 @@ class Run:
     def forwarded(
         self, batch: list[tuple[Any, Prepared]], note: Callable[[Any, Exception], None]
     ) -> list[tuple[Any, Logits]]:
-        """Where the network refuses a batch, its pictures are tried one by one."""
+        """Where the network refuses a batch, its images are tried one by one."""
         try:
             logits = self.predictor.forward([inputs for _, inputs in batch])
         except ValueError as error:
@@ -182,24 +182,24 @@ class Run:
             self.problems.append({"source": case.source, "problem": message})
             self.bar.write(f"ERROR: {printable(message)}", file=sys.stderr)
 
-    def finish_picture(self, case: Picture, logits: Logits) -> Record:
-        """Writes mask and overlay of one picture; returns its record."""
+    def finish_image(self, case: StillCase, logits: Logits) -> Record:
+        """Writes mask and overlay of one image; returns its record."""
         row, mask = self.described(logits, case.spacing)
         row |= {"source": case.source, "case_id": case.case_id, "slice_index": case.slice_index}
         if mask is not None:
-            row["mask"] = self.written(Path("masks") / f"{case.name}.png", mask_picture(mask))
+            row["mask"] = self.written(Path("masks") / f"{case.name}.png", mask_image(mask))
             if self.draw:
-                picture, _ = upright(case.open())
-                overlay = overlay_picture(picture, mask, said_of(row, self.predictor.classes.image))
+                image, _ = upright(case.open())
+                overlay = overlay_image(image, mask, said_of(row, self.predictor.classes.image))
                 row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay)
         return self.record(case, [row], [row[kind] for kind in ("mask", "overlay") if row.get(kind)])
 
-    def written(self, name: Path, picture: Image.Image) -> str:
-        write_whole(self.output / name, picture)
+    def written(self, name: Path, image: Image.Image) -> str:
+        write_whole(self.output / name, image)
         return name.as_posix()
 
     def described(self, logits: Logits, spacing: Sequence[float | None] | None) -> tuple[Row, np.ndarray | None]:
-        """Scores, labels and measurements of one picture or slice, and its mask (H, W) uint8 where there is one."""
+        """Scores, labels and measurements of one image or slice, and its mask (H, W) uint8 where there is one."""
         answer, classes = self.predictor.answer(logits), self.predictor.classes
         height, width = logits["target_size"][0]
         row: Row = {"height": height, "width": width}

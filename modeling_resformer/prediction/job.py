@@ -16,7 +16,7 @@ from .cases import Case, VolumeCase, dataset_cases, find_cases
 from .journal import Journal, Record, prepare_output
 from .predictor import Predictor, load_pipeline
 from .processes import Processes
-from .result_files import SHEET_PICTURES, sheet_tile, write_json, write_sheet
+from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_sheet
 from .result_tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
 
 
@@ -35,7 +35,7 @@ class Request:
         threshold: decision threshold on the class scores; the checkpoint's own where None.
         tta: flips to average over, or False.
         draw: whether to draw overlays, sheets and en-face views.
-        batch_size: pictures a forward pass.
+        batch_size: images a forward pass.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
     """
 
@@ -58,7 +58,7 @@ class Summary:
     """What a run did.
 
     Attributes:
-        rows: of pictures and of slices.
+        rows: of images and of slices.
         volumes: a row for each volume.
         done_now, seconds: rows and time of this call alone.
         files: that were written for the whole run.
@@ -74,15 +74,15 @@ class Summary:
 
     def text(self) -> str:
         in_volumes = {volume["source"] for volume in self.volumes}
-        pictures = [row for row in self.rows if row["source"] not in in_volumes]
+        images = [row for row in self.rows if row["source"] not in in_volumes]
         lines = [
-            *first_lines(pictures, picture_line, "predictions.csv"),
+            *first_lines(images, image_line, "predictions.csv"),
             *first_lines(self.volumes, volume_line, "volumes.csv"),
             *map(str, self.files),
         ]
         rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
         lines.append(
-            f"{len(self.rows)} pictures and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
+            f"{len(self.rows)} images and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
             f"{len(self.problems)} problems"
         )
         return printable("\n".join(lines) + "\n")
@@ -94,7 +94,7 @@ def first_lines(rows: Sequence[Row], line: Callable[[Row], str], table: str) -> 
     return [*map(line, rows[:SHOWN_ROWS]), *([f"... and {more} more in {table}"] if more > 0 else [])]
 
 
-def picture_line(row: Row) -> str:
+def image_line(row: Row) -> str:
     scores = [f"{name.removeprefix('score_')} {row[name]:.2f}" for name in row if name.startswith("score_")]
     return f"{row.get('overlay') or row['source']}: {', '.join(scores)}"
 
@@ -248,7 +248,7 @@ def write_results(
 
 def write_drawn(output: Path, drawn: Sequence[Row], predictor: Predictor) -> Path:
     """Writes the sheet of the first of the rows that have an overlay."""
-    shown = drawn[:SHEET_PICTURES]
+    shown = drawn[:SHEET_IMAGES]
     said = [said_of(row, predictor.classes.image) for row in shown]
     most = max(map(len, said))
     tiles = [

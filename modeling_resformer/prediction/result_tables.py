@@ -55,7 +55,7 @@ class Classes:
 
 
 def prediction_columns(classes: Classes) -> dict[str, str]:
-    """Columns of `predictions.csv`, one row per picture or slice.
+    """Columns of `predictions.csv`, one row per image or slice.
 
     `source` (the input), `case_id`, `slice_index` (from 0), `height`, `width`, `spacing_row_mm`, `spacing_column_mm` (mm per
     pixel, empty where unknown); per image-level class `score_NAME` (sigmoid), `label_NAME` (whether the score reaches the
@@ -96,7 +96,7 @@ def per_class(columns: dict[str, str], names: Sequence[str]) -> dict[str, str]:
 
 
 def said_of(row: Row, image_classes: Sequence[str]) -> list[str]:
-    """Lines for below a picture: the classes that a row of `predictions.csv` labels, with their scores."""
+    """Lines for below an image: the classes that a row of `predictions.csv` labels, with their scores."""
     scores = {name: row[f"score_{name}"] for name in image_classes}
     thresholds = {name: row[f"threshold_{name}"] for name in image_classes}
     return label_lines(scores, [name for name in image_classes if row[f"label_{name}"]], thresholds)

@@ -44,7 +44,7 @@ class Terms:
         space_id: Hub id of a Space that tries the model.
         public: everybody will see the repository.
         data_allow_sharing: somebody states that the data's terms allow public weights.
-        share_pictures: somebody states that pictures of a dataset of their own may be shown.
+        share_images: somebody states that images of a dataset of their own may be shown.
         synthetic: the data are made up, to test software; nothing measured on them is a result, and nothing is said of
             the dataset whose layout they have.
         card_text: the owner's `card.yaml`; by default the run's own, where there is one.
@@ -58,7 +58,7 @@ class Terms:
     space_id: str | None = None
     public: bool = False
     data_allow_sharing: bool = False
-    share_pictures: bool = False
+    share_images: bool = False
     synthetic: bool = False
     card_text: Path | None = None
     revision: str = "main"
@@ -201,7 +201,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "has_intervals": has_interval(facts, facts.results["model"]),
         "headline_has_intervals": has_interval(facts, ("dice", "jaccard", "auc")),
         "volumes": facts.volumes,
-        "picture": "bscan.png" if facts.volumes else "photo.jpg",
+        "image": "bscan.png" if facts.volumes else "photo.jpg",
         "verdicts": list(card_tables.verdicts(facts)),
         "overall_table": card_tables.overall_table(facts, facts.results),
         "mask_class_table": card_tables.mask_class_table(facts),

@@ -73,13 +73,13 @@ def left_out(part: Mapping[str, Any]) -> str:
 
 
 def unannotated(part: Mapping[str, Any]) -> str:
-    """How many more pictures the results, or one of their groups, left out; empty where none."""
+    """How many more images the results, or one of their groups, left out; empty where none."""
     more = part.get("unannotated")
     return f" ({more} more {'is' if more == 1 else 'are'} not annotated)" if more else ""
 
 
 def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
-    """Whether another convention gives the very figures of `dice` or `jaccard`: every picture a case with every class."""
+    """Whether another convention gives the very figures of `dice` or `jaccard`: every image a case with every class."""
     plain = name.removesuffix("_present").removesuffix("_volume")
     return plain != name and facts.score(plain, scores) == facts.score(name, scores)
 
@@ -142,7 +142,7 @@ def reliability_table(facts: Facts) -> str:
         for b in bins
         if b["n"]
     ]
-    return markdown_table(["class", "score", "pictures", "mean score", "share with the class"], rows)
+    return markdown_table(["class", "score", "images", "mean score", "share with the class"], rows)
 
 
 def group_sections(facts: Facts) -> str:
@@ -150,7 +150,7 @@ def group_sections(facts: Facts) -> str:
     sections = []
     for name, part in facts.groups.items():
         parts = [
-            f"#### {name}: {part.get('images')} pictures of {part.get('cases')} cases{unannotated(part)}",
+            f"#### {name}: {part.get('images')} images of {part.get('cases')} cases{unannotated(part)}",
             overall_table(facts, part),
         ]
         parts += [mask_class_table(facts, part["model"]), image_class_table(facts, part["model"])]
@@ -188,7 +188,7 @@ def data_table(facts: Facts) -> str:
         counts = ", ".join(f"{label} {count}" for label, count in split.get("class_counts", {}).items())
         facts_of_split = [split.get(key) for key in ("rows", "cases", "rows_with_mask", "rows_with_labels")]
         rows.append([name, *("-" if value is None else str(value) for value in facts_of_split), counts or "-"])
-    return markdown_table(["part", "pictures", "cases", "with mask", "with labels", "pictures with the class"], rows)
+    return markdown_table(["part", "images", "cases", "with mask", "with labels", "images with the class"], rows)
 
 
 def paper_table(facts: Facts) -> str:
@@ -251,16 +251,16 @@ def auc_verdicts(facts: Facts) -> Iterator[str]:
 
 
 def missed_verdicts(facts: Facts) -> Iterator[str]:
-    """Classes of which the decision misses half or more, or that it sees in half or more of the pictures without them."""
+    """Classes of which the decision misses half or more, or that it sees in half or more of the images without them."""
     thresholds = facts.results.get("thresholds") or {}
     for name in facts.config.image_class_names:
         threshold = thresholds.get(name)
         at = "" if threshold is None else f" at its threshold of {threshold:.3g}"
         found, spared = facts.score(f"sensitivity_{name}"), facts.score(f"specificity_{name}")
         if found is not None and found.value <= 0.5:
-            yield f"It misses {1 - found.value:.0%} of the pictures with {name}{at}."
+            yield f"It misses {1 - found.value:.0%} of the images with {name}{at}."
         if spared is not None and spared.value <= 0.5:
-            yield f"It reports {name} in {1 - spared.value:.0%} of the pictures without it{at}."
+            yield f"It reports {name} in {1 - spared.value:.0%} of the images without it{at}."
 
 
 def losses(facts: Facts) -> str:

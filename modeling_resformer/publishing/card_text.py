@@ -33,9 +33,9 @@ class CardText:
     Attributes:
         dataset_name: what the data are called.
         description: paragraphs below the card's title.
-        modality: what the pictures are.
+        modality: what the images are.
         limits: what is narrow about the data.
-        fails_on: what the pictures do not show, and the model must be expected to get wrong.
+        fails_on: what the images do not show, and the model must be expected to get wrong.
         intended_use: paragraphs that take the place of the built-in one.
         out_of_scope: what it must not be used for, beside the built-in list.
         ethics: approval and consent.

@@ -38,13 +38,13 @@ class Source:
 
     Attributes:
         title: its name.
-        modality: what its pictures are; empty where that is unknown.
+        modality: what its images are; empty where that is unknown.
         licence: of the data, in words.
-        pictures_are_free: whether anybody may pass its pictures on.
+        images_are_free: whether anybody may pass its images on.
         gated: whether its organisers decide who may hold it.
         weights_licence: Hub id of the licence that weights trained on it get unless another is named; None for none.
         limits: what is known to be narrow about it.
-        unseen: what its pictures do not show, and what a model trained on it must be expected to get wrong.
+        unseen: what its images do not show, and what a model trained on it must be expected to get wrong.
         citation: BibTeX, or None.
         tags: for the Hub.
         paper: rows of the paper's own results, (what, JI, DSC, accuracy, sensitivity, specificity) in percent.
@@ -54,7 +54,7 @@ class Source:
     title: str
     modality: str
     licence: str
-    pictures_are_free: bool
+    images_are_free: bool
     gated: bool
     weights_licence: str | None
     limits: str
@@ -70,13 +70,13 @@ SOURCES: Mapping[str, Source] = {
         title="ISIC 2017",
         modality="dermoscopic photographs",
         licence="CC0 1.0 (public domain dedication), International Skin Imaging Collaboration",
-        pictures_are_free=True,
+        images_are_free=True,
         gated=False,
         weights_licence="apache-2.0",
         limits="Mostly fair skin, specialist centres, one visit per lesion, three diagnoses only. Near-duplicates exist "
         "within and across parts of this collection, so that held-out figures may flatter.",
         unseen="other devices and magnifications, other kinds of lesion, ink, rulers, coloured patches and hair across the "
-        "lesion, several lesions in one picture, and pictures that show none",
+        "lesion, several lesions in one image, and images that show none",
         citation=ISIC_2017_CITATION,
         tags=("dermatology", "dermoscopy"),
         paper=(
@@ -89,7 +89,7 @@ SOURCES: Mapping[str, Source] = {
         title="RETOUCH",
         modality="B-scans of retinal optical coherence tomography (OCT)",
         licence="gated by the RETOUCH challenge's own agreement; may not be redistributed without its organisers' consent",
-        pictures_are_free=False,
+        images_are_free=False,
         gated=True,
         weights_licence=None,
         limits="Three devices, two centres, adults with macular oedema or degeneration.",
@@ -113,11 +113,11 @@ UNKNOWN = Source(
     title="a dataset of the trainer's own",
     modality="",
     licence="not recorded",
-    pictures_are_free=False,
+    images_are_free=False,
     gated=False,
     weights_licence=None,
-    limits="Not recorded. Ask whoever trained it where the pictures come from before believing any figure.",
-    unseen="any picture that was not taken as those it was trained on",
+    limits="Not recorded. Ask whoever trained it where the images come from before believing any figure.",
+    unseen="any image that was not taken as those it was trained on",
 )
 
 # Of data made up to test software, in whatever layout, when their owner says no more.
@@ -125,11 +125,11 @@ SYNTHETIC = Source(
     title="made-up data",
     modality="",
     licence="made-up data",
-    pictures_are_free=False,
+    images_are_free=False,
     gated=False,
     weights_licence=None,
     limits="They are made up, and show nothing of any patient.",
-    unseen="every real picture",
+    unseen="every real image",
 )
 
 

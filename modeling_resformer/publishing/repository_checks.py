@@ -111,7 +111,7 @@ def refuse_pickles(folder: Path, allowed: tuple[str, ...] = ()) -> None:
 
 
 def check_card(path: Path) -> None:
-    """Refuses a card whose header is no YAML, names a wrong type, or a picture that is not in the repository.
+    """Refuses a card whose header is no YAML, names a wrong type, or an image that is not in the repository.
 
     The Hub's own rules are asked for by `hub.push`; these are the ones that can be known here.
     """
@@ -151,7 +151,7 @@ def header_problems(header: Mapping[str, Any]) -> Iterator[str]:
 
 
 def missing_examples(header: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Pictures of the repository that the widget would offer and that are not there."""
+    """Images of the repository that the widget would offer and that are not there."""
     for entry in header.get("widget", []):
         source = str(entry.get("src", "")) if isinstance(entry, dict) else ""
         if not source.startswith("https://") and not (folder / source).is_file():
@@ -172,7 +172,7 @@ def check_repo_id(repo_id: str) -> None:
 def check_reload(folder: Path, model: ResFormerPreTrainedModel) -> None:
     """Refuses a folder that a process without this package does not load by `trust_remote_code` to the same answers.
 
-    Tried are config, processor, model, pipeline and handler on one picture of fixed noise.
+    Tried are config, processor, model, pipeline and handler on one image of fixed noise.
 
     Args:
         folder: the repository.
@@ -181,13 +181,13 @@ def check_reload(folder: Path, model: ResFormerPreTrainedModel) -> None:
     Raises:
         BadInputError: with the last line of what went wrong there.
     """
-    picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8))
     processor = ResFormerImageProcessorPil.from_pretrained(folder)
-    pixel_values = processor(picture.numpy(), return_tensors="pt")["pixel_values"]
+    pixel_values = processor(image.numpy(), return_tensors="pt")["pixel_values"]
     output = model.eval()(pixel_values)
     logits = {name: output[name].contiguous() for name in output if name.endswith("logits")}
     with tempfile.TemporaryDirectory(prefix="resformer-reload-") as scratch:
-        save_file({"picture": picture, "pixel_values": pixel_values, **logits}, Path(scratch) / "expected.safetensors")
+        save_file({"image": image, "pixel_values": pixel_values, **logits}, Path(scratch) / "expected.safetensors")
         environment = os.environ | {"HF_HOME": scratch, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [
             sys.executable,

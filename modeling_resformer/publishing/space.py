@@ -26,7 +26,7 @@ def make_space(
     Args:
         output: the folder to write.
         model_id: Hub id of the model it tries.
-        examples: pictures to offer, free to be shown to anybody.
+        examples: images to offer, free to be shown to anybody.
         revision: of the model, whose code the Space runs; the newest if not given.
         overwrite: replace an earlier Space.
 

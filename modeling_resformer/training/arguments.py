@@ -87,7 +87,7 @@ class DataArguments(DataOptions):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def augmentation(self, modality: str | None) -> Augmentation:
-        """What may happen to a training picture of a kind: what was given, field by field, else the kind's own."""
+        """What may happen to a training image of a kind: what was given, field by field, else the kind's own."""
         return replace(default_augmentation(modality), **self.given_augmentation)
 
     def with_augmentation(self, modality: str | None) -> "DataArguments":
@@ -95,7 +95,7 @@ class DataArguments(DataOptions):
         return replace(self, **asdict(self.augmentation(modality)))
 
     def explain_augmentation(self, modality: str | None) -> str:
-        """One line for the log: what happens to training pictures, and why."""
+        """One line for the log: what happens to training images, and why."""
         given, names = self.given_augmentation, [one.name for one in fields(Augmentation)]
         reasons = [f"{', '.join(given)} as given"] if given else []
         if len(given) < len(names):
@@ -104,7 +104,7 @@ class DataArguments(DataOptions):
             else:
                 kind = "unknown" if modality is None else f"{modality}, for which there are no defaults"
                 cure = "" if modality else ", prepare the data with --modality or set them by flags"
-                reasons.append(f"{'else' if given else 'all'} off, since the kind of the pictures is {kind}{cure}")
+                reasons.append(f"{'else' if given else 'all'} off, since the kind of the images is {kind}{cure}")
         return f"Augmentation: {self.augmentation(modality)} ({'; '.join(reasons)})."
 
 

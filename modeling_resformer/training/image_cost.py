@@ -39,7 +39,7 @@ class Workload:
     Attributes:
         task: a key of `TASKS`.
         config: the model's config as a dictionary.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         device: torch device.
         threads: of torch on the CPU.
         autocast: `bfloat16`, `float16` or None.

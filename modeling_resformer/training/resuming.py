@@ -366,7 +366,7 @@ class ResumableTrainer(Trainer):
         fixed = {
             "training rows": len(rows),
             "checksum of their cases": crc32("\n".join(rows.rows["case_id"]).encode()),
-            "pictures a step (processes x batch size x accumulation)": (
+            "images a step (processes x batch size x accumulation)": (
                 args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
             ),
             "model": type(model).__name__,
@@ -376,7 +376,7 @@ class ResumableTrainer(Trainer):
         noted = {
             "processes": args.world_size,
             "augmentation": repr(rows.augmentation),
-            "picture size": str(getattr(self.processing_class, "size", None)),
+            "image size": str(getattr(self.processing_class, "size", None)),
             "ema_decay": None if self.average is None else self.average.decay,
             "CPU threads": torch.get_num_threads() if args.device.type == "cpu" else None,
             "torch": str(torch.__version__),

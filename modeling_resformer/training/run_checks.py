@@ -56,8 +56,8 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
             )
 
 
-def check_picture_size(image_processor: BaseImageProcessor, config: ResFormerConfig) -> None:
-    """Refuses pictures so small that a batch of one leaves batch norm a single value a channel.
+def check_image_size(image_processor: BaseImageProcessor, config: ResFormerConfig) -> None:
+    """Refuses images so small that a batch of one leaves batch norm a single value a channel.
 
     Raises:
         BadInputError: naming the size.
@@ -66,7 +66,7 @@ def check_picture_size(image_processor: BaseImageProcessor, config: ResFormerCon
     least = 2 ** len(config.hidden_sizes)
     if max(height, width) <= least:
         raise BadInputError(
-            f"--image_size: pictures of {height} x {width} leave the last level a single position, of which batch norm "
+            f"--image_size: images of {height} x {width} leave the last level a single position, of which batch norm "
             f"learns nothing; expected more than {least}, and {2 * least} or more is sensible."
         )
 

@@ -37,7 +37,7 @@ DICOM_ERRORS = (
     ValueError,
     struct.error,
 )
-VOLUME, SLICE, PICTURE = "volume", "slice", "picture"
+VOLUME, SLICE, IMAGE = "volume", "slice", "image"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 SAME_DIRECTION = 1e-3  # largest difference of two cosines taken as equal
 DECIMALS = 9  # of mm; differences of decimal positions have no more
@@ -71,13 +71,13 @@ class Frame:
 
 
 def sort_files(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource], list[Path]]:
-    """Sorts DICOM files of one folder into volumes and single pictures.
+    """Sorts DICOM files of one folder into volumes and single images.
 
-    A grey series of two or more files is a volume, and so is a file of several frames; the rest are pictures. A file that
+    A grey series of two or more files is a volume, and so is a file of several frames; the rest are images. A file that
     cannot be read counts as a volume of its own, so that reading it says what is wrong.
     """
     series: dict[str, list[tuple[Path, str]]] = {}
-    volumes, pictures = [], []
+    volumes, images = [], []
     for path in files:
         try:
             header = read_dataset(path)
@@ -88,16 +88,16 @@ def sort_files(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource],
             volumes.append(VolumeSource(path, path.stem, DICOM, (path,)))
         elif kind == SLICE:
             series.setdefault(uid, []).append((path, number))
-        elif kind == PICTURE:
-            pictures.append(path)
-    pictures += [members[0][0] for members in series.values() if len(members) == 1]
+        elif kind == IMAGE:
+            images.append(path)
+    images += [members[0][0] for members in series.values() if len(members) == 1]
     stacks = [members for members in series.values() if len(members) > 1]
     for number, members in enumerate(stacks, start=1):
         name = folder.resolve().name
         if len(stacks) > 1:
             name += f"_series{members[0][1] or number}"
         volumes.append(VolumeSource(folder, name, DICOM, tuple(path for path, _ in members)))
-    return volumes, sorted(pictures)
+    return volumes, sorted(images)
 
 
 def _kind(header: Dataset) -> str | None:
@@ -107,7 +107,7 @@ def _kind(header: Dataset) -> str | None:
         return None if is_other or "DirectoryRecordSequence" in header else VOLUME
     if frame_count(header) > 1:
         return VOLUME
-    return SLICE if header.get("PhotometricInterpretation") in GREY else PICTURE
+    return SLICE if header.get("PhotometricInterpretation") in GREY else IMAGE
 
 
 def _series_number(header: Dataset) -> str:
@@ -361,10 +361,10 @@ def _decoded(path: Path, count: int) -> Iterator[np.ndarray]:
 
 def _check_samples(path: Path, header: Dataset) -> None:
     if "Rows" not in header:
-        raise BadInputError(f"{path}: its header ends before the picture begins; copy it again")
+        raise BadInputError(f"{path}: its header ends before the image begins; copy it again")
     photometric = header.get("PhotometricInterpretation")
     if photometric not in GREY:
-        raise BadInputError(f"{path}: frames in colour ({photometric}), expected grey; give single pictures instead")
+        raise BadInputError(f"{path}: frames in colour ({photometric}), expected grey; give single images instead")
     if header.get("BitsAllocated") not in (8, 16):
         raise BadInputError(f"{path}: BitsAllocated is {header.get('BitsAllocated')}, expected 8 or 16")
 
@@ -401,7 +401,7 @@ def _value_range(header: Dataset) -> Range | None:
     return None if (low, high) == (0.0, float((1 << header.BitsAllocated) - 1)) else (min(low, high), max(low, high))
 
 
-def read_dicom_picture(path: Path) -> Image.Image:
+def read_dicom_image(path: Path) -> Image.Image:
     """Reads a single photograph or X-ray: RGB, or grey of 8 bits or of 16, fewer bits spread over all sixteen.
 
     Raises:
@@ -409,9 +409,9 @@ def read_dicom_picture(path: Path) -> Image.Image:
     """
     header = read_dataset(path)
     if frame_count(header) > 1:
-        raise BadInputError(f"{path}: holds {frame_count(header)} frames, a volume; expected one picture")
+        raise BadInputError(f"{path}: holds {frame_count(header)} frames, a volume; expected one image")
     if math.prod(int(header.get(name) or 0) for name in ("Rows", "Columns")) > Image.MAX_IMAGE_PIXELS:
-        raise BadInputError(f"{path}: claims {header.Columns} x {header.Rows} pixels; expected a picture")
+        raise BadInputError(f"{path}: claims {header.Columns} x {header.Rows} pixels; expected an image")
     photometric = header.get("PhotometricInterpretation")
     try:
         (pixels,) = iter_pixels(path)

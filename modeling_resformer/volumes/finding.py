@@ -34,7 +34,7 @@ class VolumeSource:
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file, or a folder of DICOM files, is a volume and no picture."""
+    """Whether a file, or a folder of DICOM files, is a volume and no image."""
     if path.is_dir():
         return any(source.kind == DICOM for source in find_volumes(path))
     return bool(find_volumes(path))
@@ -59,7 +59,7 @@ def files_at(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.is_file() and not leads_out(file, path))
 
 
-def find_dicom_pictures(path: Path) -> list[Path]:
+def find_dicom_images(path: Path) -> list[Path]:
     """Lists the single photographs and X-rays among DICOM files: the file itself, or those directly in a folder."""
     files = files_at(path)
     return _sorted_dicom([file for file in files if is_dicom(file)], path)[1]
@@ -106,7 +106,7 @@ def _looks_like_dicom(path: Path) -> bool:
 
 
 def _tiff_pages(path: Path) -> int:
-    """Pages of a TIFF, 0 where it cannot be opened: then it is for the reader of pictures to say so."""
+    """Pages of a TIFF, 0 where it cannot be opened: then it is for the reader of images to say so."""
     try:
         with Image.open(path) as image:
             return getattr(image, "n_frames", 1)

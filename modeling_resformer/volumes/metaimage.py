@@ -177,7 +177,7 @@ def read_volume(path: Path, spacing_required: bool = True) -> Volume:
     return Volume(voxels, header, header.geometry)
 
 
-def read_image(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_with_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     """Reads a NIfTI file by SimpleITK: (z, y, x) voxels and where they lie. What it claims must be checked before.
 
     Raises:
@@ -192,7 +192,7 @@ def read_image(path: Path) -> tuple[np.ndarray, Geometry]:
     return np.asarray(_Owner(image)), Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
-def write_image(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
+def write_volume(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
     """Writes (z, y, x) voxels, compressed, in the format that the name's ending says."""
     image = SimpleITK.GetImageFromArray(voxels)
     image.SetSpacing(geometry.spacing)
@@ -203,7 +203,7 @@ def write_image(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
 
 def all_finite(voxels: np.ndarray) -> bool:
     """Whether no voxel is NaN or infinite; slice by slice, to hold no second volume."""
-    return voxels.dtype.kind != "f" or all(np.isfinite(picture).all() for picture in voxels)
+    return voxels.dtype.kind != "f" or all(np.isfinite(image).all() for image in voxels)
 
 
 class _Owner:

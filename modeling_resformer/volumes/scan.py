@@ -22,7 +22,7 @@ from ..errors import BadInputError
 from ..files import whole_file
 from .dicom import Range, Spacing, one_line, read_dicom_volume
 from .finding import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
-from .metaimage import MAX_VOLUME_BYTES, Geometry, all_finite, read_image, write_image
+from .metaimage import MAX_VOLUME_BYTES, Geometry, all_finite, read_with_itk, write_volume
 from .metaimage import read_volume as read_metaimage
 from .nifti import is_whole, read_nifti_header
 
@@ -76,8 +76,8 @@ class ScanVolume:
             return tuple(configured)
         if self.value_range is not None or self.voxels.dtype in (np.uint8, np.uint16):
             return self.value_range
-        low = min(float(picture.min()) for picture in self.voxels)
-        high = max(float(picture.max()) for picture in self.voxels)
+        low = min(float(image.min()) for image in self.voxels)
+        high = max(float(image.max()) for image in self.voxels)
         unclear = self.voxels.dtype.kind == "f" and 0 < high <= 1
         if low < 0 or high > 255 or unclear:
             raise BadInputError(
@@ -131,7 +131,7 @@ def write_mask_volume(path: Path, mask: np.ndarray, volume: ScanVolume) -> Path:
     if mask.shape != volume.voxels.shape or mask.dtype != np.uint8:
         raise ValueError(f"{path}: a mask {mask.shape} {mask.dtype} for {volume.voxels.shape} voxels; expected uint8.")
     with whole_file(path) as partial:
-        write_image(partial, mask, volume.geometry)
+        write_volume(partial, mask, volume.geometry)
         if path.name.endswith((".nii", ".nii.gz")) and not is_whole(partial):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return path
@@ -145,7 +145,7 @@ def _read_metaimage(source: VolumeSource) -> ScanVolume:
 
 def _read_nifti(source: VolumeSource) -> ScanVolume:
     header = read_nifti_header(source.path)
-    voxels, geometry = read_image(source.path)
+    voxels, geometry = read_with_itk(source.path)
     if voxels.shape != header.shape:
         raise BadInputError(f"{source.path}: read as {voxels.shape}, its header says {header.shape}; export it again")
     if not header.has_units or geometry.is_default:
