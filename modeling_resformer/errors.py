@@ -82,15 +82,14 @@ def read_skipped(log: str | Path) -> list[dict[str, str | None]]:
     return sorted(records, key=lambda record: (record["case_id"] or "", record["problem"]))
 
 
-def one_line(text: object) -> str:
-    """The text of an error, or whatever has one, on one line."""
-    return " ".join(str(text).split())
+def one_line(error: object, most: int | None = None) -> str:
+    """What an error says, on one line of at most `most` characters; the name of its class where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def unforeseen(path: Path, error: Exception) -> str:
     """One line for what none of our checks foresaw in a file; the traceback is logged for whoever wants to know more."""
-    reason = " ".join(str(error).split())[:200]
-    message = f"{path}: cannot be used ({type(error).__name__}: {reason}); replace the file"
+    message = f"{path}: cannot be used ({type(error).__name__}: {one_line(error, 200)}); replace the file"
     logger.debug("%s", message, exc_info=error)
     return message
 
@@ -151,7 +150,7 @@ def named_write_failure(output: Path, flag: str) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        reason = " ".join(str(getattr(cause, "strerror", None) or cause).split())
+        reason = one_line(getattr(cause, "strerror", None) or cause)
         raise BadInputError(
             f"{output}: cannot be written ({reason}); make room there, or give another {flag}"
         ) from error

@@ -1,4 +1,4 @@
-r"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
+r"""Evaluate any ResFormer checkpoint on any split of any prepared dataset with the same labels.
 
     python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --split test \
         --output runs/isic2017/test
@@ -12,9 +12,9 @@ native size, and so comparable with published ones:
     python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
         --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
 
-With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation part, each
+With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation split, each
 class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
-them too. Balanced accuracy, because it does not depend on how common a class is; no other part is looked at.
+them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at.
 
 The exit status is 1 after bad arguments or bad data.
 """
@@ -104,7 +104,7 @@ def rows_to_score(arguments: EvaluationArguments, prepared: PreparedDataset) -> 
 def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
     needed = [arguments.split, *(["validation"] if arguments.choose_thresholds else [])]
     if missing := sorted(set(needed) - set(prepared.dataset)):
-        raise BadInputError(f"{arguments.dataset} has no {missing} part; it has {sorted(prepared.dataset)}.")
+        raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
     if arguments.choose_thresholds and trainer.task.class_logits is None:
         raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
     if arguments.raw_masks and trainer.task.mask_logits is None:

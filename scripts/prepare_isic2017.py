@@ -9,7 +9,7 @@ The whole archive, images stored at the recipe's size, two processes:
 
     python scripts/prepare_isic2017.py --source ISIC2017 --output outputs/isic2017 --image-size 224 --num-proc 2
 
-Only the training part at hand: hold out a tenth of it, seeded and stratified by diagnosis:
+Only the training split at hand: hold out a tenth of it, seeded and stratified by diagnosis:
 
     python scripts/prepare_isic2017.py --source ISIC2017 --output outputs/isic2017 --validation-fraction 0.1
 """

@@ -1,4 +1,4 @@
-r"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test part.
+r"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test split.
 
 A full run; any field of transformers' TrainingArguments is a flag too:
 

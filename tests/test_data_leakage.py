@@ -18,7 +18,7 @@ from published_run import made_up_record, made_up_results, write_run
 from raw_data import random_volume, write_csv, write_metaimage
 
 from modeling_resformer.data.columns import dataset_features
-from modeling_resformer.data.leakage import compare, find_matches, linked_cases, prepared_parts, summarise
+from modeling_resformer.data.leakage import compare, find_matches, linked_cases, prepared_splits, summarise
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.training.run_record import describe_dataset
@@ -122,17 +122,17 @@ def test_sixteen_bit_images_are_compared_at_full_depth():
 def test_blocks_do_not_change_the_result(monkeypatch):
     from modeling_resformer.data import leakage
 
-    parts = {"train": split_of(originals(0, 20)), "test": split_of([("twin", IMAGES[19].read_bytes())])}
-    whole = find_matches(parts)
+    splits = {"train": split_of(originals(0, 20)), "test": split_of([("twin", IMAGES[19].read_bytes())])}
+    whole = find_matches(splits)
     monkeypatch.setattr(leakage, "BLOCK", 3)
-    assert find_matches(parts) == whole
+    assert find_matches(splits) == whole
     assert len(whole) == 1
 
 
 def test_parts_of_two_datasets_are_named():
     one = datasets.DatasetDict({"train": split_of(originals(0, 2))})
-    assert list(prepared_parts({"a": one})) == ["train"]
-    assert list(prepared_parts({"a": one, "b": one})) == ["a:train", "b:train"]
+    assert list(prepared_splits({"a": one})) == ["train"]
+    assert list(prepared_splits({"a": one, "b": one})) == ["a:train", "b:train"]
 
 
 def test_the_script_lists_draws_and_fails_on_demand(tmp_path, capsys):

@@ -370,7 +370,7 @@ def test_the_report_shows_odd_slice_counts_and_ranges(tmp_path):
 
 def test_the_report_counts_by_split_and_vendor(tmp_path, monkeypatch):
     monkeypatch.setattr(retouch, "FULL_SLICES", {"Cirrus": 6, "Topcon": 6, "Spectralis": 6})
-    for vendor, number in (("Cirrus", 1), ("Cirrus", 18), ("Topcon", 50)):  # 18 is in the published test part
+    for vendor, number in (("Cirrus", 1), ("Cirrus", 18), ("Topcon", 50)):  # 18 is in the published test split
         write_retouch_volume(folder_of(tmp_path / "raw", vendor, number), seed=number)
     assert run("--source", tmp_path / "raw", "--output", tmp_path / "out") == 0
     splits = json.loads((tmp_path / "out" / "report.json").read_text())["splits"]

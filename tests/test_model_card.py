@@ -170,8 +170,8 @@ def test_images_that_nobody_annotated_are_told_apart_from_those_scored(render):
     part = {"images": 20, "cases": 2, "unannotated": 1, **{key: results[key] for key in ("model", "baselines")}}
     results |= {"images": 274, "unannotated": 26, "group_by": "vendor", "groups": {"Cirrus": part}}
     text = render(FLUIDS, results=results)
-    # The record's 300 rows of the test part are all accounted for.
-    assert "On the 274 images of the part `test` (26 more are not annotated), which took no part in training" in text
+    # The record's 300 rows of the test split are all accounted for.
+    assert "On the 274 images of the split `test` (26 more are not annotated), which took no part in training" in text
     assert "274 images of 250 cases (26 more are not annotated), which took no part in training" in text
     assert "#### Cirrus: 20 images of 2 cases (1 more is not annotated)" in text
     assert "`volume_difference` sums annotated slices only" in text

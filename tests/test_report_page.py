@@ -73,7 +73,7 @@ def dataset():
 
 
 def evaluated(dataset, folder, model_class=ResFormerForMultiTask):
-    """(trainer, rows, results) after an evaluation of the test part with random weights."""
+    """(trainer, rows, results) after an evaluation of the test split with random weights."""
     trainer = make_trainer(dataset, folder, model_class=model_class)
     rows = EvaluationRows(dataset["test"])
     return trainer, rows, evaluate_split(trainer, dataset, "test", folder, Scoring(Bootstrap(20)), rows)

@@ -31,7 +31,7 @@ ARCHITECTURE = {
 
 
 def without(part, **columns):
-    """The dataset, with those columns of one part null."""
+    """The dataset, with those columns of one split null."""
     dataset = prepared_dataset(train=4, validation=2, test=2)
     features = dataset[part].features
     dataset[part] = dataset[part].map(lambda row: columns, features=features)
@@ -44,9 +44,9 @@ NO_MASKS, NO_LABELS = {"mask": None, "mask_classes": None}, {"class_labels": Non
 @pytest.mark.parametrize(
     ("part", "columns", "task", "said"),
     [
-        ("train", NO_LABELS, "multi_task", "No row of the train part has image-level labels"),
-        ("train", NO_MASKS, "multi_task", "No row of the train part has a mask"),
-        ("validation", NO_MASKS, "multi_task", "No row of the validation part has a mask"),
+        ("train", NO_LABELS, "multi_task", "No row of the train split has image-level labels"),
+        ("train", NO_MASKS, "multi_task", "No row of the train split has a mask"),
+        ("validation", NO_MASKS, "multi_task", "No row of the validation split has a mask"),
     ],
 )
 def test_a_task_with_nothing_to_learn_beside_one_that_has_is_warned_of(caplog, part, columns, task, said):
@@ -58,13 +58,13 @@ def test_a_task_with_nothing_to_learn_beside_one_that_has_is_warned_of(caplog, p
 @pytest.mark.parametrize(
     ("part", "columns", "task", "said"),
     [
-        ("train", NO_LABELS, "classification", "no row of the train part has image-level labels"),
-        ("validation", NO_MASKS, "segmentation", "no row of the validation part has a mask"),
+        ("train", NO_LABELS, "classification", "no row of the train split has image-level labels"),
+        ("validation", NO_MASKS, "segmentation", "no row of the validation split has a mask"),
         (
             "train",
             {**NO_MASKS, **NO_LABELS},
             "multi_task",
-            "no row of the train part has a mask or image-level labels",
+            "no row of the train split has a mask or image-level labels",
         ),
     ],
 )

@@ -175,7 +175,7 @@ def test_workers_do_not_change_what_an_epoch_looks_like(dataset, tmp_path, persi
 
 
 def test_persistent_workers_do_not_give_one_part_for_another(dataset, tmp_path):
-    """Evaluated on the validation part first, then on the test part, as every run does."""
+    """Evaluated on the validation split first, then on the test split, as every run does."""
     workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     trainer = make_trainer(dataset, tmp_path, **workers)
     trainer.evaluate()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 from .columns import UNANNOTATED
 
 
@@ -64,7 +64,9 @@ def open_stored(path: Path) -> tuple[bytes, Image.Image, int]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
-        raise BadInputError(f"{path}: no decoder takes it ({_one_line(error)}); replace the file") from error
+        # Pillow's own line names a memory address.
+        reason = "not an image format" if isinstance(error, UnidentifiedImageError) else one_line(error, 160)
+        raise BadInputError(f"{path}: no decoder takes it ({reason}); replace the file") from error
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise BadInputError(f"{path}: holds {image.n_frames} images, expected one; split it into single images")
     # Pillow turns TIFF by itself while loading.
@@ -214,12 +216,6 @@ def _single_channel(values: np.ndarray, path: Path) -> np.ndarray:
     if not opaque or (colours != grey[..., None]).any():
         raise BadInputError(f"{path}: mask is in colour, expected one grey or palette channel of class values")
     return grey
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image format"  # the original names a memory address
-    return " ".join(str(error).split())[:160]
 
 
 def _shorten(values: list[float]) -> str:

@@ -32,7 +32,7 @@ VENDOR_NAME = re.compile("|".join(VENDORS), re.IGNORECASE)
 CHALLENGE_TEST = re.compile(r"^test|testset", re.IGNORECASE)
 
 # Our split. The paper gives sizes (Table 1) and no ids, so the training volumes of each vendor were put in a drawn order,
-# once, and the order is written out here. Its first 4 volumes with the vendor's full number of slices are the test part,
+# once, and the order is written out here. Its first 4 volumes with the vendor's full number of slices are the test split,
 # the next ones validation, all others training. Topcon's two volumes of 64 slices thus always train.
 FULL_SLICES = {"Cirrus": 128, "Spectralis": 49, "Topcon": 128}
 TEST_VOLUMES = 4
@@ -49,7 +49,7 @@ class RetouchConfig(AnnotationConfig):
 
     Args:
         validation_volumes: volumes per vendor that the published split takes from training for validation; with 0 the
-            training part has the size of the paper's Table 1.
+            training split has the size of the paper's Table 1.
     """
 
     validation_volumes: int = 2

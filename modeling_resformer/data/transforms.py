@@ -127,7 +127,7 @@ def augment(
         augmentation: what may happen.
         seed: of the run.
         epoch: from 0.
-        row_index: position of the row in the training part.
+        row_index: position of the row in the training split.
         ignore_index: value of pixels that nobody annotated.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Images of an evaluated part with the contours of truth and prediction: which to show, and how they are drawn."""
+"""Images of an evaluated split with the contours of truth and prediction: which to show, and how they are drawn."""
 
 import textwrap
 from collections import Counter
@@ -154,7 +154,7 @@ def drawn_cases(trainer: ResFormerTrainer, rows: EvaluationRows, positions: Sequ
 
 
 def image_names(case_ids: Sequence[str], slices: Sequence[int | None]) -> list[str]:
-    """The case of every row of a part, no longer than `NAME_LENGTH`, and which slice of it where it has several rows."""
+    """The case of every row of a split, no longer than `NAME_LENGTH`, and which slice of it where it has several rows."""
     rows_of, names = Counter(case_ids), []
     for case_id, number in zip(case_ids, slices, strict=True):
         name = case_id if len(case_id) <= NAME_LENGTH else f"...{case_id[3 - NAME_LENGTH :]}"

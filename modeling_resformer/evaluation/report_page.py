@@ -1,7 +1,7 @@
 """`report.png` and `samples.png`: what a run learned and where it fails, on one page, and some test images.
 
 The page has the panels that the model's task has: losses and validation scores over the epochs, ROC curves, reliability
-diagram, confusion, and the worst and best cases with contours. `samples.png` shows images spread evenly over the part,
+diagram, confusion, and the worst and best cases with contours. `samples.png` shows images spread evenly over the split,
 chosen without a look at how they came out. Both need matplotlib.
 """
 
@@ -65,7 +65,7 @@ Panel = Callable[["Axes"], None]
 def write_pages(
     trainer: ResFormerTrainer, rows: EvaluationRows, results: Mapping[str, Any] | None, folder: Path
 ) -> None:
-    """Draw both pages of the part that was just evaluated; without matplotlib, one line says so and nothing is drawn.
+    """Draw both pages of the split that was just evaluated; without matplotlib, one line says so and nothing is drawn.
 
     Every process calls this, the main one draws.
 
@@ -167,7 +167,7 @@ def cases_title(end: str, shown: int, ranked: Ranking) -> str:
 def draw_samples(
     cases: Sequence[DrawnCase], mask_class_names: Sequence[str], split: str, total: int | None = None
 ) -> "Figure":
-    """Images in rows of four, not chosen by result, of `total` in the part."""
+    """Images in rows of four, not chosen by result, of `total` in the split."""
     from matplotlib.figure import Figure
 
     lines = -(-len(cases) // 4)
@@ -204,7 +204,7 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def curve_panels(log: Log, selected: float | None) -> list[Panel]:
-    """Losses of both parts and scores of the validation part over the epochs, as far as the log has them."""
+    """Losses of both splits and scores of the validation split over the epochs, as far as the log has them."""
     panels: list[Panel] = []
     for key, title in LOSS_PANELS.items():
         lines = {"training": curve(log, key), "validation": curve(log, f"eval_{key}")}

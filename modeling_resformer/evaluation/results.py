@@ -25,17 +25,17 @@
   have no width since all samples drawn agree.
   `volume_difference` is there where rows tell the size of a voxel.
 - `images` and `cases` are those with any annotation that the model's heads are scored on, of the whole or of a group;
-  `unannotated` is the number of the part's images besides, which no figure counts, `volume_difference` neither.
+  `unannotated` is the number of the split's images besides, which no figure counts, `volume_difference` neither.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
 - `left_out_of_means` are the foreground classes that no scored mask holds: no mean of Dice or Jaccard over classes counts them,
   of the model or of a baseline, of the whole or of a group; their own figures stay, and `volume_difference` and
   `false_positive_rate_empty` count what is predicted of them.
-- `absent_classes` never occur in this part, so that scores which need them are null.
+- `absent_classes` never occur in this split, so that scores which need them are null.
 - `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
   `auc_classes`, `decisions` (rows by class at the thresholds) and `reliability`.
-- The baselines are masks, learned from the training part, and need both.
+- The baselines are masks, learned from the training split, and need both.
 """
 
 import json
@@ -85,7 +85,7 @@ NAMED_GROUPS = 5
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a part is scored and what is written of it.
+    """How a split is scored and what is written of it.
 
     Attributes:
         bootstrap: how intervals are made.
@@ -119,15 +119,15 @@ def evaluate_split(
     scoring: Scoring,
     rows: EvaluationRows | None = None,
 ) -> dict[str, Any] | None:
-    """Evaluate one part on all processes; the main one leaves `results.json` and `per_case.csv` and logs the table.
+    """Evaluate one split on all processes; the main one leaves `results.json` and `per_case.csv` and logs the table.
 
     Args:
         trainer: its `compute_metrics` is an `EvaluationMetrics`.
-        dataset: the prepared dataset, whose training part the baselines learn from.
-        split: the part to evaluate.
+        dataset: the prepared dataset, whose training split the baselines learn from.
+        split: the split to evaluate.
         folder: made where it does not exist.
         scoring: how.
-        rows: of that part; `RawMaskRows` to score at the source's own size.
+        rows: of that split; `RawMaskRows` to score at the source's own size.
 
     Returns:
         The content of `results.json`; None on the other processes.
@@ -145,7 +145,7 @@ def evaluate_split(
     write_per_case(lines, folder / f"per_case.{scoring.per_case_format}")
     if results["absent_classes"]:
         absent = ", ".join(results["absent_classes"])
-        logger.warning("%s never occur in the %s part: scores that need them are left out.", absent, split)
+        logger.warning("%s never occur in the %s split: scores that need them are left out.", absent, split)
     for warning in results["warnings"]:
         logger.warning("%s", warning)
     scored = f"{results['images']} {split} images{besides(results)}"
@@ -158,7 +158,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of `results.json` for the rows that an evaluation has just seen.
 
-    The baselines learn from the training part and predict the same rows at the same resolution.
+    The baselines learn from the training split and predict the same rows at the same resolution.
     """
     seen = metrics.rows
     baselines = _baselines(metrics, dataset, rows)
@@ -265,7 +265,7 @@ def _scores(
 
 
 def _baselines(metrics: EvaluationMetrics, dataset: datasets.DatasetDict, rows: EvaluationRows) -> dict[str, Counts]:
-    """Mask counts by baseline; none for a model without masks or a dataset without a training part."""
+    """Mask counts by baseline; none for a model without masks or a dataset without a training split."""
     if not metrics.rows.has_masks or "train" not in dataset:
         return {}
     ignore_index, num_classes = metrics.config.semantic_loss_ignore_index, len(metrics.config.mask_class_names)
@@ -304,7 +304,7 @@ def _decisions(metrics: EvaluationMetrics) -> dict[str, Any]:
 
 
 def _absent_classes(metrics: EvaluationMetrics) -> list[str]:
-    """Foreground and image-level classes that no row of the part has."""
+    """Foreground and image-level classes that no row of the split has."""
     rows, config, absent = metrics.rows, metrics.config, []
     if rows.has_masks:
         pixels = (rows.counts.tp + rows.counts.fn).sum(axis=0)

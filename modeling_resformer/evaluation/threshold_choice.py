@@ -1,4 +1,4 @@
-"""Decision thresholds of a checkpoint, chosen on the validation part and written into its config."""
+"""Decision thresholds of a checkpoint, chosen on the validation split and written into its config."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ def choose_on_validation(trainer: ResFormerTrainer, dataset: datasets.DatasetDic
 
     Args:
         trainer: of a model with image-level classes; its `compute_metrics` is an `EvaluationMetrics`.
-        dataset: its validation part is evaluated; no other part is looked at.
+        dataset: its validation split is evaluated; no other split is looked at.
     """
     trainer.evaluate(EvaluationRows(dataset["validation"]), metric_key_prefix="validation")
     rows, config = trainer.compute_metrics.rows, trainer.compute_metrics.config

@@ -39,7 +39,7 @@ def summarise_training_masks(
     """Average the training masks on a grid x grid square, whatever their sizes; memory does not grow with their number.
 
     Args:
-        masks: index masks (H, W) of the training part.
+        masks: index masks (H, W) of the training split.
         num_classes: S, background included.
         ignore_index: value of pixels that nobody annotated; they count nowhere.
         grid: side of the square, in pixels.

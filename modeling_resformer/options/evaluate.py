@@ -22,7 +22,7 @@ class EvaluationOptions(ScoringOptions):
     output: str | None = field(
         default=None, metadata={"metavar": "FOLDER", "help": "Folder for results.json and per_case.csv."}
     )
-    split: str = field(default="test", metadata={"help": "Part of the dataset to evaluate."})
+    split: str = field(default="test", metadata={"help": "Split of the dataset to evaluate."})
     task: str | None = field(
         default=None,
         metadata={"help": "multi_task, segmentation or classification; default what the checkpoint was trained for."},
@@ -31,7 +31,7 @@ class EvaluationOptions(ScoringOptions):
         default=False,
         metadata={
             "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
-            "validation part, and write them to the checkpoint's config."
+            "validation split, and write them to the checkpoint's config."
         },
     )
     raw_masks: str | None = field(

@@ -27,7 +27,7 @@ def make_parser(description: str | None) -> Parser:
     add("--model", metavar=MODEL, help="a ResFormer")
     parser.also("--model", "--model_name_or_path")
     add("--dataset", help="a prepared dataset in place of inputs")
-    add("--split", default="test", help="part of --dataset (default: test)")
+    add("--split", default="test", help="split of --dataset (default: test)")
     add_output(parser, type=Path, required=True, help="folder to write, or to go on with")
     add("--overwrite", action="store_true", help="remove the predictions in --output and start anew")
     add("--revision", help="revision of a Hub id")

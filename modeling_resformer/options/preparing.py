@@ -28,7 +28,7 @@ def preparation_parser(description: str | None) -> Parser:
     add(
         "--group-near-duplicates",
         action="store_true",
-        help="put cases that hold near-duplicates of each other into the same part; only where the split is drawn",
+        help="put cases that hold near-duplicates of each other into the same split; only where the split is drawn",
     )
     add(
         "--no-leakage-check",

@@ -57,7 +57,7 @@ class ModelOptions:
         default=None,
         metadata={
             "metavar": "balanced",
-            "help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part.",
+            "help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training split.",
         },
     )
     sync_batch_norm: bool = field(

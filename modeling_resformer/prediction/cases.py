@@ -15,7 +15,8 @@ from PIL import Image
 from ..errors import BadInputError
 from ..files import leads_out
 from ..image_processing_pil_resformer import open_image
-from ..volumes.finding import VolumeSource, find_dicom_images, find_volumes, is_dicom, looks_like_input
+from ..volumes.finding import find_dicom_images, find_volumes, is_dicom, looks_like_input
+from ..volumes.source import VolumeSource
 
 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.
@@ -235,7 +236,7 @@ def with_parents(stems: Mapping[str, str], found: Mapping[str, VolumeSource | Pa
 
 
 def dataset_cases(folder: str, split: str, known: Mapping[str, str] | None = None) -> list[Case]:
-    """Cases of the rows of one part of a prepared dataset.
+    """Cases of the rows of one split of a prepared dataset.
 
     Raises:
         BadInputError: no prepared dataset, or no such part.

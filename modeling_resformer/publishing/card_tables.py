@@ -188,7 +188,7 @@ def data_table(facts: Facts) -> str:
         counts = ", ".join(f"{label} {count}" for label, count in split.get("class_counts", {}).items())
         facts_of_split = [split.get(key) for key in ("rows", "cases", "rows_with_mask", "rows_with_labels")]
         rows.append([name, *("-" if value is None else str(value) for value in facts_of_split), counts or "-"])
-    return markdown_table(["part", "images", "cases", "with mask", "with labels", "images with the class"], rows)
+    return markdown_table(["split", "images", "cases", "with mask", "with labels", "images with the class"], rows)
 
 
 def paper_table(facts: Facts) -> str:
@@ -311,7 +311,7 @@ def selected(facts: Facts) -> str | None:
     choice = facts.recorded("training", "selected")
     if choice is None:
         return "the last ones"
-    return f"best {choice['metric']} on the validation part ({choice['value']:.4f}, step {choice.get('step')})"
+    return f"best {choice['metric']} on the validation split ({choice['value']:.4f}, step {choice.get('step')})"
 
 
 def hardware(facts: Facts) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 
 
 CARD_TEXT_NAME = "card.yaml"
@@ -85,7 +85,7 @@ def read_card_text(path: Path) -> CardText:
     except BadInputError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # the latter from a number of thousands of digits
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise BadInputError(f"{path}: is no valid YAML ({reason:.300})") from error
     text = CardText(**{name: checked(path, name, value) for name, value in given.items()})
     if (text.weights_licence == "other") != (text.weights_licence_name is not None):

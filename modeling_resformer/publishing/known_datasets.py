@@ -74,7 +74,7 @@ SOURCES: Mapping[str, Source] = {
         gated=False,
         weights_licence="apache-2.0",
         limits="Mostly fair skin, specialist centres, one visit per lesion, three diagnoses only. Near-duplicates exist "
-        "within and across parts of this collection, so that held-out figures may flatter.",
+        "within and across splits of this collection, so that held-out figures may flatter.",
         unseen="other devices and magnifications, other kinds of lesion, ink, rulers, coloured patches and hair across the "
         "lesion, several lesions in one image, and images that show none",
         citation=ISIC_2017_CITATION,

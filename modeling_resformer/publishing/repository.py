@@ -11,7 +11,7 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 from ..files import finished_folder
 from ..heads import task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
@@ -124,7 +124,7 @@ def write_model(run: Path, folder: Path) -> ResFormerPreTrainedModel:
         model_class = task_named((config.architectures or ["no architecture"])[0]).model_class
         model, report = model_class.from_pretrained(run, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadInputError(f"{run}: {' '.join(str(error).split())}") from error
+        raise BadInputError(f"{run}: {one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise BadInputError(
             f"{run / WEIGHTS_NAME}: lacks {len(missing)} tensors, {missing[0]} first; save the model again"

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..configuration_resformer import ResFormerConfig
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 from ..image_processing_pil_resformer import ResFormerImageProcessorPil
 from ..metrics.thresholds import DEFAULT_THRESHOLD, measured_elsewhere
 from ..modeling_resformer import ResFormerPreTrainedModel
@@ -121,7 +121,7 @@ def check_card(path: Path) -> None:
         header = yaml.safe_load(found[1]) if found else None
         ModelCard(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise BadInputError(f"{path}: its YAML header is invalid ({' '.join(str(error).split())})") from error
+        raise BadInputError(f"{path}: its YAML header is invalid ({one_line(error)})") from error
     if not isinstance(header, dict):
         raise BadInputError(f"{path}: has no YAML header between two lines of ---")
     problems = [*header_problems(header), *missing_examples(header, path.parent)]

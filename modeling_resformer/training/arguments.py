@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 from ..flags import Spellings, plain
 from ..heads import TASKS
 from ..options.evaluate import EvaluationOptions
@@ -147,7 +147,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     Raises:
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
-    with _one_line():
+    with _named_bad_arguments():
         answer_help(arguments, None)
         parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
         add_own(parser)
@@ -178,7 +178,7 @@ def parse_evaluation_arguments(arguments: Sequence[str]) -> EvaluationArguments:
     Raises:
         BadInputError: a flag is unknown or missing, or a value is of no use.
     """
-    with _one_line():
+    with _named_bad_arguments():
         return EvaluationArguments(**vars(parse_evaluation(arguments)))
 
 
@@ -232,11 +232,11 @@ class _Parser(Spellings, HfArgumentParser):
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _named_bad_arguments() -> Iterator[None]:
     try:
         yield
     except (OSError, TypeError, ValueError) as error:
-        raise BadInputError(" ".join(str(error).split())) from error
+        raise BadInputError(one_line(error)) from error
 
 
 def _read_recipe(path: Path, names: Mapping[str, str]) -> dict[str, Any]:

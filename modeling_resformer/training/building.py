@@ -15,7 +15,7 @@ from .. import ResFormerConfig, ResFormerImageProcessor
 from ..data.class_weights import balanced_class_weights
 from ..data.collation import MultiTaskCollator
 from ..data.prepared import PreparedDataset
-from ..errors import BadInputError, named_load_failure
+from ..errors import BadInputError, named_load_failure, one_line
 from ..evaluation.row_statistics import EvaluationMetrics
 from ..heads import TASKS, Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
@@ -162,7 +162,7 @@ def _config_failure() -> Iterator[None]:
     except BadInputError:
         raise
     except (ValueError, StrictDataclassError) as error:
-        raise BadInputError(f"--config: {' '.join(str(error).split())}") from error
+        raise BadInputError(f"--config: {one_line(error)}") from error
 
 
 def _load_config(name_or_path: str, **settings: Any) -> ResFormerConfig:

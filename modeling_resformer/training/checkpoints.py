@@ -25,7 +25,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ..errors import BadInputError, CheckpointWriteError, is_write_failure
+from ..errors import BadInputError, CheckpointWriteError, is_write_failure, one_line
 
 
 logger = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ def named_checkpoint_failure(what: str, run: Path) -> Iterator[None]:
         held = checkpoints_in(run)
         left = f" from {held[-1].name}, which is whole" if held else ""
         raise CheckpointWriteError(
-            f"{run}: {what} cannot be written ({' '.join(str(error).split())}); {_free_megabytes(run)} MB are free on "
+            f"{run}: {what} cannot be written ({one_line(error)}); {_free_megabytes(run)} MB are free on "
             f"that disk. Make room there, and go on by --resume_from_checkpoint true{left}."
         ) from error
 

@@ -53,7 +53,7 @@ class Plan:
     Attributes:
         batch, evaluation_batch: images of one forward pass in training and in evaluation.
         accumulation: batches of one step.
-        images, epochs: of the training part, and how often each is learned from.
+        images, epochs: of the training split, and how often each is learned from.
         training_images, evaluated_images: passed through the network in the whole run.
         local_processes: on this machine, each doing the same.
         parameters: of the model.
@@ -186,7 +186,7 @@ def make_workload(trainer: ResFormerTrainer) -> Workload:
 
 
 def evaluations(strategy: IntervalStrategy, eval_steps: float | None, epochs: float, steps: int) -> float:
-    """How often the validation part is evaluated."""
+    """How often the validation split is evaluated."""
     if strategy == IntervalStrategy.NO:
         return 0
     if strategy == IntervalStrategy.EPOCH or not eval_steps:

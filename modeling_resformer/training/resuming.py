@@ -409,7 +409,7 @@ class ResumableTrainer(Trainer):
         if self.args.metric_for_best_model.removeprefix("eval_") not in names:
             known = sorted(name for name in names if not name.endswith(("runtime", "_per_second", "_time")))
             raise BadInputError(
-                f"--metric_for_best_model is {self.args.metric_for_best_model!r}, which the validation part does not "
+                f"--metric_for_best_model is {self.args.metric_for_best_model!r}, which the validation split does not "
                 f"give; expected one of {', '.join(known)}."
             )
 

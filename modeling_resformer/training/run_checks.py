@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def check_splits(prepared: PreparedDataset, folder: str) -> None:
-    """Refuses a dataset that lacks a part.
+    """Refuses a dataset that lacks a split.
 
     Raises:
-        BadInputError: naming the part.
+        BadInputError: naming the split.
     """
     if missing := {"train", "validation", "test"} - set(prepared.dataset):
         raise BadInputError(
-            f"{folder} has no {' and no '.join(sorted(missing))} part. Selection needs a validation part and results a "
-            "test part: prepare it again with --validation-fraction and --test-fraction, or with --splits."
+            f"{folder} has no {' and no '.join(sorted(missing))} split. Selection needs a validation split and results a "
+            "test split: prepare it again with --validation-fraction and --test-fraction, or with --splits."
         )
 
 
@@ -31,7 +31,7 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
     """Warns where one of two tasks has nothing to learn or to be selected by; refuses where the only task has not.
 
     Raises:
-        BadInputError: naming the part and what it lacks; or the dataset was prepared without masks, and they are needed.
+        BadInputError: naming the split and what it lacks; or the dataset was prepared without masks, and they are needed.
     """
     if task.mask_logits is not None and len(prepared.mask_classes) < 2:
         raise BadInputError(
@@ -41,18 +41,18 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
     wanted = {"mask_classes": task.mask_logits, "class_labels": task.class_logits}
     names = {"mask_classes": "a mask", "class_labels": "image-level labels"}
     columns = [column for column, logits in wanted.items() if logits is not None]
-    for part, use in (("train", "learn from"), ("validation", "select by")):
-        rows = prepared.dataset[part]
+    for split, use in (("train", "learn from"), ("validation", "select by")):
+        rows = prepared.dataset[split]
         lacking = [column for column in columns if all(value is None for value in rows[column])]
         if len(lacking) == len(columns):
             kinds = " or ".join(names[column] for column in lacking)
             raise BadInputError(
-                f"{folder}: no row of the {part} part has {kinds}, so there is nothing to {use}; expected some. "
+                f"{folder}: no row of the {split} split has {kinds}, so there is nothing to {use}; expected some. "
                 "Another --task may have some."
             )
         for column in lacking:
             logger.warning(
-                "No row of the %s part has %s: for that task there is nothing to %s.", part, names[column], use
+                "No row of the %s split has %s: for that task there is nothing to %s.", split, names[column], use
             )
 
 

@@ -124,7 +124,7 @@ def _tables(summary: Mapping[str, Any], style: Style, plus_minus: str) -> list[t
             for group, scores in groups.items()
             for class_name, keys in _keys_by_class(summary["model"], names).items()
         ]
-        tables.append(([summary["group_by"] or "part", "class", *(columns[name] for name in names)], rows))
+        tables.append(([summary["group_by"] or "split", "class", *(columns[name] for name in names)], rows))
     return tables
 
 

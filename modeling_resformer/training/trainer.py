@@ -80,7 +80,7 @@ class ResFormerTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
-        """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation part for any."""
+        """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation split for any."""
         if eval_dataset is None or eval_dataset is self.eval_dataset:
             return super().get_eval_dataloader()
         return self.get_test_dataloader(eval_dataset)

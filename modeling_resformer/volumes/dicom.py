@@ -18,9 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, iter_pixels
 
-from ..errors import BadInputError
-from .finding import DICOM, VolumeSource
+from ..errors import BadInputError, one_line
 from .metaimage import MAX_VOLUME_BYTES, Geometry
+from .source import DICOM, VolumeSource
 
 
 # What pydicom and its decoders raise on files that lie.
@@ -128,7 +128,9 @@ def read_dataset(path: Path) -> Dataset:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         frame_count(dataset)
     except DICOM_ERRORS as error:
-        raise BadInputError(f"{path}: not a DICOM file that can be read ({one_line(error)}); copy it again") from error
+        raise BadInputError(
+            f"{path}: not a DICOM file that can be read ({one_line(error, 160)}); copy it again"
+        ) from error
     return dataset
 
 
@@ -153,7 +155,7 @@ def read_dicom_volume(files: Sequence[Path]) -> DicomVolume:
     except BadInputError:
         raise
     except DICOM_ERRORS as error:
-        raise BadInputError(f"{files[0]}: its header does not hold together ({one_line(error)})") from error
+        raise BadInputError(f"{files[0]}: its header does not hold together ({one_line(error, 160)})") from error
 
 
 def _read_series(files: Sequence[Path], headers: Sequence[Dataset]) -> DicomVolume:
@@ -353,7 +355,7 @@ def _decoded(path: Path, count: int) -> Iterator[np.ndarray]:
                 yield frame
     except DICOM_ERRORS as error:
         raise BadInputError(
-            f"{path}: its pixels cannot be decoded ({one_line(error)}); copy it again, or export it uncompressed"
+            f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); copy it again, or export it uncompressed"
         ) from error
     if found != count:
         raise BadInputError(f"{path}: holds {found} frames, its header says {count}; copy it again")
@@ -418,7 +420,9 @@ def read_dicom_image(path: Path) -> Image.Image:
         if photometric == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, header)
     except DICOM_ERRORS as error:
-        raise BadInputError(f"{path}: its pixels cannot be decoded ({one_line(error)}); convert it to PNG") from error
+        raise BadInputError(
+            f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); convert it to PNG"
+        ) from error
     if pixels.ndim == 3:
         return Image.fromarray((pixels >> 8 if pixels.dtype == np.uint16 else pixels).astype(np.uint8))
     low, high = _bounds(header)
@@ -428,7 +432,3 @@ def read_dicom_image(path: Path) -> Image.Image:
     full = 255 if high <= 255 else 65535
     spread = np.rint(np.clip(values, 0, high) * (full / high))
     return Image.fromarray(spread.astype(np.uint8 if full == 255 else np.uint16))
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

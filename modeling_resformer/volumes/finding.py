@@ -1,36 +1,18 @@
 """Which files and folders are volumes. Needs Pillow alone, and pydicom once a DICOM file turns up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import BadInputError
 from ..files import leads_out
+from .source import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
 
 
-METAIMAGE, NIFTI, DICOM, TIFF = "metaimage", "nifti", "dicom", "tiff"
 SUFFIXES = {".mhd": METAIMAGE, ".mha": METAIMAGE, ".nii": NIFTI, ".nii.gz": NIFTI}
 TIFF_SUFFIXES = (".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
-
-
-@dataclass(frozen=True)
-class VolumeSource:
-    """What one volume is read from.
-
-    Args:
-        path: its file, or the folder of a DICOM series.
-        name: name for its results; several volumes may share it.
-        kind: `metaimage`, `nifti`, `dicom` or `tiff`.
-        files: the files of a DICOM series, else just `path`.
-    """
-
-    path: Path
-    name: str
-    kind: str
-    files: tuple[Path, ...]
 
 
 def is_volume(path: Path) -> bool:

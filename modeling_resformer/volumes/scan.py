@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 from ..files import whole_file
-from .dicom import Range, Spacing, one_line, read_dicom_volume
-from .finding import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
+from .dicom import Range, Spacing, read_dicom_volume
 from .metaimage import MAX_VOLUME_BYTES, Geometry, all_finite, read_with_itk, write_volume
 from .metaimage import read_volume as read_metaimage
 from .nifti import is_whole, read_nifti_header
+from .source import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
 
 
 SHORTEST, LONGEST = 1e-6, 1e6  # mm
@@ -178,7 +178,7 @@ def _read_tiff(source: VolumeSource) -> ScanVolume:
     except (BadInputError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
-        raise BadInputError(f"{source.path}: cannot be read ({one_line(error)}); copy it again") from error
+        raise BadInputError(f"{source.path}: cannot be read ({one_line(error, 160)}); copy it again") from error
     return ScanVolume(source, voxels, None, Geometry())
 
 
