@@ -33,7 +33,7 @@ def arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float], 
 
 
 def draw_encoder(axes: plt.Axes) -> None:
-    box(axes, 1.5, 9.2, "picture\n3 × H × W", "white")
+    box(axes, 1.5, 9.2, "image\n3 × H × W", "white")
     box(axes, 1.5, 7.9, "stem: 7×7 conv, BN,\nReLU, max-pool", ENCODER)
     arrow(axes, (1.5, 8.75), (1.5, 8.36))
     for level, (channels, scale) in enumerate(LEVELS):

@@ -1,4 +1,4 @@
-"""Masks drawn on pictures for people to look at: contours, legends, sheets. Needs Pillow and NumPy only."""
+"""Masks drawn on images for people to look at: contours, legends, sheets. Needs Pillow and NumPy only."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 LEGEND_HEIGHT = 24  # pixels
-RIM = 2  # pixels, white around a tile's picture
-STRIP_SHARE = 1 / 26  # height of a line below a picture, of the picture's shorter side
+RIM = 2  # pixels, white around a tile's image
+STRIP_SHARE = 1 / 26  # height of a line below an image, of the image's shorter side
 LEAST_LINE = 13  # pixels
 MOST_DIGITS = 6  # of a score
 
@@ -20,19 +20,19 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return COLOURS[(index - 1) % len(COLOURS)]
 
 
-def displayable(picture: Image.Image) -> Image.Image:
-    """Returns an 8-bit RGB copy; deeper pictures are stretched from their minimum to their maximum for display only."""
-    values = np.asarray(picture)
+def displayable(image: Image.Image) -> Image.Image:
+    """Returns an 8-bit RGB copy; deeper images are stretched from their minimum to their maximum for display only."""
+    values = np.asarray(image)
     if values.dtype == np.uint8 or values.dtype == bool:
-        return picture.convert("RGB")
+        return image.convert("RGB")
     low, high = float(values.min()), float(values.max())
     stretched = (values - low) * (255 / max(high - low, 1e-12))
     return Image.fromarray(stretched.astype(np.uint8)).convert("RGB")
 
 
-def draw_contours(picture: Image.Image, mask: np.ndarray, width: int = 1) -> Image.Image:
-    """Draws the inner border of each foreground class of a mask (H, W), `width` pixels thick, on an RGB picture."""
-    pixels = np.array(picture)
+def draw_contours(image: Image.Image, mask: np.ndarray, width: int = 1) -> Image.Image:
+    """Draws the inner border of each foreground class of a mask (H, W), `width` pixels thick, on an RGB image."""
+    pixels = np.array(image)
     for index in np.unique(mask[mask > 0]):
         inside = mask == index
         pixels[inside & ~eroded(inside, width)] = class_colour(int(index))
@@ -74,20 +74,20 @@ def figure_below(score: float, threshold: float) -> str:
     return next((figure for figure in figures if float(figure) < threshold), figures[-1])
 
 
-def with_lines_below(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
-    """An RGB picture, unchanged, with lines of text on a white strip below it; each as large as fits the width,
+def with_lines_below(image: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """An RGB image, unchanged, with lines of text on a white strip below it; each as large as fits the width,
     down to 6 pixels."""
     if not lines:
-        return picture
-    height = max(LEAST_LINE, round(min(picture.size) * STRIP_SHARE))
-    taller = Image.new("RGB", (picture.width, picture.height + height * len(lines) + height // 3), "white")
-    taller.paste(picture, (0, 0))
+        return image
+    height = max(LEAST_LINE, round(min(image.size) * STRIP_SHARE))
+    taller = Image.new("RGB", (image.width, image.height + height * len(lines) + height // 3), "white")
+    taller.paste(image, (0, 0))
     draw, margin = ImageDraw.Draw(taller), height // 3
     for number, line in enumerate(lines):
         font = ImageFont.load_default(height * 0.8)
-        if (width := draw.textlength(line, font=font)) > (room := picture.width - 2 * margin):
+        if (width := draw.textlength(line, font=font)) > (room := image.width - 2 * margin):
             font = ImageFont.load_default(max(6.0, height * 0.8 * room / width))
-        draw.text((margin, picture.height + margin // 2 + number * height), line, fill="black", font=font)
+        draw.text((margin, image.height + margin // 2 + number * height), line, fill="black", font=font)
     return taller
 
 
@@ -112,12 +112,12 @@ def legend(mask_classes: Sequence[str], width: int) -> Image.Image:
     return strip
 
 
-def captioned(picture: Image.Image, caption: str, side: int, caption_height: int) -> Image.Image:
-    """Fits an RGB picture into a white square of `side` pixels, with a rim so that neighbours do not touch, and a caption."""
-    scale = (side - 2 * RIM) / max(picture.size)
-    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+def captioned(image: Image.Image, caption: str, side: int, caption_height: int) -> Image.Image:
+    """Fits an RGB image into a white square of `side` pixels, with a rim so that neighbours do not touch, and a caption."""
+    scale = (side - 2 * RIM) / max(image.size)
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
     tile = Image.new("RGB", (side, side + caption_height), "white")
-    tile.paste(picture.resize(size, Image.Resampling.BILINEAR), ((side - size[0]) // 2, (side - size[1]) // 2))
+    tile.paste(image.resize(size, Image.Resampling.BILINEAR), ((side - size[0]) // 2, (side - size[1]) // 2))
     ImageDraw.Draw(tile).text((2, side + 2), caption, fill="black")
     return tile
 

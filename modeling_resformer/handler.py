@@ -1,5 +1,5 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
-"""Answers of Hugging Face's inference contract: a picture in, segments with PNG masks and class scores out.
+"""Answers of Hugging Face's inference contract: an image in, segments with PNG masks and class scores out.
 
 Inference Endpoints load this file by its path as the top-level module `handler`, so it imports nothing of its folder:
 model and image processor come by `trust_remote_code` from the folder it is given. `scripts/serve.py` is thin over it.
@@ -7,9 +7,9 @@ model and image processor come by `trust_remote_code` from the folder it is give
     handler = EndpointHandler("path/to/model")
     handler({"inputs": base64_string, "parameters": {"task": "classification", "top_k": 2}})
 
-A string is base64 and nothing else: no path and no URL is ever opened. Masks have the size of the picture as it is
-shown, EXIF orientation applied. The toolkit of Inference Endpoints turns raw picture bytes into 8-bit RGB before this
-code sees them; send 16-bit pictures as base64 in JSON, which keeps their depth.
+A string is base64 and nothing else: no path and no URL is ever opened. Masks have the size of the image as it is
+shown, EXIF orientation applied. The toolkit of Inference Endpoints turns raw image bytes into 8-bit RGB before this
+code sees them; send 16-bit images as base64 in JSON, which keeps their depth.
 """
 
 import base64
@@ -59,7 +59,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest picture that is accepted: `max_bytes` as it is sent (encoded, before base64) and `max_pixels` once decoded.
+    """The largest image that is accepted: `max_bytes` as it is sent (encoded, before base64) and `max_pixels` once decoded.
 
     At its peak a request takes up to 16 bytes per pixel and mask class: 40 million pixels and 4 classes took 2 GB.
     """
@@ -133,25 +133,25 @@ def check_share(value: Any, name: str) -> None:
 
 
 def open_input(inputs: Any, limits: Limits, open_upright: Callable[..., Image.Image]) -> Image.Image:
-    """The picture of a request, upright: Pillow pictures pass, bytes are decoded, a string is base64.
+    """The image of a request, upright: Pillow images pass, bytes are decoded, a string is base64.
 
     Args:
         inputs: what came.
-        limits: the largest picture that is accepted.
+        limits: the largest image that is accepted.
         open_upright: the image processor's, which decodes for the pipeline too and keeps the bit depth.
 
     Raises:
-        RequestError: (400) it is no picture, (413) it is too large.
+        RequestError: (400) it is no image, (413) it is too large.
     """
     if isinstance(inputs, Image.Image):
         check_pixels(inputs, limits)
         return open_upright(inputs)
     if isinstance(inputs, str):
-        return decode_picture(decode_base64(inputs, limits), limits, open_upright)
+        return decode_image(decode_base64(inputs, limits), limits, open_upright)
     if isinstance(inputs, bytes | bytearray | memoryview):
-        return decode_picture(bytes(inputs), limits, open_upright)
+        return decode_image(bytes(inputs), limits, open_upright)
     kind = "missing" if inputs is None else f"a {type(inputs).__name__}"
-    raise RequestError(f"inputs is {kind}; expected one picture, as bytes or as a base64 string.")
+    raise RequestError(f"inputs is {kind}; expected one image, as bytes or as a base64 string.")
 
 
 def decode_base64(text: str, limits: Limits) -> bytes:
@@ -165,43 +165,43 @@ def decode_base64(text: str, limits: Limits) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise RequestError(
-            "inputs is no base64 string; expected the picture itself in base64 (paths and URLs are not opened)."
+            "inputs is no base64 string; expected the image itself in base64 (paths and URLs are not opened)."
         ) from None
 
 
-def decode_picture(data: bytes, limits: Limits, open_upright: Callable[..., Image.Image]) -> Image.Image:
-    """Decodes one picture after its size has been read from its header."""
+def decode_image(data: bytes, limits: Limits, open_upright: Callable[..., Image.Image]) -> Image.Image:
+    """Decodes one image after its size has been read from its header."""
     check_bytes(len(data), limits)
     if not data:
-        raise RequestError("The picture is empty (0 bytes).")
+        raise RequestError("The image is empty (0 bytes).")
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
-            check_pixels(picture, limits)
-            if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-                raise RequestError(f"A TIFF of {picture.n_frames} pages is a volume; send its pages one by one.")
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            check_pixels(image, limits)
+            if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                raise RequestError(f"A TIFF of {image.n_frames} pages is a volume; send its pages one by one.")
         return open_upright(data, FORMATS)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
-        raise RequestError(f"The picture is too large ({error}).", 413) from error
+        raise RequestError(f"The image is too large ({error}).", 413) from error
     # Damaged files reach further than Pillow's own errors: decoders raise struct, zlib and index errors too.
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         # Pillow names the in-memory file by its address, which tells the sender nothing.
-        reason = "no known picture format" if "cannot identify" in reason else reason
-        raise RequestError(f"{len(data)} bytes that are not a readable picture ({reason}).") from error
+        reason = "no known image format" if "cannot identify" in reason else reason
+        raise RequestError(f"{len(data)} bytes that are not a readable image ({reason}).") from error
 
 
 def check_bytes(count: int, limits: Limits) -> None:
     if count > limits.max_bytes:
-        raise RequestError(f"The picture is larger than {limits.max_bytes / 2**20:g} MiB; send a smaller one.", 413)
+        raise RequestError(f"The image is larger than {limits.max_bytes / 2**20:g} MiB; send a smaller one.", 413)
 
 
-def check_pixels(picture: Image.Image, limits: Limits) -> None:
-    width, height = picture.size
+def check_pixels(image: Image.Image, limits: Limits) -> None:
+    width, height = image.size
     if width * height > limits.max_pixels:
         most = f"{limits.max_pixels / 1e6:g} million pixels"
-        raise RequestError(f"The picture has {width} x {height} pixels, more than {most}; send a smaller one.", 413)
+        raise RequestError(f"The image has {width} x {height} pixels, more than {most}; send a smaller one.", 413)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def check_pixels(picture: Image.Image, limits: Limits) -> None:
 def segments(logits: torch.Tensor, names: Sequence[str], parameters: Parameters) -> list[dict[str, Any]]:
     """One segment per mask class that occurs, from (S, height, width) float logits.
 
-    The background (class 0) is left out: it is what no mask covers, and widgets would tint the whole picture.
+    The background (class 0) is left out: it is what no mask covers, and widgets would tint the whole image.
 
     Returns:
         `[{"label", "score": mean probability within the mask, "mask": base64 PNG, mode L, 0 or 255}]` in class order.
@@ -277,7 +277,7 @@ class EndpointHandler:
         path: Folder of the model (or a Hub id).
         revision: Revision of a Hub id.
         trust_remote_code: Whether the folder's own code may run, as it must where the package is not installed.
-        limits: The largest picture that is accepted.
+        limits: The largest image that is accepted.
         device: torch device; the first GPU where there is one.
 
     Raises:
@@ -308,7 +308,7 @@ class EndpointHandler:
         """Answers one request.
 
         Args:
-            data: `inputs`, a picture (Pillow, encoded bytes, or base64 string), and optionally `parameters`, the fields
+            data: `inputs`, an image (Pillow, encoded bytes, or base64 string), and optionally `parameters`, the fields
                 of `Parameters` and `subtask`.
 
         Returns:
@@ -325,11 +325,11 @@ class EndpointHandler:
         for task in wanted:
             if task not in self.tasks:
                 raise RequestError(f"This checkpoint was trained without {task}; it answers {self.tasks[0]}.", 422)
-        picture = open_input(data.get("inputs"), self.limits, self.image_processor.open_upright)
-        mask_logits, class_logits = self.logits(picture)
+        image = open_input(data.get("inputs"), self.limits, self.image_processor.open_upright)
+        mask_logits, class_logits = self.logits(image)
         answers: dict[str, Any] = {}
         if "segmentation" in wanted:
-            resized = F.interpolate(mask_logits, size=picture.size[::-1], mode="bilinear", align_corners=False)[0]
+            resized = F.interpolate(mask_logits, size=image.size[::-1], mode="bilinear", align_corners=False)[0]
             answers["segmentation"] = segments(resized, self.model.config.mask_class_names, parameters)
         if "classification" in wanted:
             answers["classification"] = classes(class_logits, self.model.config.image_class_names, parameters)
@@ -338,12 +338,12 @@ class EndpointHandler:
         return {**answers, "predicted_labels": decided(class_logits, self.model.config)}
 
     @torch.inference_mode()
-    def logits(self, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask logits (1, S, h, w) at the model's size and class logits (K,), both finite float32."""
         try:
-            pixel_values = self.image_processor(picture, return_tensors="pt")["pixel_values"]
+            pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
         except ValueError as error:
-            raise RequestError(f"The picture cannot be used ({error})") from error
+            raise RequestError(f"The image cannot be used ({error})") from error
         output = self.model(pixel_values.to(self.model.device, self.model.dtype))
         mask_logits, class_logits = output.segmentation_logits.float(), output.classification_logits[0].float()
         if not math.isfinite(mask_logits.sum().item() + class_logits.sum().item()):

@@ -1,7 +1,7 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
 """Image processing for ResFormer with Pillow and NumPy, and what both back ends share.
 
-Pictures become RGB float32, squashed to `size` (the paper's resize), divided by the maximum of their bit depth and
+Images become RGB float32, squashed to `size` (the paper's resize), divided by the maximum of their bit depth and
 normalised; masks are resized to nearest and stay integers. The torchvision back end differs in resizing only.
 """
 
@@ -41,7 +41,7 @@ AUTO_MAP = {
         "pil": "image_processing_pil_resformer.ResFormerImageProcessorPil",
     }
 }
-# Every picture is brought to this scale first, so that `rescale_factor` means the same at every bit depth.
+# Every image is brought to this scale first, so that `rescale_factor` means the same at every bit depth.
 SCALE_MAXIMUM = 255
 EXIF_ORIENTATION = 0x0112
 STORED_ORIENTATION = "resformer_stored_orientation"
@@ -60,12 +60,12 @@ class ResFormerImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures and masks as arrays
+# Images and masks as arrays
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def open_picture(source: Any, formats: Sequence[str] | None = None) -> Any:
-    """Opens a path, a URL or encoded bytes, 16-bit grey at its full depth; pictures and arrays pass through.
+def open_image(source: Any, formats: Sequence[str] | None = None) -> Any:
+    """Opens a path, a URL or encoded bytes, 16-bit grey at its full depth; images and arrays pass through.
 
     Args:
         source: What to open.
@@ -86,7 +86,7 @@ def open_picture(source: Any, formats: Sequence[str] | None = None) -> Any:
 
 
 def decoded(file: Path | BytesIO, name: str, formats: Sequence[str] | None = None) -> Image.Image:
-    """Decodes one picture; TIFF's EXIF orientation, which Pillow applies by itself, is noted for the mask."""
+    """Decodes one image; TIFF's EXIF orientation, which Pillow applies by itself, is noted for the mask."""
     try:
         with Image.open(file, formats=formats) as image:
             pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
@@ -96,7 +96,7 @@ def decoded(file: Path | BytesIO, name: str, formats: Sequence[str] | None = Non
         raise
     # Damaged files reach further than Pillow's own errors: its readers raise struct, key, index and type errors too.
     except Exception as error:
-        raise ValueError(f"{name}: not a picture that can be read ({error or type(error).__name__}).") from error
+        raise ValueError(f"{name}: not an image that can be read ({error or type(error).__name__}).") from error
     if pages > 1:
         raise ValueError(f"{name}: holds {pages} pages, a volume; pass them one by one.")
     image.info[STORED_ORIENTATION] = orientation
@@ -104,9 +104,9 @@ def decoded(file: Path | BytesIO, name: str, formats: Sequence[str] | None = Non
 
 
 def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
-    """Applies a picture's EXIF orientation to it and to its mask.
+    """Applies an image's EXIF orientation to it and to its mask.
 
-    A mask with an orientation of its own keeps to that; one that already has the size of the upright picture, and not
+    A mask with an orientation of its own keeps to that; one that already has the size of the upright image, and not
     that of the stored one, is upright already.
     """
     if not isinstance(image, Image.Image):
@@ -116,7 +116,7 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
         upright_image = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged EXIF data: Pillow raises what it meets there
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"the picture's EXIF data are damaged ({reason}); save it without them.") from error
+        raise ValueError(f"the image's EXIF data are damaged ({reason}); save it without them.") from error
     if mask is None:
         return upright_image, None
     if isinstance(mask, Image.Image) and mask.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -129,7 +129,7 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
 
 
 def oriented(mask: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns a (H, W) array by an EXIF orientation of 2..8, as Pillow turns pictures."""
+    """Turns a (H, W) array by an EXIF orientation of 2..8, as Pillow turns images."""
     steps = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -142,18 +142,18 @@ def oriented(mask: np.ndarray, orientation: int) -> np.ndarray:
     return steps[orientation](mask) if orientation in steps else mask
 
 
-def picture_to_array(
+def image_to_array(
     image: Any,
     input_data_format: str | ChannelDimension | None = None,
     convert_rgb: bool = True,
     intensity_range: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Turns a picture of any kind into (C, H, W), uint8 or else float32 on the scale 0..255.
+    """Turns an image of any kind into (C, H, W), uint8 or else float32 on the scale 0..255.
 
     Args:
-        image: A Pillow picture of any mode, or an array or tensor H,W or H,W,C or C,H,W with 1, 3 or 4 channels.
+        image: A Pillow image of any mode, or an array or tensor H,W or H,W,C or C,H,W with 1, 3 or 4 channels.
         input_data_format: Where the channels of an array are; found by their number if not given.
-        convert_rgb: Whether to repeat grey to three channels and to lay transparent pictures on white.
+        convert_rgb: Whether to repeat grey to three channels and to lay transparent images on white.
         intensity_range: Lowest and highest stored value; that of the stored type if not given.
 
     Raises:
@@ -169,7 +169,7 @@ def picture_to_array(
 
 
 def pillow_to_array(image: Image.Image, convert_rgb: bool) -> np.ndarray:
-    """(H, W, C) at the picture's own bit depth."""
+    """(H, W, C) at the image's own bit depth."""
     if image.mode in SIXTEEN_BIT_MODES:
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode == "I":
@@ -196,7 +196,7 @@ def as_numpy(image: Any) -> np.ndarray:
         return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     if isinstance(image, np.ndarray):
         return image
-    raise ValueError(f"Got a {type(image).__name__}; expected a Pillow picture, an array, a tensor, a path or bytes.")
+    raise ValueError(f"Got a {type(image).__name__}; expected a Pillow image, an array, a tensor, a path or bytes.")
 
 
 def channels_first(array: np.ndarray, input_data_format: str | ChannelDimension | None = None) -> np.ndarray:
@@ -206,7 +206,7 @@ def channels_first(array: np.ndarray, input_data_format: str | ChannelDimension 
     layouts = (1, 3, 4)
     if array.ndim != 3 or (array.shape[0] not in layouts and array.shape[-1] not in layouts):
         raise ValueError(
-            f"An array of the shape {array.shape} is not a picture; expected H,W or H,W,C or C,H,W with 1, 3 or 4 "
+            f"An array of the shape {array.shape} is not an image; expected H,W or H,W,C or C,H,W with 1, 3 or 4 "
             "channels. Pass the slices of a volume as a list."
         )
     if input_data_format is None:
@@ -220,7 +220,7 @@ def channels_first(array: np.ndarray, input_data_format: str | ChannelDimension 
 def to_common_scale(array: np.ndarray, intensity_range: Sequence[float] | None = None) -> np.ndarray:
     """uint8 as it is; anything else as float32 with the maximum of its type, or of `intensity_range`, at 255."""
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        raise ValueError(f"A {array.dtype} picture holds NaN or infinite values; mend or leave it out.")
+        raise ValueError(f"A {array.dtype} image holds NaN or infinite values; mend or leave it out.")
     if intensity_range is not None:
         low, high = intensity_range
         if not high > low:
@@ -238,13 +238,13 @@ def to_common_scale(array: np.ndarray, intensity_range: Sequence[float] | None =
     if array.size and array.min() >= 0 and array.max() <= SCALE_MAXIMUM:
         return array.astype(np.uint8)
     raise ValueError(
-        f"{array.dtype} has no fixed range of intensities and this picture reaches from {array.min()} to "
+        f"{array.dtype} has no fixed range of intensities and this image reaches from {array.min()} to "
         f"{array.max()}; pass intensity_range=(low, high) or convert to uint8 or uint16."
     )
 
 
 def as_rgb(array: np.ndarray) -> np.ndarray:
-    """(1|3|4, H, W) on the scale 0..255 -> (3, H, W): grey repeated, transparent pictures on white."""
+    """(1|3|4, H, W) on the scale 0..255 -> (3, H, W): grey repeated, transparent images on white."""
     if array.shape[0] == 1:
         return array.repeat(3, axis=0)
     if array.shape[0] == 3:
@@ -282,9 +282,9 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def flat_list(images: Any, single_ndim: int) -> list[Any]:
-    """Pictures, nested lists of them, and arrays of several, as one flat list."""
+    """Images, nested lists of them, and arrays of several, as one flat list."""
     if isinstance(images, list | tuple):
-        return [picture for item in images for picture in flat_list(item, single_ndim)]
+        return [image for item in images for image in flat_list(item, single_ndim)]
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == single_ndim + 1:
         return list(images)
     return [images]
@@ -299,12 +299,12 @@ class ResFormerImageProcessing:
     """What both back ends share; one object serves training and inference.
 
     Args:
-        size: `{"height": 224, "width": 224}`; pictures and masks are squashed to it.
+        size: `{"height": 224, "width": 224}`; images and masks are squashed to it.
         do_resize, do_rescale, do_normalize: Steps that can be left out; masks are only ever resized.
-        resample: Filter for pictures, bilinear by default (anti-aliased when shrinking).
-        rescale_factor: Factor on the scale 0..255, which pictures of every bit depth are brought to first.
+        resample: Filter for images, bilinear by default (anti-aliased when shrinking).
+        rescale_factor: Factor on the scale 0..255, which images of every bit depth are brought to first.
         image_mean, image_std: ImageNet's by default.
-        do_convert_rgb: Grey to three channels, transparent pictures on white.
+        do_convert_rgb: Grey to three channels, transparent images on white.
         intensity_range: (low, high) of the stored values where they do not fill the range of their type.
     """
 
@@ -328,12 +328,12 @@ class ResFormerImageProcessing:
         super().__init__(**kwargs)
 
     def open_upright(self, source: Any, formats: Sequence[str] | None = None) -> Any:
-        """The picture of a path, a URL or encoded bytes as it is meant to be seen, at its own bit depth.
+        """The image of a path, a URL or encoded bytes as it is meant to be seen, at its own bit depth.
 
-        The one way in for pipeline, handler and server. Arguments and errors are those of `open_picture`; Pillow
-        pictures are turned by their EXIF orientation, arrays pass through.
+        The one way in for pipeline, handler and server. Arguments and errors are those of `open_image`; Pillow
+        images are turned by their EXIF orientation, arrays pass through.
         """
-        return upright(open_picture(source, formats))[0]
+        return upright(open_image(source, formats))[0]
 
     def preprocess(
         self,
@@ -341,11 +341,11 @@ class ResFormerImageProcessing:
         segmentation_maps: ImageInput | None = None,
         **kwargs: Unpack[ResFormerImageProcessorKwargs],
     ) -> BatchFeature:
-        """Prepares pictures, and masks with them.
+        """Prepares images, and masks with them.
 
         Args:
             images: One or many: Pillow, array, tensor, path, URL or encoded bytes.
-            segmentation_maps: As many masks of class indices, each of its picture's size.
+            segmentation_maps: As many masks of class indices, each of its image's size.
             **kwargs: Overrides of the processor's settings, and `return_tensors`.
 
         Returns:
@@ -369,12 +369,12 @@ class ResFormerImageProcessing:
         for step in ("do_center_crop", "do_pad"):
             if kwargs.get(step):
                 raise ValueError(f"{step}=True is not supported: post-processing could not undo it. Use size instead.")
-        pictures, masks = self._paired(images, segmentation_maps)
-        device = kwargs.pop("device", None) or picture_device(pictures)
-        upright_pairs = [upright(open_picture(picture), mask) for picture, mask in zip(pictures, masks, strict=True)]
+        images, masks = self._paired(images, segmentation_maps)
+        device = kwargs.pop("device", None) or image_device(images)
+        upright_pairs = [upright(open_image(image), mask) for image, mask in zip(images, masks, strict=True)]
         arrays = [
-            picture_to_array(picture, input_data_format, bool(do_convert_rgb), intensity_range)
-            for picture, _ in upright_pairs
+            image_to_array(image, input_data_format, bool(do_convert_rgb), intensity_range)
+            for image, _ in upright_pairs
         ]
         self._warn_if_scaled(arrays, kwargs["do_rescale"], intensity_range)
         data = {"pixel_values": self._finish(arrays, device=device, **kwargs)}
@@ -385,16 +385,16 @@ class ResFormerImageProcessing:
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def _paired(self, images: ImageInput, segmentation_maps: ImageInput | None) -> tuple[list[Any], list[Any]]:
-        pictures = flat_list(images, single_ndim=3)
-        if not pictures:
-            raise ValueError("Got an empty list of pictures; expected one or more.")
+        images = flat_list(images, single_ndim=3)
+        if not images:
+            raise ValueError("Got an empty list of images; expected one or more.")
         if segmentation_maps is None:
-            return pictures, [None] * len(pictures)
+            return images, [None] * len(images)
         has_channel = isinstance(segmentation_maps, np.ndarray | torch.Tensor) and segmentation_maps.ndim == 4
-        masks = flat_list(segmentation_maps, single_ndim=3 if has_channel or len(pictures) == 1 else 2)
-        if len(masks) != len(pictures):
-            raise ValueError(f"Got {len(masks)} masks for {len(pictures)} pictures; expected one for each.")
-        return pictures, [open_picture(mask) for mask in masks]
+        masks = flat_list(segmentation_maps, single_ndim=3 if has_channel or len(images) == 1 else 2)
+        if len(masks) != len(images):
+            raise ValueError(f"Got {len(masks)} masks for {len(images)} images; expected one for each.")
+        return images, [open_image(mask) for mask in masks]
 
     def _finish(self, arrays: list[np.ndarray], **kwargs: Any) -> list[Any]:
         """Resizes, rescales and normalises by the back end, after what would not fit a batch has been refused."""
@@ -402,11 +402,11 @@ class ResFormerImageProcessing:
         sizes = sorted({array.shape[-2:] for array in arrays})
         if not do_resize and len(sizes) > 1:
             raise ValueError(
-                f"Pictures of the sizes {', '.join(f'{h} x {w}' for h, w in sizes)} (height x width) do not fit one "
+                f"Images of the sizes {', '.join(f'{h} x {w}' for h, w in sizes)} (height x width) do not fit one "
                 "batch and do_resize=False; resize them or pass them one by one."
             )
         if do_resize and not (size and size.height and size.width):
-            raise ValueError(f"size={size} must give height and width: pictures are squashed to it.")
+            raise ValueError(f"size={size} must give height and width: images are squashed to it.")
         return self._preprocess(arrays, **kwargs)
 
     def _finish_masks(
@@ -416,7 +416,7 @@ class ResFormerImageProcessing:
         for index, (array, mask) in enumerate(zip(arrays, map(mask_to_array, masks), strict=True)):
             if mask.shape != array.shape[-2:]:
                 raise ValueError(
-                    f"Mask {index} is {mask.shape[0]} x {mask.shape[1]} and its picture {array.shape[-2]} x "
+                    f"Mask {index} is {mask.shape[0]} x {mask.shape[1]} and its image {array.shape[-2]} x "
                     f"{array.shape[-1]} (height x width); they must be of one size."
                 )
             labels.append(resize_nearest(mask, size.height, size.width) if do_resize else mask)
@@ -429,7 +429,7 @@ class ResFormerImageProcessing:
             return
         if any(array.dtype == np.float32 and 0 < array.max(initial=0) <= 1 for array in arrays):
             logger.warning_once(
-                "A float picture has no value above 1 although floats are taken to be on the scale 0..255; if it is "
+                "A float image has no value above 1 although floats are taken to be on the scale 0..255; if it is "
                 "on the scale 0..1, pass intensity_range=(0, 1)."
             )
 
@@ -450,11 +450,11 @@ class ResFormerImageProcessing:
 
         Args:
             outputs: Output of the segmentation or of the multi-task model.
-            target_sizes: (height, width) for each picture; the logits' own size if not given.
+            target_sizes: (height, width) for each image; the logits' own size if not given.
             return_segmentation_scores: Whether to return the resized logits as well.
 
         Returns:
-            One (height, width) int64 map per picture; with scores, an object with `segmentation` and
+            One (height, width) int64 map per image; with scores, an object with `segmentation` and
             `segmentation_scores` (S, height, width).
         """
         logits = outputs["segmentation_logits"] if "segmentation_logits" in outputs else outputs["logits"]
@@ -479,12 +479,12 @@ class ResFormerImageProcessing:
             outputs: Output of `ResFormerForMultiTask`; where `segmentation_logits` or `classification_logits` is
                 missing, so is its half of the answers.
             config: The model's config, for names and default thresholds.
-            target_sizes: (height, width) for each picture; the logits' own size if not given.
+            target_sizes: (height, width) for each image; the logits' own size if not given.
             threshold: Decision threshold on the class scores, one for all or one per class; by default the config's
                 `classification_thresholds`, else 0.5.
 
         Returns:
-            One dict per picture: `segmentation` (height, width) int64; `class_scores` {name: sigmoid}; `predicted_labels`
+            One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid}; `predicted_labels`
             [name] of the scores at or above their threshold; `mask_classes` {name: {"area_fraction": share of pixels,
             "mean_probability": mean softmax over the pixels of that class, or None without any}}.
 
@@ -508,17 +508,17 @@ class ResFormerImageProcessing:
         return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
 
 
-def picture_device(pictures: list[Any]) -> torch.device | None:
-    return next((picture.device for picture in pictures if isinstance(picture, torch.Tensor)), None)
+def image_device(images: list[Any]) -> torch.device | None:
+    return next((image.device for image in images if isinstance(image, torch.Tensor)), None)
 
 
 def resized_logits(
     logits: torch.Tensor, target_sizes: Iterable[Sequence[int]] | torch.Tensor | None
 ) -> Iterator[torch.Tensor]:
-    """Yields the (S, height, width) float logits of each picture, bilinearly resized where a size is asked for."""
+    """Yields the (S, height, width) float logits of each image, bilinearly resized where a size is asked for."""
     sizes = [None] * len(logits) if target_sizes is None else [tuple(int(n) for n in size) for size in target_sizes]
     if len(sizes) != len(logits):
-        raise ValueError(f"Got {len(sizes)} target sizes for {len(logits)} pictures; expected one for each.")
+        raise ValueError(f"Got {len(sizes)} target sizes for {len(logits)} images; expected one for each.")
     for scores, size in zip(logits.float(), sizes, strict=True):
         if size is None or size == tuple(scores.shape[-2:]):
             yield scores
@@ -579,7 +579,7 @@ class ResFormerImageProcessorPil(ResFormerImageProcessing, PilBackend):
         finished = []
         for array in images:
             if do_resize:
-                array = resize_picture(array, size.height, size.width, PILImageResampling(int(resample)))
+                array = resize_image(array, size.height, size.width, PILImageResampling(int(resample)))
             array = array.astype(np.float32)
             if do_rescale:
                 array = array * np.float32(rescale_factor)
@@ -590,13 +590,13 @@ class ResFormerImageProcessorPil(ResFormerImageProcessing, PilBackend):
         return finished
 
 
-def resize_picture(array: np.ndarray, height: int, width: int, resample: PILImageResampling) -> np.ndarray:
+def resize_image(array: np.ndarray, height: int, width: int, resample: PILImageResampling) -> np.ndarray:
     """(C, H, W) -> (C, height, width) of the same type, uint8 or float32."""
     if array.shape[-2:] == (height, width):
         return array
     if array.dtype == np.uint8 and array.shape[0] == 3:
-        picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(array, 0, -1)))
-        return np.moveaxis(np.asarray(picture.resize((width, height), resample)), -1, 0)
+        image = Image.fromarray(np.ascontiguousarray(np.moveaxis(array, 0, -1)))
+        return np.moveaxis(np.asarray(image.resize((width, height), resample)), -1, 0)
     channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in array]
     return np.stack([np.asarray(channel.resize((width, height), resample)) for channel in channels])
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
-"""Image processing for ResFormer with torchvision: pictures of one size are resized and normalised together."""
+"""Image processing for ResFormer with torchvision: images of one size are resized and normalised together."""
 
 from collections.abc import Sequence
 from typing import Any

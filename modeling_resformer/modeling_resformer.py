@@ -7,7 +7,7 @@ ours: the 7 x 7 stride-1 stem, ResNet-34 depths, stochastic depth, windows of 7 
 widths that mirror the encoder, bilinear up-sampling, and a width of 32 between the two linear layers of the
 classification head.
 
-Shapes: B batch, C channels, H x W picture, S mask classes with background, K image-level classes.
+Shapes: B batch, C channels, H x W image, S mask classes with background, K image-level classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -430,7 +430,7 @@ class ResFormerStage(ResFormerCheckpointedLayer):
 
 
 class ResFormerEncoder(nn.Module):
-    """Stem and levels at 1/2, 1/4, 1/8 and 1/16 of the picture, which is padded to a multiple of 16 first."""
+    """Stem and levels at 1/2, 1/4, 1/8 and 1/16 of the image, which is padded to a multiple of 16 first."""
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__()
@@ -471,7 +471,7 @@ class ResFormerEncoder(nn.Module):
         if pixel_values.dim() != 4 or pixel_values.shape[1] != self.num_channels:
             raise ValueError(
                 f"pixel_values has the shape {tuple(pixel_values.shape)}; expected (batch, {self.num_channels}, height, "
-                "width). The image processor makes it from any picture."
+                "width). The image processor makes it from any image."
             )
         if not pixel_values.is_floating_point():
             raise ValueError(
@@ -875,7 +875,7 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
 
 
 class ResFormerForMultiTask(ResFormerPreTrainedModel):
-    """Segmentation and classification of a picture by one network, trained together (paper, Figure 2)."""
+    """Segmentation and classification of an image by one network, trained together (paper, Figure 2)."""
 
     _pipeline_auto_class = "AutoModel"
 

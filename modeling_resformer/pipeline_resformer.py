@@ -1,5 +1,5 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
-"""A pipeline from pictures of any kind to mask, class scores and decisions, at the picture's own size and bit depth."""
+"""A pipeline from images of any kind to mask, class scores and decisions, at the image's own size and bit depth."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from transformers import BatchFeature, Pipeline
 from .image_processing_pil_resformer import as_numpy, channels_first
 
 
-# Axes that are flipped in each view of a picture (B, C, H, W): none, width, height, both.
+# Axes that are flipped in each view of an image (B, C, H, W): none, width, height, both.
 VIEWS = {
     "horizontal": ((), (-1,)),
     "both": ((), (-1,), (-2,), (-2, -1)),
@@ -21,27 +21,27 @@ VIEWS = {
 
 
 class ResFormerPipeline(Pipeline):
-    """Segments and classifies one or many pictures with any ResFormer that has a head.
+    """Segments and classifies one or many images with any ResFormer that has a head.
 
-    Unlike the stock pipelines it answers both tasks at once and keeps 16-bit grey pictures at 16 bits.
+    Unlike the stock pipelines it answers both tasks at once and keeps 16-bit grey images at 16 bits.
 
         model, image_processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
         pipe = ResFormerPipeline(model=model, image_processor=image_processor)
-        pipe("picture.jpg")["predicted_labels"]
+        pipe("image.jpg")["predicted_labels"]
         pipe(["one.png", "two.png"], batch_size=2, tta="horizontal", threshold=0.4)
 
     A saved folder or Hub repository brings it along: `pipeline(model=folder, trust_remote_code=True)`.
 
-    Inputs are Pillow pictures, arrays, tensors, paths, URLs or encoded bytes, one or a list. Each answer is a dict as
+    Inputs are Pillow images, arrays, tensors, paths, URLs or encoded bytes, one or a list. Each answer is a dict as
     `post_process_multitask` makes it: `segmentation`, `class_scores`, `predicted_labels`, `mask_classes`; of a model
     with one head, its half.
 
     Args of the constructor and of a call:
         threshold: Decision threshold on the class scores, one or one per class; by default the checkpoint's own.
-        tta: Test-time flips. `"horizontal"` (or True) averages a picture and its mirror image; `"both"` adds the two
+        tta: Test-time flips. `"horizontal"` (or True) averages an image and its mirror image; `"both"` adds the two
             turned upside down, which suits photographs without an up and a down, and not OCT. Probabilities are
             averaged, not logits: the softmax of masks, flipped back, and the sigmoid of classes.
-        intensity_range: Lowest and highest stored value, where pictures do not fill the range of their type.
+        intensity_range: Lowest and highest stored value, where images do not fill the range of their type.
     """
 
     _load_processor = False
@@ -61,12 +61,12 @@ class ResFormerPipeline(Pipeline):
             {} if threshold is None else {"threshold": threshold},
         )
 
-    def preprocess(self, picture: Any, intensity_range: Sequence[float] | None = None) -> BatchFeature:
-        picture = self.image_processor.open_upright(picture)
+    def preprocess(self, image: Any, intensity_range: Sequence[float] | None = None) -> BatchFeature:
+        image = self.image_processor.open_upright(image)
         # Given only where it is set, since None would hide the image processor's own.
         options = {} if intensity_range is None else {"intensity_range": list(intensity_range)}
-        inputs = self.image_processor(picture, return_tensors="pt", **options).to(self.dtype)
-        inputs["target_size"] = [picture_size(picture)]
+        inputs = self.image_processor(image, return_tensors="pt", **options).to(self.dtype)
+        inputs["target_size"] = [image_size(image)]
         return inputs
 
     def _forward(self, inputs: Mapping[str, Any], views: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
@@ -128,11 +128,11 @@ def averaged_over_views(
     return averaged
 
 
-def picture_size(picture: Any) -> tuple[int, int]:
-    """(height, width) of a Pillow picture, array or tensor."""
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    return channels_first(as_numpy(picture)).shape[-2:]
+def image_size(image: Any) -> tuple[int, int]:
+    """(height, width) of a Pillow image, array or tensor."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return channels_first(as_numpy(image)).shape[-2:]
 
 
 __all__ = ["ResFormerPipeline"]

@@ -1,6 +1,6 @@
-"""Does a prepared dataset, or a pair of them, share cases or pictures between its parts?
+"""Does a prepared dataset, or a pair of them, share cases or images between its splits?
 
-The splits of one dataset; the list and a picture of the pairs go to outputs/leakage:
+The splits of one dataset; the list and an image of the pairs go to outputs/leakage:
 
     python scripts/check_leakage.py outputs/isic2017 --output outputs/leakage
 
@@ -27,11 +27,11 @@ from modeling_resformer.data.leakage import (
     Match,
     find_matches,
     match_sheet,
-    prepared_parts,
+    prepared_splits,
     write_matches,
 )
 from modeling_resformer.data.prepared import load_prepared
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.options.check_leakage import LEAKED, parse
 
 
@@ -40,10 +40,10 @@ SHOWN = 20
 
 def describe(matches: Sequence[Match]) -> str:
     """Returns the counts and the first pairs, as lines."""
-    counts = Counter(("leak" if match.is_leak else "within one part", match.kind) for match in matches)
+    counts = Counter(("leak" if match.is_leak else "within one split", match.kind) for match in matches)
     lines = [f"{where}: {count} x {kind}" for (where, kind), count in counts.items()] or ["nothing is shared"]
     for match in matches[:SHOWN]:
-        pair = (f"{place.part} {place.case_id} [{place.slice_index}]" for place in (match.first, match.second))
+        pair = (f"{place.split} {place.case_id} [{place.slice_index}]" for place in (match.first, match.second))
         lines.append(f"  {match.kind} ({match.distance} bits): {' = '.join(pair)}")
     if len(matches) > SHOWN:
         lines.append(f"  ... and {len(matches) - SHOWN} more in leakage.csv")
@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_verbosity_error()
     logging.getLogger("PIL").setLevel(logging.ERROR)
     try:
-        parts = prepared_parts({str(path): load_prepared(path).dataset for path in arguments.datasets})
+        splits = prepared_splits({str(path): load_prepared(path).dataset for path in arguments.datasets})
     except BadInputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    matches = find_matches(parts, arguments.max_distance, arguments.num_proc)
+    matches = find_matches(splits, arguments.max_distance, arguments.num_proc)
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_matches(matches, arguments.output / "leakage.csv")
-    match_sheet(matches, parts).save(arguments.output / "leakage.png")
+    match_sheet(matches, splits).save(arguments.output / "leakage.png")
     sys.stdout.write(describe(matches))
     return LEAKED if arguments.fail and any(match.is_leak for match in matches) else 0
 

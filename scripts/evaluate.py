@@ -1,4 +1,4 @@
-r"""Evaluate any ResFormer checkpoint on any part of any prepared dataset with the same labels.
+r"""Evaluate any ResFormer checkpoint on any split of any prepared dataset with the same labels.
 
     python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --split test \
         --output runs/isic2017/test
@@ -12,9 +12,9 @@ native size, and so comparable with published ones:
     python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
         --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
 
-With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation part, each
+With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation split, each
 class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
-them too. Balanced accuracy, because it does not depend on how common a class is; no other part is looked at.
+them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at.
 
 The exit status is 1 after bad arguments or bad data.
 """
@@ -33,8 +33,17 @@ if __name__ == "__main__":  # before the slow imports
 import torch
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.data.write_failures import check_writable, named_write_failure
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.errors import BadInputError, NonFiniteLossError, named_write_failure
+from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.evaluation.report_page import recall_training, write_pages
+from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.evaluation.threshold_choice import (
+    choose_on_validation,
+    warn_of_older_results,
+    write_thresholds,
+)
+from modeling_resformer.files import check_writable
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import EvaluationArguments, parse_evaluation_arguments
 from modeling_resformer.training.building import (
@@ -45,12 +54,7 @@ from modeling_resformer.training.building import (
     load_model,
 )
 from modeling_resformer.training.progress import quieten_libraries
-from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
-from modeling_resformer.training.report_page import recall_training, write_pages
-from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows
-from modeling_resformer.training.thresholds import choose_on_validation, warn_of_older_results, write_thresholds
-from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
+from modeling_resformer.training.trainer import ResFormerTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -100,7 +104,7 @@ def rows_to_score(arguments: EvaluationArguments, prepared: PreparedDataset) -> 
 def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
     needed = [arguments.split, *(["validation"] if arguments.choose_thresholds else [])]
     if missing := sorted(set(needed) - set(prepared.dataset)):
-        raise BadInputError(f"{arguments.dataset} has no {missing} part; it has {sorted(prepared.dataset)}.")
+        raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
     if arguments.choose_thresholds and trainer.task.class_logits is None:
         raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
     if arguments.raw_masks and trainer.task.mask_logits is None:

@@ -31,6 +31,7 @@ import torch
 import transformers
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
+from modeling_resformer.files import write_whole
 from modeling_resformer.options.gpu_check import parse
 
 
@@ -57,7 +58,7 @@ class Way:
         bf16: autocast to bfloat16.
         tf32: let matrix products and convolutions round their inputs to TF32.
         attention: transformers' name of the implementation.
-        channels_last: memory layout of pictures and convolutions.
+        channels_last: memory layout of images and convolutions.
         checkpointing: recompute activations in the backward pass.
         compiled: by torch.compile.
     """
@@ -124,7 +125,7 @@ def precision(way: Way, device: torch.device) -> torch.autocast | nullcontext:
 def one_step(
     settings: dict[str, Any], side: int, way: Way, device: torch.device
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Loss, all logits and all gradients of one training step on two pictures, as float64 on the CPU."""
+    """Loss, all logits and all gradients of one training step on two images, as float64 on the CPU."""
     model = make_model(settings, way, device)
     batch = make_batch(model, 2, side, way, device)
     with precision(way, device):
@@ -179,7 +180,7 @@ def synchronize(device: torch.device) -> None:
 def measure(
     way: Way, batch_size: int, training: bool, settings: dict[str, Any], side: int, device: torch.device, least: float
 ) -> dict[str, Any]:
-    """Pictures a second and peak memory of training (optimiser step included) or prediction; None if memory is short."""
+    """Images a second and peak memory of training (optimiser step included) or prediction; None if memory is short."""
     entry = {"way": way.name, "mode": "training" if training else "inference", "batch_size": batch_size, "side": side}
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -245,9 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = check(options, device, lambda line: sys.stdout.write(line + "\n") and sys.stdout.flush())
     path = options.output / f"{results['device'].replace(' ', '_').replace('/', '_')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(results, indent=2) + "\n")
-    beside.replace(path)
+    write_whole(path, json.dumps(results, indent=2) + "\n")
     sys.stdout.write(f"written to {path}\n")
     return 0 if all(entry["passed"] for entry in results["comparisons"] + results["many_windows"]) else 1
 

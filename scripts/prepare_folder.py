@@ -5,7 +5,7 @@ The table's column class_labels names the classes; a fifth of the patients is he
     python scripts/prepare_folder.py --source scans --output outputs/scans \
         --mask-values 0=background,255=lesion --test-fraction 0.2 --validation-fraction 0.1
 
-One table column per class with 0, 1 or nothing, given splits, pictures stored at 224 x 224:
+One table column per class with 0, 1 or nothing, given splits, images stored at 224 x 224:
 
     python scripts/prepare_folder.py --source scans --output outputs/scans --mask-values 0=background,1=cyst,2=tumour \
         --label-names benign,malignant --splits splits.csv --image-size 224

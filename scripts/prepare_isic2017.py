@@ -5,11 +5,11 @@ The sample that comes with the repository, at 128 x 128:
     python scripts/prepare_isic2017.py --source examples/isic2017_sample --output outputs/isic2017_sample \
         --splits examples/isic2017_sample/split.csv --image-size 128
 
-The whole archive, pictures stored at the recipe's size, two processes:
+The whole archive, images stored at the recipe's size, two processes:
 
     python scripts/prepare_isic2017.py --source ISIC2017 --output outputs/isic2017 --image-size 224 --num-proc 2
 
-Only the training part at hand: hold out a tenth of it, seeded and stratified by diagnosis:
+Only the training split at hand: hold out a tenth of it, seeded and stratified by diagnosis:
 
     python scripts/prepare_isic2017.py --source ISIC2017 --output outputs/isic2017 --validation-fraction 0.1
 """

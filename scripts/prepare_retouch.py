@@ -4,7 +4,7 @@ All three vendors, split by the published list (4 test and 2 validation volumes 
 
     python scripts/prepare_retouch.py --source RETOUCH --output outputs/retouch --num-proc 2
 
-One vendor, with the training part of the paper's Table 1 (no validation part), stored at 512 x 512:
+One vendor, with the training split of the paper's Table 1 (no validation split), stored at 512 x 512:
 
     python scripts/prepare_retouch.py --source RETOUCH --output outputs/cirrus --vendor cirrus \
         --validation-volumes 0 --image-size 512

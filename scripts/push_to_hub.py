@@ -37,7 +37,7 @@ if __name__ == "__main__":  # before the slow imports
     OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
     runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.options.push_to_hub import parse
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import MAIN, Push, push_folder, with_kept_card_text
@@ -59,7 +59,7 @@ def publish(options: argparse.Namespace) -> None:
         space_id=options.space_id,
         public=options.public,
         data_allow_sharing=options.data_allow_sharing,
-        share_pictures=options.share_pictures,
+        share_images=options.share_images,
         synthetic=options.synthetic,
         card_text=options.card,
         revision=options.tag or options.revision,

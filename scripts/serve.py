@@ -3,12 +3,12 @@
     python scripts/serve.py --model outputs/demo/model --port 8000
 
     client = huggingface_hub.InferenceClient(model="http://127.0.0.1:8000")
-    client.image_segmentation("picture.jpg")        # [label, score, mask]
-    curl --data-binary @picture.jpg http://127.0.0.1:8000/predict
+    client.image_segmentation("image.jpg")        # [label, score, mask]
+    curl --data-binary @image.jpg http://127.0.0.1:8000/predict
 
-A picture is sent as raw bytes or as {"inputs": "<base64>", "parameters": {...}}; paths and URLs are never opened.
+An image is sent as raw bytes or as {"inputs": "<base64>", "parameters": {...}}; paths and URLs are never opened.
 `/` and `/models/{id}` answer segmentation, `/image-classification` classification, `/predict` both; `parameters.task`
-chooses too. `GET /` tells classes and limits, `/health` and `/status/{id}` the state. One picture is answered at a
+chooses too. `GET /` tells classes and limits, `/health` and `/status/{id}` the state. One image is answered at a
 time. There is no key and no encryption: keep it on loopback, or behind a proxy that has both.
 """
 
@@ -31,10 +31,10 @@ from PIL import Image
 from transformers import AutoConfig
 
 import modeling_resformer  # noqa: F401  registers the Auto classes
+from modeling_resformer.errors import named_load_failure
 from modeling_resformer.handler import EndpointHandler, Limits
 from modeling_resformer.options.serve import parse
 from modeling_resformer.serving.app import ServerSettings, create_app
-from modeling_resformer.training.loading import named_failure
 
 
 logger = logging.getLogger("serve")
@@ -54,7 +54,7 @@ def load(arguments: argparse.Namespace, limits: Limits) -> EndpointHandler:
     if arguments.cpu_threads is not None:
         torch.set_num_threads(arguments.cpu_threads)
     expected = "a folder or Hub id of a ResFormer with its image processor"
-    with named_failure("--model", arguments.model, expected):
+    with named_load_failure("--model", arguments.model, expected):
         AutoConfig.from_pretrained(arguments.model, revision=arguments.revision, trust_remote_code=False)
     handler = EndpointHandler(
         arguments.model,

@@ -1,4 +1,4 @@
-r"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test part.
+r"""Train ResFormer on a prepared dataset, select by lowest validation loss, and evaluate on the test split.
 
 A full run; any field of transformers' TrainingArguments is a flag too:
 
@@ -63,8 +63,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.data.write_failures import check_writable
+from modeling_resformer.data.rows import EvaluationRows, TrainingRows, annotated_rows
+from modeling_resformer.errors import BadInputError, CheckpointWriteError, NonFiniteLossError
+from modeling_resformer.evaluation.report_page import write_pages
+from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.files import check_writable
+from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.publishing.after_training import take_push
 from modeling_resformer.training.arguments import DataArguments, ModelArguments, parse_arguments
@@ -75,22 +79,13 @@ from modeling_resformer.training.building import (
     build_model,
     synchronise_batch_norms,
 )
-from modeling_resformer.training.checking import check_annotations, check_devices, check_picture_size, check_splits
-from modeling_resformer.training.checkpoints import (
-    CheckpointWriteError,
-    choose_checkpoint,
-    named_write_failure,
-    no_empty_folder_left,
-)
+from modeling_resformer.training.checkpoints import choose_checkpoint, named_checkpoint_failure, no_empty_folder_left
 from modeling_resformer.training.preflight import check_resources
 from modeling_resformer.training.progress import quieten_libraries
-from modeling_resformer.training.report_page import write_pages
 from modeling_resformer.training.resnet import fill_from_resnet
-from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows, TrainingRows, annotated_rows
+from modeling_resformer.training.run_checks import check_annotations, check_devices, check_image_size, check_splits
 from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
-from modeling_resformer.training.tasks import TASKS
-from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
+from modeling_resformer.training.trainer import ResFormerTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -125,7 +120,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
-    with named_write_failure("results", output):
+    with named_checkpoint_failure("results", output):
         rows = EvaluationRows(prepared.dataset["test"])
         results = evaluate_split(trainer, prepared.dataset, "test", output, scoring, rows)
         if trainer.is_world_process_zero():
@@ -150,7 +145,7 @@ def make_trainer(
         if training_args.should_log:
             logger.info("%s", filled)
     image_processor = build_image_processor(model_args.model_name_or_path, data_args.image_size)
-    check_picture_size(image_processor, model.config)
+    check_image_size(image_processor, model.config)
     if model_args.sync_batch_norm:
         synchronise_batch_norms(model, training_args)
     ignore_index = model.config.semantic_loss_ignore_index

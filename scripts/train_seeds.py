@@ -28,8 +28,8 @@ if __name__ == "__main__":  # before the slow imports
     OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
     runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.data.write_failures import named_write_failure
+from modeling_resformer.errors import BadInputError, named_write_failure
+from modeling_resformer.files import write_whole
 from modeling_resformer.options.train_seeds import parse
 from modeling_resformer.training.seeds import Style, is_finished, latex_tables, markdown_tables, summarise_seeds
 
@@ -51,12 +51,6 @@ def train_seed(seed: int, folder: Path, launcher: Sequence[str], passed_on: Sequ
     if status:
         logger.error("seed %d failed with status %d; what went wrong stands above", seed, status)
     return status == 0 and is_finished(folder)
-
-
-def write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_config
 
 from modeling_resformer import ResFormerImageProcessor
-from modeling_resformer.training.tasks import TASKS
+from modeling_resformer.heads import TASKS
 
 
 ISIC = {

@@ -76,7 +76,7 @@ def write_retouch_volume(
 
 
 def write_photograph(path, size=(40, 30), seed=0, **options):
-    """Writes a smooth coloured picture of (width, height) that JPEG keeps well."""
+    """Writes a smooth coloured image of (width, height) that JPEG keeps well."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)

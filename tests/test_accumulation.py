@@ -7,7 +7,7 @@ from test_trainer import make_trainer
 from transformers import TrainerCallback
 
 from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask
-from modeling_resformer.training.tasks import task_named
+from modeling_resformer.heads import task_named
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from published_run import FLUIDS, made_up_record, write_run
 
 pytest.importorskip("jinja2")
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.publishing.card import Terms, write_model_card
 from modeling_resformer.publishing.card_text import FIELDS, CardText, read_card_text
-from modeling_resformer.publishing.checks import check_card
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.publishing.repository import check_terms
+from modeling_resformer.publishing.repository_checks import check_card
 
 
 ROOT = Path(__file__).parents[1]

@@ -9,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError, CheckpointWriteError
 from modeling_resformer.training.checkpoints import (
     UNFINISHED,
-    CheckpointWriteError,
     check_settings,
     checkpoints_in,
     choose_checkpoint,
     clean_up,
-    named_write_failure,
+    named_checkpoint_failure,
     problem_of,
     publish,
     rotate,
@@ -174,7 +173,7 @@ def test_settings_are_compared(tmp_path):
 def test_a_full_disk_ends_in_one_line_with_the_cure(tmp_path, error):
     save(tmp_path, 2)
     (tmp_path / UNFINISHED / "checkpoint-4").mkdir(parents=True)
-    with pytest.raises(CheckpointWriteError) as caught, named_write_failure("checkpoint-4", tmp_path):
+    with pytest.raises(CheckpointWriteError) as caught, named_checkpoint_failure("checkpoint-4", tmp_path):
         raise error
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: checkpoint-4 cannot be written (")
@@ -185,7 +184,7 @@ def test_a_full_disk_ends_in_one_line_with_the_cure(tmp_path, error):
 
 def test_other_errors_pass(tmp_path):
     for error in (RuntimeError("CUDA out of memory"), FileNotFoundError(errno.ENOENT, "No such file")):
-        with pytest.raises(type(error)), named_write_failure("checkpoint-4", tmp_path):
+        with pytest.raises(type(error)), named_checkpoint_failure("checkpoint-4", tmp_path):
             raise error
 
 

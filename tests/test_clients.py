@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_handler import NAMES, foreground, reference, sample_picture, save_model
+from test_handler import NAMES, foreground, reference, sample_image, save_model
 from test_serve import ROOT, SCRIPT, until, wait_until_loaded
 
 from modeling_resformer.publishing.space import make_space
@@ -47,9 +47,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture(folder):
-    sample_picture().save(folder.parent / "picture.png")
-    return folder.parent / "picture.png"
+def image(folder):
+    sample_image().save(folder.parent / "image.png")
+    return folder.parent / "image.png"
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def url(folder):
     process.wait(timeout=30)
 
 
-def test_npms_client_gets_masks_and_classes(url, folder, picture):
-    answers = node("inference_client.mjs", url, picture)
-    mask, scores = reference(folder, sample_picture())
+def test_npms_client_gets_masks_and_classes(url, folder, image):
+    answers = node("inference_client.mjs", url, image)
+    mask, scores = reference(folder, sample_image())
     for key in ("segmentation", "segmentationOfUntyped"):
         assert [one["label"] for one in answers[key]] == foreground(mask)
         for one in answers[key]:
@@ -85,25 +85,25 @@ def test_npms_client_gets_masks_and_classes(url, folder, picture):
     assert "threshold is 2; expected a number from 0 to 1" in answers["refused"]
 
 
-def test_the_widget_draws_the_masks(url, folder, picture, screenshots):
-    shown = node("widget.mjs", url, "image-segmentation", picture, screenshots / "widget_segmentation.png", CHROMIUM)
-    mask, _ = reference(folder, sample_picture())
+def test_the_widget_draws_the_masks(url, folder, image, screenshots):
+    shown = node("widget.mjs", url, "image-segmentation", image, screenshots / "widget_segmentation.png", CHROMIUM)
+    mask, _ = reference(folder, sample_image())
     assert shown["problems"] == []
     assert all(name in shown["text"] for name in foreground(mask)) and "Computation time on cpu" in shown["text"]
     assert shown["colouredShare"] == pytest.approx(np.mean(mask > 0), abs=0.1)
 
 
-def test_the_widget_lists_the_classes(url, folder, picture, screenshots):
+def test_the_widget_lists_the_classes(url, folder, image, screenshots):
     page = screenshots / "widget_classification.png"
-    shown = node("widget.mjs", f"{url}/image-classification", "image-classification", picture, page, CHROMIUM)
-    _, scores = reference(folder, sample_picture())
+    shown = node("widget.mjs", f"{url}/image-classification", "image-classification", image, page, CHROMIUM)
+    _, scores = reference(folder, sample_image())
     assert shown["problems"] == []
     assert all(f"{score:.3f}" in shown["text"] for score in scores.values())
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="make test-clients installs gradio")
-def test_the_space_draws_toggles_and_measures(folder, picture, screenshots, tmp_path):
-    space = make_space(tmp_path / "space", str(folder), [picture])
+def test_the_space_draws_toggles_and_measures(folder, image, screenshots, tmp_path):
+    space = make_space(tmp_path / "space", str(folder), [image])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {
@@ -115,11 +115,11 @@ def test_the_space_draws_toggles_and_measures(folder, picture, screenshots, tmp_
     process = subprocess.Popen([sys.executable, "app.py"], cwd=space, env=environment)
     try:
         until(lambda: is_open(port))
-        shown = node("space.mjs", f"http://127.0.0.1:{port}", picture, "SRF", screenshots, CHROMIUM)
+        shown = node("space.mjs", f"http://127.0.0.1:{port}", image, "SRF", screenshots, CHROMIUM)
     finally:
         process.terminate()
         process.wait(timeout=30)
-    mask, scores = reference(folder, sample_picture())
+    mask, scores = reference(folder, sample_image())
     assert shown["failed"] == [], "nothing breaks, and no third party is asked"
     assert "Not a medical device" in shown["text"]
     for name in NAMES[1:]:
@@ -127,7 +127,7 @@ def test_the_space_draws_toggles_and_measures(folder, picture, screenshots, tmp_
     assert all(f"{score:.0%}" in shown["text"] for score in scores.values())
     assert not np.allclose(shown["asItComes"], shown["without"], atol=0.5)
     assert not np.allclose(shown["asItComes"], shown["opaque"], atol=0.5)
-    assert "picture" in shown["message"].lower() and "Traceback" not in shown["message"]
+    assert "image" in shown["message"].lower() and "Traceback" not in shown["message"]
 
 
 def is_open(port):

@@ -20,9 +20,9 @@ def collator():
 def row(**changes):
     mask = np.zeros((20, 24), np.uint8)
     mask[5:15, 5:20] = 1
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8))
     return {
-        "image": picture,
+        "image": image,
         "mask": Image.fromarray(mask),
         "class_labels": [1],
         "class_labels_unknown": [],

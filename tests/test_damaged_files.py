@@ -24,7 +24,8 @@ from dicom_data import write_oct, write_series
 
 from modeling_resformer.data import builder
 from modeling_resformer.handler import EndpointHandler, RequestError
-from modeling_resformer.prediction import cases, en_face, running, volumes
+from modeling_resformer.prediction import case_loop, cases, en_face
+from modeling_resformer.volumes import scan
 
 
 ROOT = Path(__file__).parents[1]
@@ -181,10 +182,10 @@ def test_a_very_long_name(predict, model, tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "bad"),
     [
-        (cases, "open_picture", "a.png"),
-        (running, "overlay_picture", "a.png"),
-        (volumes, "read_metaimage", "a.mhd"),
-        (volumes, "write_image", "a.mhd"),
+        (cases, "open_image", "a.png"),
+        (case_loop, "overlay_image", "a.png"),
+        (scan, "read_metaimage", "a.mhd"),
+        (scan, "write_volume", "a.mhd"),
         (en_face, "draw_en_face", "a.mhd"),
     ],
 )
@@ -204,7 +205,7 @@ def test_what_nobody_foresaw_in_one_case_is_a_line_and_its_traceback_is_kept(
         return whole(*arguments, **options)
 
     monkeypatch.setattr(module, name, broken)
-    caplog.set_level(logging.DEBUG, logger="modeling_resformer.prediction.running")
+    caplog.set_level(logging.DEBUG, logger="modeling_resformer.prediction.case_loop")
     inputs = [str(tmp_path / bad), str(tmp_path / good)]
     assert predict([model, *inputs, "--output", str(tmp_path / "out"), "--cpu-threads", "1"]) == 1
     assert {Path(row["source"]).name for row in rows_of(tmp_path / "out")} == {good}
@@ -286,17 +287,17 @@ def test_what_nobody_foresaw_while_data_are_prepared(tmp_path, monkeypatch, caps
     def crooked(path, size=None):
         if path.stem == "b":
             raise RecursionError("deep")
-        return store_picture(path, size)
+        return store_image(path, size)
 
-    store_picture = builder.store_picture
+    store_image = builder.store_image
     monkeypatch.setattr(PngImageFile, "load", broken)
-    monkeypatch.setattr(builder, "store_picture", crooked)
+    monkeypatch.setattr(builder, "store_image", crooked)
     options = ["--mask-values", "0=background,255=lesion", "--on-error", on_error]
     status = prepare("prepare_folder.py", source, output, *options)
-    pictures = source / "images"
+    images = source / "images"
     lines = [
-        f"{pictures / 'a.png'}: no decoder takes it (nought); replace the file",
-        f"{pictures / 'b.png'}: cannot be used (RecursionError: deep); replace the file",
+        f"{images / 'a.png'}: no decoder takes it (nought); replace the file",
+        f"{images / 'b.png'}: cannot be used (RecursionError: deep); replace the file",
     ]
     if on_error == "raise":
         assert status == 1 and f"\nerror: {lines[0]}" in capsys.readouterr().err
@@ -307,12 +308,12 @@ def test_what_nobody_foresaw_while_data_are_prepared(tmp_path, monkeypatch, caps
         assert [(one["case_id"], one["problem"]) for one in skipped] == [("a", lines[0]), ("b", lines[1])]
 
 
-def test_the_handler_refuses_a_picture_with_damaged_exif_data(tmp_path):
+def test_the_handler_refuses_a_image_with_damaged_exif_data(tmp_path):
     handler = EndpointHandler(str(ROOT / "hub_cards" / "resformer-tiny-isic2017"), trust_remote_code=False)
     with_damaged_exif(tmp_path / "a.jpg")
     with pytest.raises(RequestError, match=r"EXIF data are damaged|not a TIFF file") as error:
         handler({"inputs": (tmp_path / "a.jpg").read_bytes()})
     assert error.value.status == 400
-    with Image.open(io.BytesIO((tmp_path / "a.jpg").read_bytes())) as picture, pytest.raises(RequestError) as error:
-        handler({"inputs": picture})
+    with Image.open(io.BytesIO((tmp_path / "a.jpg").read_bytes())) as image, pytest.raises(RequestError) as error:
+        handler({"inputs": image})
     assert error.value.status == 400

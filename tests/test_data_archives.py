@@ -19,7 +19,7 @@ from datasets import load_from_disk
 
 from modeling_resformer.data import archives
 from modeling_resformer.data.archives import unpack
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_zips_inside_a_zip(tmp_path):
 
 def test_an_error_inside_names_the_archive(tmp_path, capsys):
     write_isic(tmp_path / "raw")
-    (tmp_path / "raw" / "ISIC-2017_Training_Data" / "ISIC_0000001.jpg").write_bytes(b"no picture")
+    (tmp_path / "raw" / "ISIC-2017_Training_Data" / "ISIC_0000001.jpg").write_bytes(b"no image")
     zip_folder(tmp_path / "raw", tmp_path / "raw.zip")
     assert run("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "out") == 1
     error = capsys.readouterr().err.splitlines()[-1]

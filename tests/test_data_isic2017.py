@@ -20,7 +20,7 @@ import datasets
 
 from modeling_resformer.data import Isic2017, balanced_class_weights, load_prepared
 from modeling_resformer.data.class_weights import balanced
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def test_age_and_sex_where_they_are_known(tmp_path):
     assert list(zip(rows["age"], rows["sex"], strict=True)) == [(55, "female"), (None, None), (None, None)]
 
 
-def test_image_size_stores_smaller_pictures_and_keeps_the_original_size(tmp_path):
+def test_image_size_stores_smaller_images_and_keeps_the_original_size(tmp_path):
     write_isic(tmp_path / "raw")
     row = build(tmp_path, tmp_path / "raw", image_size=(15, 20))["train"][0]
     assert (row["image"].size, row["mask"].size, row["original_size"]) == ((20, 15), (20, 15), [30, 40])
@@ -162,7 +162,7 @@ def test_a_rotated_photograph_and_its_raw_mask_stay_together(tmp_path, orientati
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "raw" / "ISIC-2017_Training_Data" / f"{names[0]}.jpg"
-    # the lesion is bright in the picture exactly where the mask says so
+    # the lesion is bright in the image exactly where the mask says so
     mask_path = tmp_path / "raw" / "ISIC-2017_Training_Part1_GroundTruth" / f"{names[0]}_segmentation.png"
     mask = write_mask(mask_path)
     Image.fromarray(mask).convert("RGB").save(path, exif=exif, quality=95)
@@ -240,14 +240,14 @@ def claim_gigapixels(root):
 
 SKIPPABLE = [
     (claim_gigapixels, "ISIC_0000001.jpg: no decoder takes it (Image size (3600000000 pixels) exceeds limit"),
-    (lambda r: data(r, "ISIC_0000001.jpg").write_bytes(b"no picture"), "ISIC_0000001.jpg: no decoder takes it"),
+    (lambda r: data(r, "ISIC_0000001.jpg").write_bytes(b"no image"), "ISIC_0000001.jpg: no decoder takes it"),
     (
         lambda r: data(r, "ISIC_0000001.jpg").write_bytes(data(r, "ISIC_0000001.jpg").read_bytes()[:400]),
         "ISIC_0000001.jpg: no decoder takes it",
     ),
     (
         lambda r: write_mask(truth(r, "ISIC_0000001_segmentation.png"), (39, 30)),
-        "ISIC_0000001_segmentation.png: mask is 39 x 30, its picture 40 x 30",
+        "ISIC_0000001_segmentation.png: mask is 39 x 30, its image 40 x 30",
     ),
     (
         lambda r: write_mask(truth(r, "ISIC_0000001_segmentation.png"), values=(0, 254)),
@@ -330,7 +330,7 @@ def test_an_empty_or_absent_source(tmp_path, capsys):
 
 def test_all_cases_bad_is_an_error_even_when_skipping(tmp_path, capsys):
     write_isic(tmp_path / "raw", diagnoses=("00",))
-    data(tmp_path / "raw", "ISIC_0000000.jpg").write_bytes(b"no picture")
+    data(tmp_path / "raw", "ISIC_0000000.jpg").write_bytes(b"no image")
     assert run("--source", tmp_path / "raw", "--output", tmp_path / "out", "--on-error", "skip") == 1
     assert "no readable case is left" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -389,7 +389,7 @@ def test_balanced_weights_of_a_split(sample):
     assert weights == pytest.approx([40 / (3 * 13), 40 / (3 * 11), 40 / (3 * 16)])
 
 
-def test_sixteen_bit_and_palette_pictures_pass_through(tmp_path):
+def test_sixteen_bit_and_palette_images_pass_through(tmp_path):
     names = write_isic(tmp_path / "raw", diagnoses=("00", "00"))
     deep = np.arange(40 * 30, dtype=np.uint16).reshape(30, 40) * 50
     folder = tmp_path / "raw" / "ISIC-2017_Training_Data"
@@ -399,5 +399,5 @@ def test_sixteen_bit_and_palette_pictures_pass_through(tmp_path):
     Image.fromarray((deep // 256).astype(np.uint8)).convert("P").save(folder / f"{names[1]}.png")
     rows = build(tmp_path, tmp_path / "raw")["train"].cast_column("image", datasets.Image(decode=False))
     assert [row["image"]["bytes"] for row in rows] == [(folder / f"{name}.png").read_bytes() for name in names]
-    picture = Image.open(io.BytesIO(rows[0]["image"]["bytes"]))
-    np.testing.assert_array_equal(np.asarray(picture), deep)
+    image = Image.open(io.BytesIO(rows[0]["image"]["bytes"]))
+    np.testing.assert_array_equal(np.asarray(image), deep)

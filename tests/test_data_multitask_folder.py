@@ -15,7 +15,7 @@ pytest.importorskip("datasets")
 
 from modeling_resformer.data import MultiTaskFolder, load_prepared
 from modeling_resformer.data.multitask_folder import parse_mask_values
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]
@@ -209,9 +209,9 @@ def test_sixteen_bit_tiff_becomes_a_png_without_loss(tmp_path):
     deep = np.random.default_rng(0).integers(0, 65535, (30, 40), dtype=np.uint16, endpoint=True)
     (tmp_path / "raw" / "images" / "a.jpg").unlink()
     Image.fromarray(deep).save(tmp_path / "raw" / "images" / "a.tif")
-    picture = build(tmp_path)["train"][0]["image"]
-    assert picture.format == "PNG"
-    np.testing.assert_array_equal(np.asarray(picture), deep)
+    image = build(tmp_path)["train"][0]["image"]
+    assert image.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(image), deep)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -229,7 +229,7 @@ def test_a_rotated_tiff_and_its_raw_mask_stay_together(tmp_path, orientation):
     np.testing.assert_array_equal(np.asarray(row["mask"]) == 1, bright)
 
 
-def test_spacing_is_scaled_with_the_picture(tmp_path):
+def test_spacing_is_scaled_with_the_image(tmp_path):
     table = [["file_name", "row_spacing", "column_spacing"], ["a", "0.1", "0.2"]]
     write_folder(tmp_path / "raw", names=("a",), table=table)
     assert build(tmp_path, image_size=(60, 10))["train"][0]["spacing"] == pytest.approx([0.05, 0.8])
@@ -252,7 +252,7 @@ def test_a_zip_with_the_folder_wrapped_in_it(tmp_path):
     assert load_prepared(tmp_path / "out").dataset["train"]["case_id"] == ["a", "b", "c"]
 
 
-def write_float_picture(root):
+def write_float_image(root):
     (root / "images" / "b.jpg").unlink()
     Image.fromarray(np.full((30, 40), np.nan, dtype=np.float32)).save(root / "images" / "b.tif")
 
@@ -264,18 +264,18 @@ def write_two_pages(root):
 
 
 BAD = [
-    (write_float_picture, "b.tif: samples of mode 'F' are not 8 or 16 bits"),
-    (write_two_pages, "b.tif: holds 2 pictures, expected one"),
+    (write_float_image, "b.tif: samples of mode 'F' are not 8 or 16 bits"),
+    (write_two_pages, "b.tif: holds 2 images, expected one"),
     (lambda r: write_mask(r / "masks" / "b.png", values=(0, 254)), "b.png: mask values 254 are unknown"),
-    (lambda r: write_mask(r / "masks" / "b.png", size=(9, 9)), "b.png: mask is 9 x 9, its picture 40 x 30"),
-    (lambda r: write_mask(r / "masks" / "z.png"), "z.png: mask without a picture"),
-    (lambda r: write_mask(r / "masks" / "b_mask.png"), "b_mask.png: a second mask of one picture, beside b.png"),
+    (lambda r: write_mask(r / "masks" / "b.png", size=(9, 9)), "b.png: mask is 9 x 9, its image 40 x 30"),
+    (lambda r: write_mask(r / "masks" / "z.png"), "z.png: mask without an image"),
+    (lambda r: write_mask(r / "masks" / "b_mask.png"), "b_mask.png: a second mask of one image, beside b.png"),
     (lambda r: (r / "masks" / "b.txt").write_text("x"), "b.txt: not a mask"),
-    (lambda r: (r / "images" / "b.txt").write_text("x"), "b.txt: not a picture"),
-    (lambda r: (r / "images" / "b.jpg").write_bytes(b"x"), "b.jpg: no decoder takes it (not a picture format)"),
+    (lambda r: (r / "images" / "b.txt").write_text("x"), "b.txt: not an image"),
+    (lambda r: (r / "images" / "b.jpg").write_bytes(b"x"), "b.jpg: no decoder takes it (not an image format)"),
     (lambda r: write_photograph(r / "images" / "b.png"), "images: b comes twice"),
     (lambda r: write_photograph(r / "images" / "B.jpg"), "are one id"),
-    (lambda r: write_csv(r / "labels.csv", [*TABLE, ["z", "red"]]), "labels.csv: z has no picture in images"),
+    (lambda r: write_csv(r / "labels.csv", [*TABLE, ["z", "red"]]), "labels.csv: z has no image in images"),
     (lambda r: write_csv(r / "labels.csv", [*TABLE, ["a", "red"]]), "labels.csv: a comes twice"),
     (
         lambda r: write_csv(r / "labels.csv", [["file_name", "split"], ["a", "training"]]),
@@ -330,7 +330,7 @@ def test_bad_input_stops_with_one_line_or_is_skipped_and_recorded(tmp_path, caps
             {},
             "case p is in the splits train and test",
         ),
-        (lambda r: (r / "images").rename(r / "pictures"), {}, "holds no folder images"),
+        (lambda r: (r / "images").rename(r / "photographs"), {}, "holds no folder images"),
         (lambda r: [path.unlink() for path in r.rglob("*.*")], {}, "holds no cases"),
     ],
 )
@@ -349,7 +349,7 @@ def test_broken_json_lines(tmp_path):
 
 
 def write_objects(root, *masks):
-    """A picture "a" with masks a_mask.png, a_mask_1.png ...: each a list of (rows, value)."""
+    """An image "a" with masks a_mask.png, a_mask_1.png ...: each a list of (rows, value)."""
     write_photograph(root / "images" / "a.png")
     write_photograph(root / "images" / "b.png", seed=1)
     (root / "masks").mkdir()
@@ -379,9 +379,9 @@ def test_several_masks_are_refused_with_their_names_and_the_flag(tmp_path, capsy
     arguments = ["--source", tmp_path / "raw", "--output", tmp_path / "out", "--mask-values", "0=background,1=cyst"]
     assert run(*arguments) == 1
     error = capsys.readouterr().err
-    assert "a_mask_1.png: a second mask of one picture, beside a_mask.png, a_mask_2.png" in error
+    assert "a_mask_1.png: a second mask of one image, beside a_mask.png, a_mask_2.png" in error
     assert "--merge-masks" in error
-    assert run(*arguments, "--on-error", "skip") == 0  # the picture goes, since one mask of three would mislead
+    assert run(*arguments, "--on-error", "skip") == 0  # the image goes, since one mask of three would mislead
     assert load_prepared(tmp_path / "out").dataset["train"]["case_id"] == ["b"]
     assert run(*arguments, "--merge-masks", "--overwrite") == 0
     (row, _) = load_prepared(tmp_path / "out").dataset["train"]
@@ -394,14 +394,12 @@ def test_masks_that_give_a_pixel_two_classes_are_refused(tmp_path):
         build(tmp_path, mask_values=CLASSES, merge_masks=True)
 
 
-def test_a_numbered_mask_belongs_to_the_picture_of_its_whole_name_first(tmp_path):
+def test_a_numbered_mask_belongs_to_the_image_of_its_whole_name_first(tmp_path):
     write_objects(tmp_path / "raw", [(TOP, 1)], [(MIDDLE, 2)])
     write_photograph(tmp_path / "raw" / "images" / "a_mask_1.png", seed=2)
     assert build(tmp_path, mask_values=CLASSES)["train"]["mask_classes"] == [[1], [2], None]
-    write_mask(
-        tmp_path / "raw" / "masks" / "b_1.png"
-    )  # no ending that marks a mask: perhaps of a picture that is lost
-    with pytest.raises(BadInputError, match=r"b_1\.png: mask without a picture"):
+    write_mask(tmp_path / "raw" / "masks" / "b_1.png")  # no ending that marks a mask: perhaps of an image that is lost
+    with pytest.raises(BadInputError, match=r"b_1\.png: mask without an image"):
         build(tmp_path, mask_values=CLASSES, merge_masks=True)
 
 

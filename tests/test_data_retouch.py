@@ -20,8 +20,8 @@ pytest.importorskip("datasets")
 from datasets import load_from_disk
 
 from modeling_resformer.data import Retouch, load_prepared, retouch
-from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.data.retouch import FULL_SLICES, PUBLISHED_ORDER, published_split
+from modeling_resformer.errors import BadInputError
 
 
 def load_script(name):
@@ -51,14 +51,14 @@ def run(*arguments):
 
 def check_rows(rows, voxels, reference, spacing):
     assert len(rows) == len(voxels)
-    for row, picture, mask in zip(rows, voxels, reference, strict=True):
+    for row, image, mask in zip(rows, voxels, reference, strict=True):
         stored = np.asarray(row["image"])
         assert stored.dtype == voxels.dtype
-        np.testing.assert_array_equal(stored, picture)
+        np.testing.assert_array_equal(stored, image)
         np.testing.assert_array_equal(np.asarray(row["mask"]), mask)
         assert row["class_labels"] == [code - 1 for code in (1, 2, 3) if (mask == code).any()]
         assert row["class_labels_unknown"] == []
-        assert row["original_size"] == list(picture.shape)
+        assert row["original_size"] == list(image.shape)
         assert row["spacing"] == pytest.approx([spacing[1], spacing[0]])
         assert row["slice_spacing"] == pytest.approx(spacing[2])
 
@@ -98,12 +98,12 @@ def test_a_marked_corner_keeps_its_place(tmp_path):
     folder = folder_of(tmp_path / "raw", "Cirrus", 1)
     write_metaimage(folder / "oct.mhd", voxels, TransformMatrix="0 0 1 1 0 0 0 -1 0")
     write_metaimage(folder / "reference.mhd", (voxels > 0).astype(np.uint8), TransformMatrix="0 0 1 1 0 0 0 -1 0")
-    pictures = [row["image"] for split in build(tmp_path, tmp_path / "raw").values() for row in split]
-    # PIL counts x, y from the top left of the picture
-    assert pictures[0].size == (30, 20)
-    assert pictures[0].getpixel((0, 0)) == 200
-    assert pictures[1].getpixel((29, 0)) == 210
-    assert pictures[2].getpixel((0, 19)) == 220
+    images = [row["image"] for split in build(tmp_path, tmp_path / "raw").values() for row in split]
+    # PIL counts x, y from the top left of the image
+    assert images[0].size == (30, 20)
+    assert images[0].getpixel((0, 0)) == 200
+    assert images[1].getpixel((29, 0)) == 210
+    assert images[2].getpixel((0, 19)) == 220
 
 
 @pytest.mark.parametrize(
@@ -345,9 +345,9 @@ def test_torch_sees_all_sixteen_bits(tmp_path):
     torch = pytest.importorskip("torch")
     voxels, _ = write_retouch_volume(folder_of(tmp_path / "raw", "Spectralis", 25), dtype="uint16")
     rows = build(tmp_path, tmp_path / "raw")["train"].with_format("torch")
-    picture = rows[3]["image"]
-    assert picture.shape == (1, 32, 24)
-    np.testing.assert_array_equal(picture[0].to(torch.int32).numpy(), voxels[3])
+    image = rows[3]["image"]
+    assert image.shape == (1, 32, 24)
+    np.testing.assert_array_equal(image[0].to(torch.int32).numpy(), voxels[3])
 
 
 def test_streaming_reads_volumes(tmp_path):
@@ -370,7 +370,7 @@ def test_the_report_shows_odd_slice_counts_and_ranges(tmp_path):
 
 def test_the_report_counts_by_split_and_vendor(tmp_path, monkeypatch):
     monkeypatch.setattr(retouch, "FULL_SLICES", {"Cirrus": 6, "Topcon": 6, "Spectralis": 6})
-    for vendor, number in (("Cirrus", 1), ("Cirrus", 18), ("Topcon", 50)):  # 18 is in the published test part
+    for vendor, number in (("Cirrus", 1), ("Cirrus", 18), ("Topcon", 50)):  # 18 is in the published test split
         write_retouch_volume(folder_of(tmp_path / "raw", vendor, number), seed=number)
     assert run("--source", tmp_path / "raw", "--output", tmp_path / "out") == 0
     splits = json.loads((tmp_path / "out" / "report.json").read_text())["splits"]

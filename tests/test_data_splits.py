@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from raw_data import write_csv
 
-from modeling_resformer.data.problems import BadInputError, Problems
 from modeling_resformer.data.splits import apply_manifest, carve, read_manifest, stratified_choice, write_manifest
+from modeling_resformer.errors import BadInputError, Problems
 
 
 def official_strata():

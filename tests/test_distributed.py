@@ -24,8 +24,8 @@ from modeling_resformer import (
     ResFormerForSemanticSegmentation,
     ResFormerImageProcessor,
 )
-from modeling_resformer.training.compute_metrics import EvaluationMetrics
-from modeling_resformer.training.rows import EvaluationRows
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.evaluation.row_statistics import EvaluationMetrics
 
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"

@@ -108,15 +108,15 @@ def test_every_flag_and_file_named_is_there(monkeypatch, capsys):
     [
         (
             "prepare_folder",
-            lambda r: (r / "pictures").mkdir(),
+            lambda r: (r / "images").mkdir(),
             [],
-            "Expected images/ with pictures, masks/ with masks",
+            "Expected images/ with images, masks/ with masks",
         ),
         (
             "prepare_folder",
             lambda r: write_mask(r / "masks" / "x.png"),
             [],
-            "Expected images/ with pictures, masks/ with masks",
+            "Expected images/ with images, masks/ with masks",
         ),
         ("prepare_isic2017", lambda r: (r / "x").mkdir(), [], "Expected ISIC-2017_Training_Data/"),
         ("prepare_retouch", lambda r: (r / "x").mkdir(), [], "with oct.mhd and reference.mhd"),

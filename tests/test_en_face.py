@@ -1,4 +1,4 @@
-"""Maps of a volume seen from the front, and the sheet of its worst slices: counted by hand, and read off the pictures."""
+"""Maps of a volume seen from the front, and the sheet of its worst slices: counted by hand, and read off the images."""
 
 import numpy as np
 import pytest
@@ -53,13 +53,13 @@ def drawn_map(counts, spacing):
 
 
 def test_a_map_is_in_micrometres_with_square_millimetres(masks):
-    panel, picture = drawn_map(thickness_maps(masks, 3)[0], SPACING)
-    values = picture.get_array()
+    panel, image = drawn_map(thickness_maps(masks, 3)[0], SPACING)
+    values = image.get_array()
     assert values.max() == pytest.approx(8 * 4)  # 8 pixels of 4 micrometres
     assert values.mask.sum() == 4 * 30 - 20
     assert panel.get_aspect() == pytest.approx(0.12 / 0.012)  # one B-scan is drawn as high as ten A-scans are wide
     assert panel.get_title() == "IRF: at most 32 µm, in 2 of 4 B-scans"
-    assert picture.colorbar.ax.get_ylabel() == "thickness (µm)"
+    assert image.colorbar.ax.get_ylabel() == "thickness (µm)"
     bar, label = panel.lines[0].get_xdata(), panel.texts[0].get_text()
     assert label == "0.05 mm"
     assert bar[1] - bar[0] == pytest.approx(0.05 / 0.012)
@@ -75,27 +75,27 @@ def test_a_map_is_in_micrometres_with_square_millimetres(masks):
     ],
 )
 def test_a_map_has_only_units_that_are_known(masks, spacing, unit, bars):
-    panel, picture = drawn_map(thickness_maps(masks, 3)[0], spacing)
-    assert picture.colorbar.ax.get_ylabel() == f"thickness ({unit})"
+    panel, image = drawn_map(thickness_maps(masks, 3)[0], spacing)
+    assert image.colorbar.ax.get_ylabel() == f"thickness ({unit})"
     assert len(panel.lines) == bars
     if not bars:
         assert panel.get_aspect() == pytest.approx(30 / 4)  # a square
 
 
 def test_an_absent_class_is_said_to_be_none_and_has_no_colour_bar():
-    panel, picture = drawn_map(np.zeros((4, 30), int), SPACING)
+    panel, image = drawn_map(np.zeros((4, 30), int), SPACING)
     assert panel.get_title() == "IRF: none found"
     assert "none found" in [text.get_text() for text in panel.texts]
-    assert picture.colorbar is None
+    assert image.colorbar is None
     assert panel.figure.axes == [panel]
 
 
-def test_the_picture_shows_each_map_in_its_colours(masks):
-    picture = np.asarray(draw_en_face(masks, NAMES, SPACING, "TRAIN001"))
-    assert picture.shape[2] == 3
+def test_the_image_shows_each_map_in_its_colours(masks):
+    image = np.asarray(draw_en_face(masks, NAMES, SPACING, "TRAIN001"))
+    assert image.shape[2] == 3
     brightest = (np.array(colormaps["viridis"](1.0)[:3]) * 255).round()
     middle = (np.array(colormaps["viridis"](5 / 8)[:3]) * 255).round()
-    left, right = np.split(picture, [picture.shape[1] // 2], axis=1)
+    left, right = np.split(image, [image.shape[1] // 2], axis=1)
 
     def area(part, colour):
         return (abs(part.astype(int) - colour).max(axis=2) <= 2).sum()
@@ -106,8 +106,8 @@ def test_the_picture_shows_each_map_in_its_colours(masks):
 
 
 def test_more_classes_than_fit_one_row_are_drawn():
-    picture = draw_en_face(np.zeros((3, 4, 5), np.uint8), ["background", *"abcd"])
-    assert 1.4 < picture.width / picture.height < 1.8  # three maps and one below them
+    image = draw_en_face(np.zeros((3, 4, 5), np.uint8), ["background", *"abcd"])
+    assert 1.4 < image.width / image.height < 1.8  # three maps and one below them
 
 
 @pytest.mark.parametrize(("length", "rounded"), [(1.2, 1), (2.0, 2), (4.99, 2), (7, 5), (0.072, 0.05), (0.1, 0.1)])

@@ -16,9 +16,9 @@ from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 from transformers import ViTConfig
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.publishing.checks import check_run
-from modeling_resformer.training import report_page
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.evaluation import report_page
+from modeling_resformer.publishing.repository_checks import check_run
 
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -116,7 +116,7 @@ def test_a_dataset_of_one_part_has_no_baselines_to_learn(dataset, checkpoint, tm
 
 
 def test_thresholds_are_the_best_on_validation_and_written_to_the_config(dataset, checkpoint, tmp_path):
-    """The dataset has no test part, so nothing of it can have been looked at."""
+    """The dataset has no test split, so nothing of it can have been looked at."""
     parts = DatasetDict({name: dataset[0][name] for name in ("train", "validation")})
     parts.save_to_disk(str(tmp_path / "dataset"))
     before = json.loads((checkpoint / "config.json").read_text())
@@ -201,7 +201,7 @@ TRAIN = ("--dataset", "{data}", "--output_dir", "{tmp}/out")
         ([*EVALUATE, "--model_name_or_path", "{tmp}/vit"], "is a 'vit' model"),
         ([*EVALUATE, "--dataset", "{tmp}/none"], "no such folder"),
         ([*EVALUATE, "--dataset", "{model}"], "holds neither"),
-        ([*EVALUATE, "--split", "tset"], "no ['tset'] part; it has ['test', 'train', 'validation']"),
+        ([*EVALUATE, "--split", "tset"], "no ['tset'] split; it has ['test', 'train', 'validation']"),
         ([*EVALUATE, "--task", "detection"], "expected one of multi_task, segmentation, classification"),
         ([*EVALUATE, "--model_name_or_path", "a/b", "--choose_thresholds"], "download it first"),
         ([*EVALUATE, "--task", "segmentation", "--choose_thresholds"], "only segments"),

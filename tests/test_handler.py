@@ -1,4 +1,4 @@
-"""`handler.py` as Inference Endpoints use it: loaded by its path, given pictures, bytes and base64, never a path."""
+"""`handler.py` as Inference Endpoints use it: loaded by its path, given images, bytes and base64, never a path."""
 
 import base64
 import json
@@ -29,19 +29,19 @@ from modeling_resformer.handler import EndpointHandler, Limits, Parameters, Requ
 NAMES = ["background", "IRF", "SRF", "PED"]
 
 
-def sample_picture() -> Image.Image:
+def sample_image() -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((70, 60), Image.Resampling.BICUBIC)
 
 
 def save_model(folder: Path) -> Path:
-    """A random multi-task model, set to find every mask class in the sample picture."""
+    """A random multi-task model, set to find every mask class in the sample image."""
     torch.manual_seed(0)
     model = ResFormerForMultiTask(tiny_config(classification_labels=["a", "b", "c"])).eval()
     processor = ResFormerImageProcessor(size={"height": 48, "width": 64})
     head = model.segmentation_head.classifier
     with torch.no_grad():
-        head.bias -= model(**processor(sample_picture(), return_tensors="pt")).segmentation_logits.mean((0, 2, 3))
+        head.bias -= model(**processor(sample_image(), return_tensors="pt")).segmentation_logits.mean((0, 2, 3))
         head.weight *= 80
         head.bias *= 80
         model.classification_head.classifier.weight *= 80
@@ -50,9 +50,9 @@ def save_model(folder: Path) -> Path:
     return folder
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -71,8 +71,8 @@ def claiming_png(width: int, height: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
-    return sample_picture()
+def image() -> Image.Image:
+    return sample_image()
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,12 @@ def endpoint(folder) -> EndpointHandler:
     return EndpointHandler(str(folder))
 
 
-def reference(folder: Path, picture: Image.Image) -> tuple[np.ndarray, dict[str, float]]:
+def reference(folder: Path, image: Image.Image) -> tuple[np.ndarray, dict[str, float]]:
     """Class index per pixel and sigmoid per class, by torch from the model's own output."""
     model = ResFormerForMultiTask.from_pretrained(folder)
     with torch.no_grad():
-        output = model(**ResFormerImageProcessor.from_pretrained(folder)(picture, return_tensors="pt"))
-    size = picture.size[::-1]
+        output = model(**ResFormerImageProcessor.from_pretrained(folder)(image, return_tensors="pt"))
+    size = image.size[::-1]
     mask = F.interpolate(output.segmentation_logits, size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
     return mask, dict(zip("abc", output.classification_logits[0].sigmoid().tolist(), strict=True))
 
@@ -114,20 +114,20 @@ handler = importlib.util.module_from_spec(spec)
 sys.modules["handler"] = handler
 spec.loader.exec_module(handler)
 endpoint = handler.EndpointHandler(folder)
-picture = Image.open(folder + "/../picture.png")
-answers = [endpoint({"inputs": picture}), endpoint({"inputs": picture, "parameters": {"task": "both"}})]
+image = Image.open(folder + "/../image.png")
+answers = [endpoint({"inputs": image}), endpoint({"inputs": image, "parameters": {"task": "both"}})]
 print(json.dumps(answers))
 """
 
 
-def test_a_stranger_loads_it_by_path_as_inference_endpoints_do(folder, picture, tmp_path):
+def test_a_stranger_loads_it_by_path_as_inference_endpoints_do(folder, image, tmp_path):
     shutil.copytree(folder, tmp_path / "repository")
     shutil.copy(handler.__file__, tmp_path / "repository")
-    picture.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     packages = packages_without(tmp_path / "packages")
     output, _ = run_as_stranger(STRANGER, packages, str(tmp_path / "repository"))
     segmentation, both = json.loads(output.splitlines()[-1])
-    mask, scores = reference(folder, picture)
+    mask, scores = reference(folder, image)
     assert both["segmentation"] == segmentation
     assert [one["label"] for one in segmentation] == foreground(mask) == NAMES[1:]
     for segment in segmentation:
@@ -169,28 +169,28 @@ def toolkit(endpoint):
     server.server_close()
 
 
-def test_the_python_client_on_an_inference_endpoint(endpoint, folder, picture, tmp_path):
-    picture.save(tmp_path / "picture.png")
-    mask, _ = reference(folder, picture)
+def test_the_python_client_on_an_inference_endpoint(endpoint, folder, image, tmp_path):
+    image.save(tmp_path / "image.png")
+    mask, _ = reference(folder, image)
     with toolkit(endpoint) as url:
         client = InferenceClient(model=url)
-        found = client.image_segmentation(tmp_path / "picture.png")
+        found = client.image_segmentation(tmp_path / "image.png")
         assert [one.label for one in found] == foreground(mask)
         for one in found:
             np.testing.assert_array_equal(np.asarray(one.mask), (mask == NAMES.index(one.label)) * 255)
         # With parameters the client sends base64 in JSON.
         best = max(found, key=lambda one: one.score)
-        strict = client.image_segmentation((tmp_path / "picture.png").read_bytes(), threshold=best.score - 1e-6)
+        strict = client.image_segmentation((tmp_path / "image.png").read_bytes(), threshold=best.score - 1e-6)
         assert [one.label for one in strict] == [best.label]
         with pytest.raises(HfHubHTTPError, match="expected a number from 0 to 1"):
-            client.image_segmentation(tmp_path / "picture.png", threshold=2)
+            client.image_segmentation(tmp_path / "image.png", threshold=2)
 
 
-def test_pictures_bytes_and_base64_give_one_answer(endpoint, picture):
-    data = encoded(picture)
+def test_images_bytes_and_base64_give_one_answer(endpoint, image):
+    data = encoded(image)
     text = base64.b64encode(data).decode()
     wrapped = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
-    expected = endpoint({"inputs": picture})
+    expected = endpoint({"inputs": image})
     for inputs in (data, bytearray(data), text, f"data:image/png;base64,{text}", wrapped):
         assert endpoint({"inputs": inputs}) == expected
     assert endpoint({"inputs": text, "parameters": None}) == expected
@@ -230,11 +230,11 @@ def test_class_scores_against_numbers_worked_by_hand():
     assert answered(top_k=9, function_to_apply="none") == [("b", 1.0986123), ("a", 0.0), ("c", -1.0986123)]
 
 
-def test_masks_are_upright_where_exif_says_so(endpoint, picture):
+def test_masks_are_upright_where_exif_says_so(endpoint, image):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    turned = encoded(picture, exif=exif)
-    upright = encoded(picture.transpose(Image.Transpose.ROTATE_270))
+    turned = encoded(image, exif=exif)
+    upright = encoded(image.transpose(Image.Transpose.ROTATE_270))
     answer = endpoint({"inputs": turned})
     assert answer == endpoint({"inputs": upright})
     assert decoded_mask(answer[0]).size == (60, 70)
@@ -251,8 +251,8 @@ def test_sixteen_bits_are_kept(endpoint):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
-def test_every_kind_of_picture_is_answered(endpoint, picture, mode, kind):
-    converted = Image.fromarray(np.full((60, 70), 40000, np.uint16)) if mode == "I;16" else picture.convert(mode)
+def test_every_kind_of_image_is_answered(endpoint, image, mode, kind):
+    converted = Image.fromarray(np.full((60, 70), 40000, np.uint16)) if mode == "I;16" else image.convert(mode)
     try:
         data = encoded(converted, kind)
     except (OSError, ValueError) as error:
@@ -291,37 +291,37 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
     [
         (b"", 400, "empty"),
         ("", 400, "empty"),
-        (b"nothing", 400, "no known picture format"),
-        (SVG, 400, "no known picture format"),
-        (b"<html><img src=x></html>", 400, "no known picture format"),
-        (EPS, 400, "no known picture format"),
+        (b"nothing", 400, "no known image format"),
+        (SVG, 400, "no known image format"),
+        (b"<html><img src=x></html>", 400, "no known image format"),
+        (EPS, 400, "no known image format"),
         (None, 400, "missing"),
         (["/etc/passwd"], 400, "is a list"),
         ({"url": "http://127.0.0.1"}, 400, "is a dict"),
-        (claiming_png(100, 100), 400, "not a readable picture"),
+        (claiming_png(100, 100), 400, "not a readable image"),
         (claiming_png(60_000, 60_000), 413, "too large|more than"),
         (claiming_png(8_000, 8_000), 413, "8000 x 8000 pixels, more than 40 million"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(40), 400, "not a readable picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), 400, "not a readable image"),
         (bytes(33 * 2**20), 413, "larger than 32 MiB"),
         ("A" * (44 * 2**20), 413, "larger than 32 MiB"),
         (Image.new("1", (8000, 8000)), 413, "8000 x 8000"),
     ],
 )
-def test_what_is_no_usable_picture_is_one_line(endpoint, inputs, status, message):
+def test_what_is_no_usable_image_is_one_line(endpoint, inputs, status, message):
     with pytest.raises(RequestError, match=message) as caught:
         endpoint({"inputs": inputs})
     assert caught.value.status == status
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
-def test_damaged_files_are_refused_wherever_they_are_cut(endpoint, picture):
+def test_damaged_files_are_refused_wherever_they_are_cut(endpoint, image):
     limits, open_upright = Limits(), endpoint.image_processor.open_upright
     for kind in ("JPEG", "PNG", "TIFF", "WEBP", "GIF"):
-        data = encoded(picture, kind)
+        data = encoded(image, kind)
         for share in (0.1, 0.5, 0.9):
-            with pytest.raises(RequestError, match="not a readable picture"):
+            with pytest.raises(RequestError, match="not a readable image"):
                 handler.open_input(data[: int(len(data) * share)], limits, open_upright)
-    pages = encoded(picture, "TIFF", save_all=True, append_images=[picture])
+    pages = encoded(image, "TIFF", save_all=True, append_images=[image])
     with pytest.raises(RequestError, match="2 pages is a volume"):
         handler.open_input(pages, limits, open_upright)
 
@@ -344,16 +344,16 @@ def test_damaged_files_are_refused_wherever_they_are_cut(endpoint, picture):
         (["both"], "parameters is a list"),
     ],
 )
-def test_bad_parameters_are_one_line(endpoint, picture, parameters, message):
+def test_bad_parameters_are_one_line(endpoint, image, parameters, message):
     with pytest.raises(RequestError, match=message) as caught:
-        endpoint({"inputs": picture, "parameters": parameters})
+        endpoint({"inputs": image, "parameters": parameters})
     assert caught.value.status == 422 and len(str(caught.value)) < 250
 
 
-def test_a_checkpoint_of_one_task_answers_that_task_only(tmp_path, picture):
+def test_a_checkpoint_of_one_task_answers_that_task_only(tmp_path, image):
     ResFormerForImageClassification(tiny_config()).save_pretrained(tmp_path)
     ResFormerImageProcessor(size={"height": 48, "width": 64}).save_pretrained(tmp_path)
     half = EndpointHandler(str(tmp_path))
-    assert len(half({"inputs": picture, "parameters": {"task": "image-classification"}})) == 3
+    assert len(half({"inputs": image, "parameters": {"task": "image-classification"}})) == 3
     with pytest.raises(RequestError, match="trained without segmentation; it answers classification"):
-        half({"inputs": picture})
+        half({"inputs": image})

@@ -1,4 +1,4 @@
-"""The image processor: every kind of picture in, both back ends alike, masks intact, post-processing with names."""
+"""The image processor: every kind of image in, both back ends alike, masks intact, post-processing with names."""
 
 import io
 import threading
@@ -44,8 +44,8 @@ def native(processor):
     return type(processor)(do_resize=False)
 
 
-def pixels(processor, picture, **options) -> np.ndarray:
-    return processor(picture, return_tensors="pt", **options)["pixel_values"][0].numpy()
+def pixels(processor, image, **options) -> np.ndarray:
+    return processor(image, return_tensors="pt", **options)["pixel_values"][0].numpy()
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
@@ -64,9 +64,9 @@ def test_both_back_ends_agree_on_real_photographs(size):
     assert len(PHOTOGRAPHS) >= 50
     settings = {"size": {"height": size[0], "width": size[1]}}
     for path in PHOTOGRAPHS[:8]:
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             one, other = (
-                pixels(cls(**settings), picture) for cls in (ResFormerImageProcessor, ResFormerImageProcessorPil)
+                pixels(cls(**settings), image) for cls in (ResFormerImageProcessor, ResFormerImageProcessorPil)
             )
         # Tolerance: one grey level in 255 per pixel from rounding after resizing, a hundredth of one in the mean.
         assert np.abs(one - other).max() < 1.01 / 255 / STD.min()
@@ -88,11 +88,11 @@ def test_shrinking_is_anti_aliased_bilinear_as_pillow_does_it(processor, rgb):
     assert np.abs(pixels(processor, rgb) - normalised(expected / 255)).max() < 1.01 / 255 / STD.min()
 
 
-def test_a_colour_picture_in_any_dress_is_one_picture(native, rgb):
+def test_a_colour_image_in_any_dress_is_one_image(native, rgb):
     expected = pixels(native, rgb)
     encoded = io.BytesIO()
     Image.fromarray(rgb).save(encoded, "PNG")
-    for picture in (
+    for image in (
         Image.fromarray(rgb),
         Image.fromarray(rgb).convert("RGBA"),
         rgb.transpose(2, 0, 1),
@@ -106,14 +106,14 @@ def test_a_colour_picture_in_any_dress_is_one_picture(native, rgb):
         np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)]),
         encoded.getvalue(),
     ):
-        np.testing.assert_allclose(pixels(native, picture), expected, atol=1e-5)
+        np.testing.assert_allclose(pixels(native, image), expected, atol=1e-5)
 
 
-def test_a_grey_picture_in_any_dress_is_repeated_to_three_channels(native, tmp_path):
+def test_a_grey_image_in_any_dress_is_repeated_to_three_channels(native, tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
     expected = normalised(np.broadcast_to(grey / 255, (3, 20, 30)))
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    for picture in (
+    for image in (
         Image.fromarray(grey),
         Image.fromarray(grey).convert("P"),
         Image.fromarray(grey).convert("LA"),
@@ -128,30 +128,30 @@ def test_a_grey_picture_in_any_dress_is_repeated_to_three_channels(native, tmp_p
         tmp_path / "grey.png",
         str(tmp_path / "grey.png"),
     ):
-        np.testing.assert_allclose(pixels(native, picture), expected, atol=1e-5)
+        np.testing.assert_allclose(pixels(native, image), expected, atol=1e-5)
 
 
-def test_a_palette_picture_shows_its_colours(native, rgb):
+def test_a_palette_image_shows_its_colours(native, rgb):
     palette = Image.fromarray(rgb).quantize(16)
     np.testing.assert_allclose(pixels(native, palette), pixels(native, palette.convert("RGB")), atol=1e-6)
 
 
-def test_transparent_pictures_lie_on_white(native):
+def test_transparent_images_lie_on_white(native):
     rgba = np.zeros((6, 5, 4), np.uint8)
     rgba[..., 0] = 100
     rgba[..., 3] = 51
     # One fifth of (100, 0, 0) on four fifths of white.
     expected = normalised(np.broadcast_to(np.array([224, 204, 204]).reshape(3, 1, 1) / 255, (3, 6, 5)))
-    for picture in (rgba, Image.fromarray(rgba), rgba.transpose(2, 0, 1)):
-        np.testing.assert_allclose(pixels(native, picture), expected, atol=0.01)
+    for image in (rgba, Image.fromarray(rgba), rgba.transpose(2, 0, 1)):
+        np.testing.assert_allclose(pixels(native, image), expected, atol=0.01)
 
 
-def test_sixteen_bit_pictures_keep_their_depth(native, tmp_path):
+def test_sixteen_bit_images_keep_their_depth(native, tmp_path):
     deep = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     expected = normalised(np.broadcast_to(deep / 65535, (3, 20, 30)))
-    for picture in (deep, Image.fromarray(deep), tmp_path / "deep.png", torch.from_numpy(deep)):
-        np.testing.assert_allclose(pixels(native, picture), expected, atol=1e-5)
+    for image in (deep, Image.fromarray(deep), tmp_path / "deep.png", torch.from_numpy(deep)):
+        np.testing.assert_allclose(pixels(native, image), expected, atol=1e-5)
     assert len(np.unique(pixels(native, deep)[0])) == 600
 
 
@@ -182,27 +182,27 @@ def test_floats_of_unit_range_are_warned_about(native, rgb, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("picture", "said"),
+    ("image", "said"),
     [
-        (np.zeros((49, 50, 51), np.uint8), r"\(49, 50, 51\) is not a picture.*list"),
-        (np.zeros((2, 2, 20, 30, 3), np.uint8), r"not a picture"),
+        (np.zeros((49, 50, 51), np.uint8), r"\(49, 50, 51\) is not an image.*list"),
+        (np.zeros((2, 2, 20, 30, 3), np.uint8), r"not an image"),
         (np.full((20, 30), np.nan, np.float32), "NaN"),
         (np.full((20, 30), 70000, np.int32), r"int32.*70000.*intensity_range"),
         (np.full((20, 30), -5, np.int16), r"int16.*-5"),
-        (b"no picture", "10 bytes: not a picture"),
+        (b"no image", "8 bytes: not an image"),
         ({"a": 1}, "dict"),
         ([], "empty list"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_line(processor, picture, said):
+def test_what_is_no_image_is_refused_in_one_line(processor, image, said):
     with pytest.raises(ValueError, match=said) as error:
-        processor(picture, return_tensors="pt")
+        processor(image, return_tensors="pt")
     assert "\n" not in str(error.value)
 
 
 def test_a_broken_file_is_named(processor, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(PHOTOGRAPHS[0].read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"broken\.jpg: not a picture"):
+    with pytest.raises(ValueError, match=r"broken\.jpg: not an image"):
         processor(tmp_path / "broken.jpg")
 
 
@@ -293,15 +293,15 @@ def test_masks_come_as_one_array(native, rgb, shape):
 
 def test_masks_come_in_batches(processor, rgb):
     masks = [np.zeros((20, 30), np.uint8), np.ones((40, 10), np.uint8)]
-    pictures = [rgb, rgb.repeat(2, 0)[:, :10]]
-    labels = processor(pictures, segmentation_maps=masks, return_tensors="pt")["labels"]
+    images = [rgb, rgb.repeat(2, 0)[:, :10]]
+    labels = processor(images, segmentation_maps=masks, return_tensors="pt")["labels"]
     assert labels.shape == (2, 24, 32) and labels[0].max() == 0 and labels[1].min() == 1
 
 
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
-        (np.zeros((30, 20), np.uint8), r"30 x 20 and its picture 20 x 30"),
+        (np.zeros((30, 20), np.uint8), r"30 x 20 and its image 20 x 30"),
         (np.full((20, 30), 0.5), "fractions"),
         (Image.new("RGB", (30, 20)), "RGB"),
         ([np.zeros((20, 30), np.uint8)] * 2, "2 masks for 1"),
@@ -315,7 +315,7 @@ def test_masks_that_do_not_fit_are_refused(processor, rgb, mask, said):
 @pytest.mark.parametrize("opened", ["by the processor", "by the user"])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_picture_and_mask_alike(native, orientation, suffix, opened, tmp_path):
+def test_exif_orientation_turns_image_and_mask_alike(native, orientation, suffix, opened, tmp_path):
     rgb = np.zeros((20, 30, 3), np.uint8)
     rgb[2:9, 4:20], mask = 200, np.zeros((20, 30), np.uint8)
     mask[2:9, 4:20] = 1
@@ -326,15 +326,15 @@ def test_exif_orientation_turns_picture_and_mask_alike(native, orientation, suff
     if opened == "by the processor":
         output = native(path, segmentation_maps=mask, return_tensors="np")
     else:
-        with Image.open(path) as picture:
-            output = native(picture, segmentation_maps=mask, return_tensors="np")
+        with Image.open(path) as image:
+            output = native(image, segmentation_maps=mask, return_tensors="np")
     bright = output["pixel_values"][0, 0] > 0
     assert bright.shape == ((30, 20) if orientation > 4 else (20, 30))
     np.testing.assert_array_equal(bright, output["labels"][0] == 1)
     assert bright.any()
 
 
-def test_an_upright_mask_of_a_turned_picture_stays_upright(native, tmp_path):
+def test_an_upright_mask_of_a_turned_image_stays_upright(native, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.png", exif=exif)

@@ -81,8 +81,8 @@ def both(tmp_path_factory):
     for number, pair in enumerate(pairs):
         for name, mask in zip(("predicted", "truth"), pair, strict=True):
             (folder / name).mkdir(exist_ok=True)
-            picture = Image.fromarray((mask * 255).astype(np.uint8))
-            picture.save(folder / name / f"ISIC_{number:07d}_segmentation.png")
+            image = Image.fromarray((mask * 255).astype(np.uint8))
+            image.save(folder / name / f"ISIC_{number:07d}_segmentation.png")
     rng = np.random.default_rng(1)
     true = np.eye(3)[rng.choice(3, 200, p=[0.2, 0.15, 0.65])]
     probabilities = np.clip(0.35 * true + 0.65 * rng.random((200, 3)), 0, 1).round(3)

@@ -394,7 +394,7 @@ def test_a_mean_has_an_interval_only_where_each_of_its_classes_has_one():
     ("shift", "cases", "images"), [(0.0, 300, 1), (0.05, 300, 1), (0.1, 300, 1), (0.1, 100, 4), (0.0, 100, 4)]
 )
 def test_the_calibration_errors_interval_covers_the_truth_and_its_own_value(shift, cases, images):
-    """Probabilities that are right, or too high by `shift`: that is the true error. Pictures of a case agree entirely."""
+    """Probabilities that are right, or too high by `shift`: that is the true error. Images of a case agree entirely."""
     rng, errors, naive, covered, trials = np.random.default_rng(int(1000 * shift) + images), [], [], 0, 120
     case_index = np.repeat(np.arange(cases), images)
     for trial in range(trials):

@@ -1,4 +1,4 @@
-"""The kind of the pictures: written by the preparation, read by the training, told in log, record and card."""
+"""The kind of the images: written by the preparation, read by the training, told in log, record and card."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from published_run import made_up_record, write_run
 from raw_data import write_isic, write_mask, write_photograph, write_retouch_volume
 
 from modeling_resformer.data.prepared import load_prepared
+from modeling_resformer.publishing.card_tables import training_table
 from modeling_resformer.publishing.facts import read_facts
-from modeling_resformer.publishing.tables import training_table
 from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.run_record import settings_of
 
@@ -123,13 +123,13 @@ def test_recipes_keep_their_own_whatever_the_data_are(name, expected, modality):
         (
             [],
             None,
-            "none (all off, since the kind of the pictures is unknown, prepare the data with --modality or set them by "
+            "none (all off, since the kind of the images is unknown, prepare the data with --modality or set them by "
             "flags)",
         ),
         (
             ["--vertical_flip", "0.25"],
             "radiography",
-            "upside-down flip with probability 0.25 (vertical_flip as given; else off, since the kind of the pictures is "
+            "upside-down flip with probability 0.25 (vertical_flip as given; else off, since the kind of the images is "
             "radiography, for which there are no defaults)",
         ),
     ],

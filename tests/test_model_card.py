@@ -17,11 +17,11 @@ from PIL import ExifTags, Image
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 
 from modeling_resformer import ResFormerImageProcessor
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.heads import TASKS
 from modeling_resformer.publishing.card import Terms, write_model_card
-from modeling_resformer.publishing.checks import check_card
 from modeling_resformer.publishing.facts import read_facts
-from modeling_resformer.training.tasks import TASKS
+from modeling_resformer.publishing.repository_checks import check_card
 
 
 ROOT = Path(__file__).parents[1]
@@ -31,12 +31,12 @@ ROOT = Path(__file__).parents[1]
 def render(tmp_path):
     """Renders the card of a run with these results and this record; returns its text."""
 
-    def render(labels=ISIC, task="multi_task", results=None, record=None, pictures=(), examples=(), **terms):
+    def render(labels=ISIC, task="multi_task", results=None, record=None, images=(), examples=(), **terms):
         run = write_run(tmp_path / "run", labels, task, results, record, weights=False)
         folder = tmp_path / "repository"
         folder.mkdir(exist_ok=True)
         (folder / "examples").mkdir(exist_ok=True)
-        for name in ("network.png", *pictures, *(f"examples/{example}" for example in examples)):
+        for name in ("network.png", *images, *(f"examples/{example}" for example in examples)):
             (folder / name).touch()
         write_model_card(folder, Terms("org/tiny", **terms), read_facts(run), examples)
         check_card(folder / "README.md")
@@ -66,7 +66,7 @@ def test_the_header_tells_the_hub_what_it_asks_for(render):
 
 
 def test_every_fact_of_the_run_is_there(render):
-    text = render(pictures=["report.png", "samples.png"], space_id="org/space")
+    text = render(images=["report.png", "samples.png"], space_id="org/space")
     for fact in (
         "commit `0123abcd`",
         "Abacus 9000",
@@ -141,9 +141,9 @@ def test_few_cases_and_missed_classes_are_named(render):
     results["model"]["sensitivity_melanoma"] = {"value": 0.2, "low": 0.0, "high": 0.6, "n": 14}
     results["model"]["specificity_nevus"] = {"value": 0.4, "low": 0.2, "high": 0.6, "n": 14}
     text = render(results=results)
-    assert "It reports nevus in 60% of the pictures without it at its threshold of 0.5." in text
+    assert "It reports nevus in 60% of the images without it at its threshold of 0.5." in text
     assert "Only 14 cases were tested" in text
-    assert "It misses 80% of the pictures with melanoma at its threshold of 0.5." in text
+    assert "It misses 80% of the images with melanoma at its threshold of 0.5." in text
 
 
 def test_classes_left_out_of_means_and_too_few_cases_stand_beside_the_headline(render):
@@ -163,17 +163,17 @@ def test_classes_left_out_of_means_and_too_few_cases_stand_beside_the_headline(r
     assert "leave out" not in topcon
 
 
-def test_pictures_that_nobody_annotated_are_told_apart_from_those_scored(render):
+def test_images_that_nobody_annotated_are_told_apart_from_those_scored(render):
     results = made_up_results(FLUIDS)
     results["model"]["volume_difference"] = {"value": 0.02, "low": 0.01, "high": 0.03, "n": 4}
     assert "annotated" not in render(FLUIDS, results=results)
     part = {"images": 20, "cases": 2, "unannotated": 1, **{key: results[key] for key in ("model", "baselines")}}
     results |= {"images": 274, "unannotated": 26, "group_by": "vendor", "groups": {"Cirrus": part}}
     text = render(FLUIDS, results=results)
-    # The record's 300 rows of the test part are all accounted for.
-    assert "On the 274 pictures of the part `test` (26 more are not annotated), which took no part in training" in text
-    assert "274 pictures of 250 cases (26 more are not annotated), which took no part in training" in text
-    assert "#### Cirrus: 20 pictures of 2 cases (1 more is not annotated)" in text
+    # The record's 300 rows of the test split are all accounted for.
+    assert "On the 274 images of the split `test` (26 more are not annotated), which took no part in training" in text
+    assert "274 images of 250 cases (26 more are not annotated), which took no part in training" in text
+    assert "#### Cirrus: 20 images of 2 cases (1 more is not annotated)" in text
     assert "`volume_difference` sums annotated slices only" in text
 
 
@@ -217,7 +217,7 @@ def test_each_vendor_has_its_entry_and_its_table(render):
     text = render(FLUIDS, results=results, record=made_up_record(FLUIDS, source="retouch", config="all"))
     found = {(r.dataset_config, r.metric_type): r.metric_value for r in ModelCard(text).data.eval_results}
     assert [found[vendor, "dice"] for vendor in ("Cirrus", "Spectralis", "Topcon")] == [0.7, 0.71, 0.72]
-    assert "#### Spectralis: 49 pictures of 4 cases" in text
+    assert "#### Spectralis: 49 images of 4 cases" in text
     assert "may not be redistributed without its organisers' consent" in text
     assert "those of gated data may not be passed on" in text
     assert "| Cirrus, sequential | 73.4 | 83.0 | 98.9 | 98.1 | 99.2 |" in text  # the paper's Table 8
@@ -235,7 +235,7 @@ def test_the_papers_figures_are_those_of_its_table_4(render):
 def test_a_folder_of_ones_own(render):
     text = render(record={**made_up_record(source="my scanner"), "task": "multi_task"})
     assert "Trained on `data`, a dataset of its owner's.\n" in text
-    assert "one picture of the kind it was trained on, any size" in text
+    assert "one image of the kind it was trained on, any size" in text
     assert "paper reports" not in text and "paper's model" not in text  # which never saw these data
     assert "Please cite the paper.\n" in text
     found = {(r.dataset_name, r.dataset_type) for r in ModelCard(text).data.eval_results}
@@ -273,7 +273,7 @@ def test_the_stock_example_says_at_once_what_it_does_to_sixteen_bits(render):
     for task, place in (("multi_task", "above"), ("classification", "below")):
         before = render(task=task).split('pipeline("image-classification"')[0].split("```python")[-2]
         said = " ".join(before.split("```")[-1].split())
-        assert "**8-bit pictures only**" in said and f"the repository's own pipeline {place}:" in said
+        assert "**8-bit images only**" in said and f"the repository's own pipeline {place}:" in said
 
 
 def test_intervals_are_spoken_of_where_a_score_has_one(render):
@@ -385,12 +385,12 @@ print(json.dumps(seen))
 """
 
 
-def find_both_mask_classes(folder, task, picture):
-    """Centres the logits of random weights on zero for this picture, and spreads them."""
+def find_both_mask_classes(folder, task, image):
+    """Centres the logits of random weights on zero for this image, and spreads them."""
     model = TASKS[task].model_class.from_pretrained(folder)
     head = model.segmentation_head.classifier
     with torch.no_grad():
-        output = model(**ResFormerImageProcessor.from_pretrained(folder)(picture, return_tensors="pt"))
+        output = model(**ResFormerImageProcessor.from_pretrained(folder)(image, return_tensors="pt"))
         head.bias -= output["segmentation_logits" if task == "multi_task" else "logits"].mean((0, 2, 3))
         head.weight *= 80
         head.bias *= 80
@@ -399,7 +399,7 @@ def find_both_mask_classes(folder, task, picture):
 
 @pytest.fixture(scope="module")
 def three_repositories(tmp_path_factory):
-    """A saved folder and its card for every task, and one picture stored upright and turned by its EXIF orientation."""
+    """A saved folder and its card for every task, and one image stored upright and turned by its EXIF orientation."""
     folder = tmp_path_factory.mktemp("examples")
     coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     upright = Image.fromarray(coarse).resize((83, 61), Image.Resampling.NEAREST)
@@ -416,7 +416,7 @@ def three_repositories(tmp_path_factory):
 
 
 @pytest.mark.parametrize("code", ["package", "repository"])
-def test_the_examples_run_and_masks_fit_the_upright_picture(three_repositories, code, tmp_path):
+def test_the_examples_run_and_masks_fit_the_upright_image(three_repositories, code, tmp_path):
     command = [sys.executable, "-P", "-c", EXAMPLES, code, str(ROOT)]
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     finished = subprocess.run(command, cwd=three_repositories, env=environment, capture_output=True, text=True)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError, named_load_failure
 from modeling_resformer.training.building import load_model
-from modeling_resformer.training.loading import named_failure
 
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +46,7 @@ def test_what_can_only_be_a_path_is_refused_without_the_network(name, no_network
 @pytest.mark.parametrize("name", ["owner/none", "none"])
 def test_a_hub_id_that_fails_says_that_there_is_no_folder_either(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInputError) as caught, named_failure("--model", name, "a checkpoint"):
+    with pytest.raises(BadInputError) as caught, named_load_failure("--model", name, "a checkpoint"):
         raise OSError("We couldn't connect\nto the Hub.")
     assert str(caught.value) == (
         f"--model {name}: there is no such folder here, and looked for on the Hub: We couldn't connect; expected a "
@@ -56,6 +55,6 @@ def test_a_hub_id_that_fails_says_that_there_is_no_folder_either(name, tmp_path,
 
 
 def test_a_folder_that_is_there_is_loaded_or_says_its_own_reason(tmp_path):
-    with pytest.raises(BadInputError) as caught, named_failure("--model", str(tmp_path), "a checkpoint"):
+    with pytest.raises(BadInputError) as caught, named_load_failure("--model", str(tmp_path), "a checkpoint"):
         AutoConfig.from_pretrained(tmp_path)
     assert "Hub:" not in str(caught.value)

@@ -306,7 +306,7 @@ def test_stochastic_depth_rises_linearly_and_stays_out_of_evaluation(batch):
     assert torch.equal(one.segmentation_logits, other.segmentation_logits)
 
 
-def test_a_picture_of_a_batch_is_answered_as_alone(config):
+def test_a_image_of_a_batch_is_answered_as_alone(config):
     model = ResFormerForMultiTask(config).eval()
     pixel_values = torch.randn(3, 3, 40, 56)
     with torch.no_grad():
@@ -322,7 +322,7 @@ def test_a_batch_of_one_trains(config):
     assert output.loss.isfinite()
 
 
-def test_a_network_of_this_kind_learns_four_pictures(batch):
+def test_a_network_of_this_kind_learns_four_images(batch):
     torch.manual_seed(0)
     model = ResFormerForMultiTask(tiny_config()).train()
     batch["mask_labels"] = torch.zeros(2, 48, 40, dtype=torch.long)

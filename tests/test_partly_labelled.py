@@ -107,7 +107,7 @@ def test_a_run_meets_every_kind_of_row_and_stays_finite(tmp_path):
 
 
 def test_the_benchmark_divides_cases_as_its_readme_says():
-    """20, 40 and 40 per cent of ten cases of two pictures; the rest of a row, pictures included, stays as it is."""
+    """20, 40 and 40 per cent of ten cases of two images; the rest of a row, images included, stays as it is."""
     rows = prepared_dataset(train=60)["train"]
     whole = [i for i, row in enumerate(rows) if row["mask"] and row["class_labels"]]
     rows = rows.select(whole)
@@ -156,7 +156,7 @@ def test_the_benchmark_runs_goes_on_and_reports_what_the_runs_measured(tmp_path,
 
 
 def test_paired_differences_cancel_what_both_arms_share(tmp_path):
-    """Two arms a constant apart on every picture: the difference is that constant, and its interval has no width."""
+    """Two arms a constant apart on every image: the difference is that constant, and its interval has no width."""
     path = tmp_path / "per_case.csv"
     lines = ["case_id,slice_index,dice_lesion,jaccard_lesion,probability_red,label_red"]
     lines += [f"c{i},0,{0.1 * i},{0.05 * i},{0.1 * i},{i % 2}" for i in range(8)]

@@ -1,4 +1,4 @@
-"""The pipeline: any kind of picture in, one documented answer each, at the picture's size and bit depth."""
+"""The pipeline: any kind of image in, one documented answer each, at the image's size and bit depth."""
 
 import io
 from pathlib import Path
@@ -36,26 +36,26 @@ def same(one: dict, other: dict) -> None:
     assert one["class_scores"] == pytest.approx(other["class_scores"], abs=1e-5)
 
 
-def test_an_answer_has_the_documented_keys_and_the_pictures_size(pipe):
+def test_an_answer_has_the_documented_keys_and_the_images_size(pipe):
     answer = pipe(Image.new("RGB", (70, 50), "red"))
     assert set(answer) == {"segmentation", "class_scores", "predicted_labels", "mask_classes"}
     assert answer["segmentation"].shape == (50, 70)
     assert set(answer["class_scores"]) == {"IRF", "SRF", "PED"}
 
 
-def test_path_bytes_picture_and_array_are_one_picture(pipe):
-    with Image.open(PHOTOGRAPH) as picture:
-        answers = pipe([str(PHOTOGRAPH), PHOTOGRAPH.read_bytes(), picture, np.asarray(picture)], batch_size=4)
+def test_path_bytes_image_and_array_are_one_image(pipe):
+    with Image.open(PHOTOGRAPH) as image:
+        answers = pipe([str(PHOTOGRAPH), PHOTOGRAPH.read_bytes(), image, np.asarray(image)], batch_size=4)
     for answer in answers[1:]:
         same(answer, answers[0])
 
 
-def test_batches_answer_as_single_pictures(pipe):
+def test_batches_answer_as_single_images(pipe):
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (height, 60, 3), dtype=np.uint8) for height in (40, 50, 60)]
-    for batched, picture in zip(pipe(pictures, batch_size=3), pictures, strict=True):
-        single = pipe(picture)
-        assert batched["segmentation"].shape == picture.shape[:2]
+    images = [rng.integers(0, 256, (height, 60, 3), dtype=np.uint8) for height in (40, 50, 60)]
+    for batched, image in zip(pipe(images, batch_size=3), images, strict=True):
+        single = pipe(image)
+        assert batched["segmentation"].shape == image.shape[:2]
         assert batched["class_scores"] == pytest.approx(single["class_scores"], abs=1e-4)
 
 
@@ -70,7 +70,7 @@ def test_sixteen_bits_are_kept(pipe):
     assert pixel_values[0, 0].std() > 0
 
 
-def test_a_grey_picture_at_sixteen_bits_answers_as_at_eight(pipe):
+def test_a_grey_image_at_sixteen_bits_answers_as_at_eight(pipe):
     """v * 257 is the 16-bit value of the 8-bit v: the same share of the full range."""
     grey = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     answers, inputs = [], []
@@ -110,9 +110,9 @@ def test_a_model_with_one_head_gives_its_half(pipe, model_class, keys):
     single = model_class(tiny_config()).eval()
     single.load_state_dict(pipe.model.state_dict(), strict=False)
     half = ResFormerPipeline(model=single, image_processor=pipe.image_processor, device="cpu")
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    whole = pipe(picture)
-    (answer,) = half([picture], batch_size=1, tta=False)
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    whole = pipe(image)
+    (answer,) = half([image], batch_size=1, tta=False)
     assert set(answer) == keys
     for key in keys - {"segmentation"}:
         assert answer[key] == whole[key]
@@ -124,14 +124,14 @@ def test_the_task_is_registered(pipe):
         "multitask-image-analysis", model=pipe.model, image_processor=pipe.image_processor, device="cpu"
     )
     assert type(by_task) is ResFormerPipeline
-    picture = Image.new("RGB", (48, 48), "red")
-    assert by_task(picture)["class_scores"] == pipe(picture)["class_scores"]
+    image = Image.new("RGB", (48, 48), "red")
+    assert by_task(image)["class_scores"] == pipe(image)["class_scores"]
 
 
 def test_threshold_decides(pipe):
-    picture = Image.new("RGB", (48, 48))
-    assert pipe(picture, threshold=0.0)["predicted_labels"] == ["IRF", "SRF", "PED"]
-    assert pipe(picture, threshold=1.0)["predicted_labels"] == []
+    image = Image.new("RGB", (48, 48))
+    assert pipe(image, threshold=0.0)["predicted_labels"] == ["IRF", "SRF", "PED"]
+    assert pipe(image, threshold=1.0)["predicted_labels"] == []
 
 
 def test_a_misspelt_option_is_refused(pipe):

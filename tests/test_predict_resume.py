@@ -15,7 +15,7 @@ from hub_stand_in import StandInHub
 from PIL import Image
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.prediction import running
+from modeling_resformer.prediction import case_loop
 
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +37,8 @@ main(sys.argv[2:])
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    rng, folder = np.random.default_rng(0), tmp_path / "pictures"
+def images(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "images"
     folder.mkdir()
     for number in range(7):
         pixels = rng.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)
@@ -55,8 +55,8 @@ def same_results(one: Path, other: Path) -> None:
     assert (one / "sheet.png").read_bytes() == (other / "sheet.png").read_bytes()
 
 
-def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been(predict, model, pictures, tmp_path):
-    arguments = [model, str(pictures), "--batch-size", "3", "--cpu-threads", "1", "--device", "cpu", "--output"]
+def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been(predict, model, images, tmp_path):
+    arguments = [model, str(images), "--batch-size", "3", "--cpu-threads", "1", "--device", "cpu", "--output"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-c", KILLED, str(ROOT / "scripts/predict.py"), *arguments, str(killed)]
     result = subprocess.run(
@@ -65,26 +65,26 @@ def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
     assert not (killed / "predictions.csv").exists()
     finished = [*(killed / "masks").glob("[!.]*"), *(killed / "overlays").glob("[!.]*")]
-    assert 6 <= len(finished) < 14 and len(list(killed.rglob("*.partial"))) == 1
+    assert 6 <= len(finished) < 14 and len(list(killed.rglob(".partial-*"))) == 1
     for path in finished:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
 
     assert predict([*arguments, str(killed)]) == predict([*arguments, str(whole)]) == 0
     same_results(killed, whole)
-    assert not list(killed.rglob("*.partial"))
+    assert not list(killed.rglob(".partial-*"))
 
 
-def test_what_is_finished_is_not_done_again(predict, model, pictures, tmp_path, monkeypatch):
-    arguments = [model, str(pictures), "--output", str(tmp_path / "out"), "--batch-size", "2"]
+def test_what_is_finished_is_not_done_again(predict, model, images, tmp_path, monkeypatch):
+    arguments = [model, str(images), "--output", str(tmp_path / "out"), "--batch-size", "2"]
     assert predict(arguments) == 0
     table = (tmp_path / "out/predictions.csv").read_bytes()
     done = []
-    finish = running.Run.finish_picture
-    monkeypatch.setattr(running.Run, "finish_picture", lambda *given: done.append(given[1].name) or finish(*given))
+    finish = case_loop.Run.finish_image
+    monkeypatch.setattr(case_loop.Run, "finish_image", lambda *given: done.append(given[1].name) or finish(*given))
     assert predict(arguments) == 0 and done == []
-    # A picture that changed and a mask that was lost are done anew, and nothing else.
-    Image.new("RGB", (20, 10)).save(pictures / "5.png")
+    # An image that changed and a mask that was lost are done anew, and nothing else.
+    Image.new("RGB", (20, 10)).save(images / "5.png")
     (tmp_path / "out/masks/2.png").unlink()
     (tmp_path / "out/problems.json").write_text("[]")
     assert predict(arguments) == 0 and sorted(done) == ["2", "5"]
@@ -93,8 +93,8 @@ def test_what_is_finished_is_not_done_again(predict, model, pictures, tmp_path, 
     assert (tmp_path / "out/predictions.csv").read_bytes() != table and not (tmp_path / "out/problems.json").exists()
 
 
-def test_an_unfinished_line_of_the_journal_does_not_count(predict, model, pictures, tmp_path):
-    arguments = [model, str(pictures), "--cpu-threads", "1", "--output"]
+def test_an_unfinished_line_of_the_journal_does_not_count(predict, model, images, tmp_path):
+    arguments = [model, str(images), "--cpu-threads", "1", "--output"]
     assert predict([*arguments, str(tmp_path / "out")]) == predict([*arguments, str(tmp_path / "other")]) == 0
     journal = tmp_path / "out/journal/process-000.jsonl"
     journal.write_bytes(journal.read_bytes()[:-40])
@@ -104,8 +104,8 @@ def test_an_unfinished_line_of_the_journal_does_not_count(predict, model, pictur
     assert len(lines) == 8 and json.loads(lines[-1])["name"] == "6"
 
 
-def test_other_settings_are_one_line_until_asked_to_overwrite(predict, model, pictures, tmp_path, caplog):
-    arguments = [model, str(pictures / "0.png"), "--output", str(tmp_path / "out")]
+def test_other_settings_are_one_line_until_asked_to_overwrite(predict, model, images, tmp_path, caplog):
+    arguments = [model, str(images / "0.png"), "--output", str(tmp_path / "out")]
     assert predict(arguments) == 0
     assert predict([*arguments, "--threshold", "0.25"]) == 1
     (message,) = caplog.messages
@@ -116,8 +116,8 @@ def test_other_settings_are_one_line_until_asked_to_overwrite(predict, model, pi
     assert row["threshold_a"] == "0.25" and (tmp_path / "out/mine.txt").read_text() == "kept"
 
 
-def test_other_weights_are_other_settings(predict, model, pictures, tmp_path, caplog):
-    arguments = [str(pictures / "0.png"), "--output", str(tmp_path / "out")]
+def test_other_weights_are_other_settings(predict, model, images, tmp_path, caplog):
+    arguments = [str(images / "0.png"), "--output", str(tmp_path / "out")]
     assert predict([model, *arguments]) == 0
     trained_on = ResFormerForMultiTask.from_pretrained(model)
     trained_on.classification_head.to(trained_on.dtype)
@@ -129,18 +129,18 @@ def test_other_weights_are_other_settings(predict, model, pictures, tmp_path, ca
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_a_folder_of_other_things_is_left_alone(predict, model, pictures, tmp_path, caplog, overwrite):
-    assert predict([model, str(pictures), "--output", str(pictures), *overwrite]) == 1
+def test_a_folder_of_other_things_is_left_alone(predict, model, images, tmp_path, caplog, overwrite):
+    assert predict([model, str(images), "--output", str(images), *overwrite]) == 1
     assert "holds other files and no settings.json" in caplog.text
-    assert len(list(pictures.iterdir())) == 7
+    assert len(list(images.iterdir())) == 7
 
 
-def test_a_full_disk_is_one_line_and_what_is_finished_is_kept(predict, model, pictures, tmp_path, monkeypatch, caplog):
-    arguments = [model, str(pictures), "--output", str(tmp_path / "out"), "--cpu-threads", "1"]
+def test_a_full_disk_is_one_line_and_what_is_finished_is_kept(predict, model, images, tmp_path, monkeypatch, caplog):
+    arguments = [model, str(images), "--output", str(tmp_path / "out"), "--cpu-threads", "1"]
     write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
-        if path.name.startswith(".3.png"):
+        if path.name.startswith(".partial-3.png"):
             write(path, content[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, content)
@@ -156,9 +156,9 @@ def test_a_full_disk_is_one_line_and_what_is_finished_is_kept(predict, model, pi
 
 
 @pytest.mark.slow
-def test_two_processes_leave_what_one_leaves(predict, model, pictures, tmp_path):
-    (pictures / "broken.png").write_bytes(b"nothing")
-    arguments = [model, str(pictures), "--batch-size", "2", "--cpu-threads", "1", "--device", "cpu", "--output"]
+def test_two_processes_leave_what_one_leaves(predict, model, images, tmp_path):
+    (images / "broken.png").write_bytes(b"nothing")
+    arguments = [model, str(images), "--batch-size", "2", "--cpu-threads", "1", "--device", "cpu", "--output"]
     assert predict([*arguments, str(tmp_path / "one")]) == 1
     # Despite its name the flag that makes accelerate start several processes; --cpu would start one.
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -167,14 +167,14 @@ def test_two_processes_leave_what_one_leaves(predict, model, pictures, tmp_path)
     result = subprocess.run(
         [*command, *arguments, str(tmp_path / "two")], capture_output=True, text=True, timeout=600, env=environment
     )
-    assert result.returncode == 1 and "broken.png: not a picture" in result.stderr, result.stderr[-3000:]
+    assert result.returncode == 1 and "broken.png: not an image" in result.stderr, result.stderr[-3000:]
     same_results(tmp_path / "one", tmp_path / "two")
     assert (tmp_path / "one/problems.json").read_bytes() == (tmp_path / "two/problems.json").read_bytes()
     assert len(list((tmp_path / "two/journal").iterdir())) == 2
 
 
 @pytest.mark.slow
-def test_a_hub_id_and_its_revision_are_read(model, pictures, tmp_path):
+def test_a_hub_id_and_its_revision_are_read(model, images, tmp_path):
     files = {path.name: path.read_bytes() for path in Path(model).iterdir() if path.is_file()}
     config = json.loads(files["config.json"])
     old = {**files, "config.json": json.dumps({**config, "classification_thresholds": [0.25, 0.75]}).encode()}
@@ -186,7 +186,7 @@ def test_a_hub_id_and_its_revision_are_read(model, pictures, tmp_path):
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     for revision, thresholds in (("v1", ["0.25", "0.75"]), ("main", ["0.5", "0.5"])):
         output = tmp_path / revision
-        command = [sys.executable, str(ROOT / "scripts/predict.py"), "org/model", str(pictures / "0.png")]
+        command = [sys.executable, str(ROOT / "scripts/predict.py"), "org/model", str(images / "0.png")]
         command += ["--revision", revision, "--output", str(output)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert result.returncode == 0, result.stderr[-3000:]

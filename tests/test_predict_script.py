@@ -26,10 +26,11 @@ from modeling_resformer.drawing import (
     legend,
     with_lines_below,
 )
-from modeling_resformer.prediction import predicting, running, writing
+from modeling_resformer.errors import OutputError
+from modeling_resformer.prediction import case_loop, job, result_files
 from modeling_resformer.prediction.cases import find_cases
-from modeling_resformer.prediction.tables import said_of
-from modeling_resformer.prediction.writing import OutputError, mask_picture, write_whole
+from modeling_resformer.prediction.result_files import mask_image, write_whole
+from modeling_resformer.prediction.result_tables import said_of
 
 
 ROOT = Path(__file__).parents[1]
@@ -48,17 +49,17 @@ def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys)
     assert [row["source"] for row in rows] == [str(path) for path in PHOTOGRAPHS]
     for row, path in zip(rows, PHOTOGRAPHS, strict=True):
         with (
-            Image.open(path) as picture,
+            Image.open(path) as image,
             Image.open(output / row["mask"]) as mask,
             Image.open(output / row["overlay"]) as overlay,
         ):
             indices = np.asarray(mask)
-            assert mask.mode == "P" and mask.size == picture.size
-            # Below the picture, which nothing covers, a strip says what was said of it.
-            assert overlay.width == picture.width and overlay.height > picture.height
-            inside = np.asarray(overlay)[: picture.height][indices == 0]
-            np.testing.assert_array_equal(inside, np.asarray(picture.convert("RGB"))[indices == 0])
-            assert (int(row["width"]), int(row["height"])) == picture.size
+            assert mask.mode == "P" and mask.size == image.size
+            # Below the image, which nothing covers, a strip says what was said of it.
+            assert overlay.width == image.width and overlay.height > image.height
+            inside = np.asarray(overlay)[: image.height][indices == 0]
+            np.testing.assert_array_equal(inside, np.asarray(image.convert("RGB"))[indices == 0])
+            assert (int(row["width"]), int(row["height"])) == image.size
             assert mask.convert("RGB").getpixel((0, 0)) in ((0, 0, 0), class_colour(1))
         assert set(np.unique(indices)) <= {0, 1}
         assert int(row["area_pixels_lesion"]) == (indices == 1).sum()
@@ -95,12 +96,12 @@ def test_a_score_below_its_threshold_never_reads_as_at_or_above_it(score, thresh
 def test_overlay_and_sheet_carry_the_labels_of_the_table(predict, model, tmp_path, monkeypatch):
     """A threshold of 0 flags both classes, though one of them only has the higher score; the sheet counts what it shows."""
     tiles, titles, overlays = [], [], []
-    drawn = running.overlay_picture
-    monkeypatch.setattr(running, "overlay_picture", lambda *given: overlays.append(given[2]) or drawn(*given))
-    tile, headed = writing.captioned, writing.headed_legend
-    monkeypatch.setattr(writing, "captioned", lambda *given: tiles.append(given[1].split("\n")) or tile(*given))
-    monkeypatch.setattr(writing, "headed_legend", lambda *given: titles.append(given[2]) or headed(*given))
-    monkeypatch.setattr(predicting, "SHEET_PICTURES", 2)
+    drawn = case_loop.overlay_image
+    monkeypatch.setattr(case_loop, "overlay_image", lambda *given: overlays.append(given[2]) or drawn(*given))
+    tile, headed = result_files.captioned, result_files.headed_legend
+    monkeypatch.setattr(result_files, "captioned", lambda *given: tiles.append(given[1].split("\n")) or tile(*given))
+    monkeypatch.setattr(result_files, "headed_legend", lambda *given: titles.append(given[2]) or headed(*given))
+    monkeypatch.setattr(job, "SHEET_IMAGES", 2)
     for threshold, flagged in (("0", True), ("1", False)):
         output = tmp_path / threshold
         flags = ["--output", str(output), "--threshold", threshold, "--cpu-threads", "1"]
@@ -112,7 +113,7 @@ def test_overlay_and_sheet_carry_the_labels_of_the_table(predict, model, tmp_pat
             every = [f"flagged: {name} {of_one[name]:.2f}" for name in sorted(of_one, key=lambda name: -of_one[name])]
             assert overlay == (every if flagged else none)
         assert tiles == [[path.stem, *lines] for path, lines in zip(PHOTOGRAPHS[:2], overlays, strict=False)]
-        assert titles == ["the first 2 of 3 pictures"]
+        assert titles == ["the first 2 of 3 images"]
         for kept in (tiles, titles, overlays):
             kept.clear()
 
@@ -129,8 +130,8 @@ def test_parquet_says_what_csv_says_with_types(predict, model, tmp_path):
 
 def test_what_is_printed_says_where_the_rest_stands_and_a_message_has_its_own_line(predict, model, tmp_path, capfd):
     enable_progress_bar()
-    with Image.open(PHOTOGRAPHS[0]) as picture:
-        small = picture.resize((24, 24))
+    with Image.open(PHOTOGRAPHS[0]) as image:
+        small = image.resize((24, 24))
     for number in range(12):
         small.save(tmp_path / f"{number:02d}.png")
     (tmp_path / "99.png").write_bytes(b"nothing")
@@ -149,10 +150,10 @@ def test_a_bad_file_is_named_and_does_not_stop_the_rest(predict, model, tmp_path
     assert predict([model, *inputs, "--output", str(tmp_path / "out"), "--batch-size", "1"]) == 1
     assert len(rows_of(tmp_path / "out")) == 1
     (problem,) = json.loads((tmp_path / "out/problems.json").read_text())
-    assert problem["source"] == str(broken) and "broken.jpg: not a picture" in problem["problem"]
+    assert problem["source"] == str(broken) and "broken.jpg: not an image" in problem["problem"]
 
 
-def test_a_picture_that_cannot_be_processed_does_not_stop_its_batch(predict, model, tmp_path):
+def test_a_image_that_cannot_be_processed_does_not_stop_its_batch(predict, model, tmp_path):
     Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "nan.tiff")
     inputs = [str(PHOTOGRAPHS[0]), str(tmp_path / "nan.tiff"), str(PHOTOGRAPHS[1])]
     assert predict([model, *inputs, "--output", str(tmp_path / "out")]) == 1
@@ -198,7 +199,7 @@ def test_values_out_of_range_are_one_line(predict, model, tmp_path, flags, capsy
 
 def test_an_input_that_matches_nothing_is_one_line(predict, model, tmp_path, caplog):
     assert predict([model, str(tmp_path / "none*.png"), "--output", str(tmp_path / "out")]) == 1
-    assert "none*.png: no picture and no volume there" in caplog.text
+    assert "none*.png: no image and no volume there" in caplog.text
     assert not (tmp_path / "out").exists()
 
 
@@ -210,7 +211,7 @@ def test_files_folders_and_patterns_are_found_once(tmp_path):
     assert [case.source for case in find_cases([str(tmp_path / "*.jpg"), str(tmp_path)])] == expected
 
 
-def test_results_of_pictures_with_one_name_stay_apart(tmp_path):
+def test_results_of_images_with_one_name_stay_apart(tmp_path):
     for name in ("x/a.png", "y/A.png", "y/b.png", "z/x/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -229,12 +230,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_mask_pictures_store_indices_and_show_colours(tmp_path):
+def test_mask_images_store_indices_and_show_colours(tmp_path):
     mask = np.array([[0, 1], [2, 7]])
-    mask_picture(mask).save(tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), mask)
-        colours = np.asarray(picture.convert("RGB"))
+    mask_image(mask).save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), mask)
+        colours = np.asarray(image.convert("RGB"))
     assert tuple(colours[0, 0]) == (0, 0, 0) and tuple(colours[1, 0]) == class_colour(2)
 
 
@@ -255,7 +256,7 @@ def test_contours_are_the_inner_border():
     np.testing.assert_array_equal(coloured, border)
 
 
-def test_deep_pictures_are_stretched_for_display_only():
+def test_deep_images_are_stretched_for_display_only():
     deep = Image.fromarray(np.array([[1000, 3000], [2000, 1000]], np.uint16))
     np.testing.assert_array_equal(np.asarray(displayable(deep))[..., 0], [[0, 255], [127, 0]])
 
@@ -268,14 +269,14 @@ def test_sheets_hold_every_tile_below_the_legend():
 
 
 @pytest.mark.parametrize("width", [130, 400])
-def test_lines_below_a_picture_leave_it_whole_and_fit_its_width(width):
-    picture = Image.new("RGB", (width, 40), (9, 8, 7))
+def test_lines_below_a_image_leave_it_whole_and_fit_its_width(width):
+    image = Image.new("RGB", (width, 40), (9, 8, 7))
     lines = ["flagged: seborrheic_keratosis 0.17", "flagged: melanoma 0.11"]
-    taller = np.asarray(with_lines_below(picture, lines))
-    np.testing.assert_array_equal(taller[:40], np.asarray(picture))
+    taller = np.asarray(with_lines_below(image, lines))
+    np.testing.assert_array_equal(taller[:40], np.asarray(image))
     strip = taller[40:]
     assert (strip < 200).any() and (strip[:, -1] == 255).all()
-    assert len(strip) > len(np.asarray(with_lines_below(picture, lines[:1]))[40:]) >= 13
+    assert len(strip) > len(np.asarray(with_lines_below(image, lines[:1]))[40:]) >= 13
 
 
 def test_a_device_that_is_not_there_is_one_line(predict, model, tmp_path, caplog):

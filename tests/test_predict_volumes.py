@@ -90,8 +90,8 @@ def test_a_volume_becomes_masks_in_its_place_and_measurements_in_mm(predict, mod
     area_mm2 = float(rows[16]["area_mm2_fluid"])
     assert area_mm2 == pytest.approx(areas[16] * spacing[0] * spacing[1], rel=1e-6)
     for kind in ("en_face", "sheet"):
-        with Image.open(tmp_path / "out" / volume[kind]) as picture:
-            assert np.asarray(picture.convert("L")).std() > 0
+        with Image.open(tmp_path / "out" / volume[kind]) as image:
+            assert np.asarray(image.convert("L")).std() > 0
 
 
 def test_each_volume_is_one_line_with_what_was_found(predict, model, tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_without_spacing_there_are_no_mm(predict, model, tmp_path):
     assert SimpleITK.ReadImage(str(tmp_path / "out" / volume["mask"])).GetSize() == (30, 20, 3)
 
 
-def test_volumes_and_pictures_go_together_and_a_bad_volume_stops_nothing(predict, model, tmp_path):
+def test_volumes_and_images_go_together_and_a_bad_volume_stops_nothing(predict, model, tmp_path):
     for number in (1, 2):
         (tmp_path / f"scan{number}").mkdir()
         write_metaimage(tmp_path / f"scan{number}/oct.mhd", np.full((2, 20, 30), 100 * number, np.uint8))
@@ -204,4 +204,4 @@ def test_a_dataset_without_that_part_is_one_line(predict, model, tmp_path, caplo
     assert predict([*arguments, "--split", "none"]) == 1
     assert "--split none" in caplog.text and "it has train, validation, test" in caplog.text
     with pytest.raises(SystemExit, match="2"):
-        predict([*arguments, str(tmp_path / "picture.png")])
+        predict([*arguments, str(tmp_path / "image.png")])

@@ -21,11 +21,11 @@ from dicom_data import CT, OCT, PHOTOGRAPH, dataset_of, save, write_oct, write_s
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.image_processing_pil_resformer import ResFormerImageProcessorPil
-from modeling_resformer.prediction.dicom import read_dicom_picture
-from modeling_resformer.prediction.sources import find_dicom_pictures, find_volumes, is_volume, mask_suffix
-from modeling_resformer.prediction.volumes import read_scan, write_mask_volume
+from modeling_resformer.volumes.dicom import read_dicom_image
+from modeling_resformer.volumes.finding import find_dicom_images, find_volumes, is_volume, mask_suffix
+from modeling_resformer.volumes.scan import read_scan, write_mask_volume
 
 
 SHAPE = (5, 7, 11)  # z, y, x: all different, so that a swapped axis shows
@@ -286,8 +286,8 @@ def test_a_photograph_in_jpeg_keeps_its_colours(tmp_path):
     photograph[:, :24], photograph[:, 24:] = (200, 60, 40), (30, 90, 180)
     dataset = dataset_of(photograph, PHOTOGRAPH, PhotometricInterpretation="YBR_FULL_422")
     save(packed(dataset, [photograph], "JPEG", JPEGBaseline8Bit, quality=95), tmp_path / "mole.dcm")
-    picture = np.asarray(read_dicom_picture(tmp_path / "mole.dcm")).astype(int)
-    assert abs(picture - photograph)[:, [4, 40]].max() <= 4
+    image = np.asarray(read_dicom_image(tmp_path / "mole.dcm")).astype(int)
+    assert abs(image - photograph)[:, [4, 40]].max() <= 4
 
 
 # Brightness ------------------------------------------------------------------------------------------------------------
@@ -354,10 +354,10 @@ def test_sixteen_bits_differ_from_eight_by_rounding_only(tmp_path):
     assert 0 < abs(both[0] - both[1]).max() <= 0.5 / 255 + 1e-6
 
 
-# What is a volume, and what a picture ----------------------------------------------------------------------------------
+# What is a volume, and what an image ----------------------------------------------------------------------------------
 
 
-def test_volumes_are_told_from_pictures(tmp_path):
+def test_volumes_are_told_from_images(tmp_path):
     grey, colour = random_volume(SHAPE), random_volume((7, 11, 3))
     write_metaimage(tmp_path / "a.mhd", grey)
     write_nifti(tmp_path / "b.nii.gz", grey)
@@ -368,9 +368,9 @@ def test_volumes_are_told_from_pictures(tmp_path):
     pages[0].save(tmp_path / "d.tif", save_all=True, append_images=pages[1:])
     pages[0].save(tmp_path / "single.tif")
     Image.fromarray(colour).save(tmp_path / "photo.png")
-    (tmp_path / "notes").write_text("no picture at all")
+    (tmp_path / "notes").write_text("no image at all")
     assert [source.name for source in find_volumes(tmp_path)] == ["a", "b", "d", "c"]
-    assert find_dicom_pictures(tmp_path) == [tmp_path / "mole.dcm"]
+    assert find_dicom_images(tmp_path) == [tmp_path / "mole.dcm"]
     assert is_volume(tmp_path / "series") and is_volume(tmp_path / "c.dcm") and is_volume(tmp_path / "d.tif")
     for name in ("mole.dcm", "single.tif", "photo.png", "a.raw", "notes"):
         assert not is_volume(tmp_path / name)
@@ -381,13 +381,13 @@ def test_volumes_are_told_from_pictures(tmp_path):
 def test_photographs_in_dicom(tmp_path):
     colour, deep = random_volume((7, 11, 3)), random_volume((7, 11), "uint16") >> 6
     save(dataset_of(colour, PHOTOGRAPH), tmp_path / "colour.dcm")
-    np.testing.assert_array_equal(np.asarray(read_dicom_picture(tmp_path / "colour.dcm")), colour)
+    np.testing.assert_array_equal(np.asarray(read_dicom_image(tmp_path / "colour.dcm")), colour)
     for name, kind in (("MONOCHROME2", deep), ("MONOCHROME1", 1023 - deep)):
         save(dataset_of(deep, PHOTOGRAPH, BitsStored=10, PhotometricInterpretation=name), tmp_path / "xray.dcm")
-        picture = np.asarray(read_dicom_picture(tmp_path / "xray.dcm"))
-        assert picture.dtype == np.uint16
-        np.testing.assert_allclose(picture / 65535, kind / 1023, atol=1e-5)
-    assert find_dicom_pictures(tmp_path / "xray.dcm") == [tmp_path / "xray.dcm"]
+        image = np.asarray(read_dicom_image(tmp_path / "xray.dcm"))
+        assert image.dtype == np.uint16
+        np.testing.assert_allclose(image / 65535, kind / 1023, atol=1e-5)
+    assert find_dicom_images(tmp_path / "xray.dcm") == [tmp_path / "xray.dcm"]
 
 
 # Bad files -------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_resformer.training import preflight
-from modeling_resformer.training.measuring import Stage, Workload
+from modeling_resformer.training.image_cost import Stage, Workload
 from modeling_resformer.training.preflight import (
     Estimate,
     Measurement,
@@ -48,8 +48,8 @@ PLAN = Plan(
     accumulation=1,
     images=100,
     epochs=10,
-    training_pictures=1000,
-    evaluated_pictures=100,
+    training_images=1000,
+    evaluated_images=100,
     local_processes=1,
     parameters=MB,
     averaged=False,
@@ -67,12 +67,12 @@ STAGES = [
 
 
 def test_costs_are_scaled_to_batch_and_length():
-    """One picture takes 2 s and each further one of the batch 1 s: 200 batches of five take 6 s each."""
+    """One image takes 2 s and each further one of the batch 1 s: 200 batches of five take 6 s each."""
     estimate = scale(PLAN, STAGES)
     assert estimate.seconds == pytest.approx(200 * 6 + 100 * 0.5 + 1100 * 0.01)
-    # 100 MB for the first picture, 70 for each other; the 4 MB of weights are there already.
+    # 100 MB for the first image, 70 for each other; the 4 MB of weights are there already.
     assert estimate.memory == (100 + 4 * 70 - 4) * MB
-    assert estimate.one_picture == (100 - 4) * MB
+    assert estimate.one_image == (100 - 4) * MB
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_costs_are_scaled_to_batch_and_length():
     [
         ({"local_processes": 2}, 2 * (100 + 4 * 70 - 4)),
         ({"averaged": True}, 100 + 4 * 70),
-        # An evaluation keeps 10 MB a picture beside the 16 of the training.
+        # An evaluation keeps 10 MB an image beside the 16 of the training.
         ({"evaluation_batch": 100}, 16 + 100 * 10 - 4),
     ],
 )
@@ -94,7 +94,7 @@ def test_workers_read_while_the_network_computes():
     assert scale(replace(slow, workers=2), STAGES).seconds == pytest.approx(1100 * 4 / 2 + 50)
 
 
-def test_without_a_step_of_two_the_first_picture_counts_for_all():
+def test_without_a_step_of_two_the_first_image_counts_for_all():
     assert scale(PLAN, STAGES[:3]).memory == (100 + 4 * (100 - 16) - 4) * MB
     assert scale(PLAN, STAGES[:2]) == Estimate(None, None)
 
@@ -137,7 +137,7 @@ def test_without_control_groups_the_machine_counts(tmp_path):
 
 
 def test_what_does_not_fit_is_said_with_a_batch_that_would():
-    """96 MB for one picture and 70 for each other: nine tenths of 200 - 96 MB take one more, but five has no half."""
+    """96 MB for one image and 70 for each other: nine tenths of 200 - 96 MB take one more, but five has no half."""
     whole, killed = Measurement(STAGES), Measurement(STAGES[:2], "status -9", short_of_memory=True)
     said = shortage(PLAN, scale(PLAN, STAGES), whole, 200 * MB)
     assert "\n" not in said
@@ -216,8 +216,8 @@ def test_measuring_here_changes_neither_model_nor_random_numbers(tmp_path):
 
 
 def test_the_batch_that_is_proposed_divides_the_one_that_was_asked_for():
-    """50 MB for one picture and 10 for each other: nine tenths of the 60 MB left take 5 more, 6 in all. 4 divides 8."""
-    estimate = Estimate(seconds=1.0, memory=120 * MB, one_picture=50 * MB)
+    """50 MB for one image and 10 for each other: nine tenths of the 60 MB left take 5 more, 6 in all. 4 divides 8."""
+    estimate = Estimate(seconds=1.0, memory=120 * MB, one_image=50 * MB)
     plan = replace(PLAN, batch=8, accumulation=3)
     said = shortage(plan, estimate, Measurement(STAGES), 110 * MB)
     assert "--per_device_train_batch_size 4 with --gradient_accumulation_steps 6" in said

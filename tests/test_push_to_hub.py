@@ -23,7 +23,7 @@ from transformers.utils.logging import enable_progress_bar
 
 pytest.importorskip("jinja2")
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.publishing import repository as repository_module
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import Push, push_folder
@@ -98,9 +98,9 @@ def files_below(folder):
 
 
 def test_a_dry_run_makes_everything_a_repository_needs(run, repository):
-    pictures = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg"}
+    images = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg"}
     texts = {"README.md", "config.json", "preprocessor_config.json", "requirements.txt", "results.json", "run.json"}
-    assert files_below(repository) == CODE | pictures | texts | {"model.safetensors"}
+    assert files_below(repository) == CODE | images | texts | {"model.safetensors"}
     weights = load_file(repository / "model.safetensors")
     assert {tensor.dtype for name, tensor in weights.items() if tensor.is_floating_point()} == {torch.float32}
     config = json.loads((repository / "config.json").read_text())
@@ -128,7 +128,7 @@ def test_a_made_repository_can_be_published_again_under_another_name(repository,
 
 
 def broken(run, tmp_path, change):
-    """A copy of the run without its pictures, changed."""
+    """A copy of the run without its images, changed."""
     copy = tmp_path / "broken"
     copy.mkdir()
     for name in ("config.json", "preprocessor_config.json", "model.safetensors", "results.json", "run.json"):
@@ -279,12 +279,12 @@ def test_a_folder_that_does_not_work_elsewhere_is_refused(run, tmp_path, capsys,
     ("source", "flags", "shown"),
     [
         ("retouch", (), False),
-        ("retouch", ("--share-pictures",), False),
+        ("retouch", ("--share-images",), False),
         ("x", (), False),
-        ("x", ("--share-pictures",), True),
+        ("x", ("--share-images",), True),
     ],
 )
-def test_pictures_that_are_not_free_stay_out(run, tmp_path, source, flags, shown, untried):
+def test_images_that_are_not_free_stay_out(run, tmp_path, source, flags, shown, untried):
     changed = broken(run, tmp_path, with_text("run.json", json.dumps(made_up_record(source=source))))
     for name in ("report.png", "samples.png"):
         (changed / name).write_bytes((run / name).read_bytes())

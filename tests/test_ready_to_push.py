@@ -15,9 +15,9 @@ pytest.importorskip("jinja2")
 
 from modeling_resformer import ResFormerForMultiTask
 from modeling_resformer.publishing.card import Terms, write_model_card
-from modeling_resformer.publishing.checks import check_card, check_run
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.publishing.repository import is_repository
+from modeling_resformer.publishing.repository_checks import check_card, check_run
 
 
 ROOT = Path(__file__).parents[1]
@@ -44,11 +44,11 @@ def test_it_loads_offline_and_finds_a_lesion(monkeypatch):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     processor = AutoImageProcessor.from_pretrained(READY)
     for path in sorted((READY / "examples").glob("*.jpg")):
-        picture = Image.open(path)
+        image = Image.open(path)
         with torch.no_grad():
-            output = model(**processor(picture, return_tensors="pt"))
-        result = processor.post_process_multitask(output, model.config, [(picture.height, picture.width)])[0]
-        assert result["segmentation"].shape == (picture.height, picture.width)
+            output = model(**processor(image, return_tensors="pt"))
+        result = processor.post_process_multitask(output, model.config, [(image.height, image.width)])[0]
+        assert result["segmentation"].shape == (image.height, image.width)
         assert 0 < result["mask_classes"]["lesion"]["area_fraction"] < 0.95
 
 

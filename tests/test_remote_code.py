@@ -42,8 +42,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 folder, trust = sys.argv[1], {"trust_remote_code": True}
 reference = torch.load(folder + "/../reference.pt", weights_only=True)
 processor = AutoImageProcessor.from_pretrained(folder, **trust)
-picture = np.load(folder + "/../picture.npy")
-pixel_values = processor(picture, return_tensors="pt")["pixel_values"]
+image = np.load(folder + "/../image.npy")
+pixel_values = processor(image, return_tensors="pt")["pixel_values"]
 torch.testing.assert_close(pixel_values, reference["pixel_values"], atol=0.02, rtol=0)
 pixel_values = reference["pixel_values"]
 seen = {"processor": type(processor).__name__, "config": type(transformers.AutoConfig.from_pretrained(folder, **trust)).__name__}
@@ -60,8 +60,8 @@ for auto, field in [
     for name in [field] if field else ["segmentation_logits", "classification_logits"]:
         torch.testing.assert_close(output.logits if field else output[name], reference[name])
     if auto == "AutoModel":
-        result = processor.post_process_multitask(output, model.config, target_sizes=[picture.shape[:2]])[0]
-        assert result["segmentation"].shape == picture.shape[:2]
+        result = processor.post_process_multitask(output, model.config, target_sizes=[image.shape[:2]])[0]
+        assert result["segmentation"].shape == image.shape[:2]
         model.save_pretrained(folder + "/../again")
 backbone = transformers.AutoBackbone.from_config(
     transformers.AutoConfig.from_pretrained(folder, out_indices=[1, 4], **trust), **trust
@@ -74,12 +74,12 @@ with torch.no_grad():
     torch.testing.assert_close(again(pixel_values).segmentation_logits, reference["segmentation_logits"])
 pipe = transformers.pipeline(model=folder, **trust)
 seen["pipeline"] = [type(pipe).__name__, type(pipe.model).__name__]
-answer = pipe(picture)
-assert answer["segmentation"].shape == picture.shape[:2]
+answer = pipe(image)
+assert answer["segmentation"].shape == image.shape[:2]
 expected = dict(zip("abc", reference["classification_logits"][0].sigmoid().tolist()))
 assert all(abs(score - expected[name]) < 0.01 for name, score in answer["class_scores"].items()), answer
 pipe.save_pretrained(folder + "/../by_pipeline")
-again = transformers.pipeline(model=folder + "/../by_pipeline", **trust)(picture)
+again = transformers.pipeline(model=folder + "/../by_pipeline", **trust)(image)
 assert again["class_scores"] == answer["class_scores"]
 print(json.dumps(seen))
 """
@@ -87,15 +87,15 @@ print(json.dumps(seen))
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A folder as for the Hub, what it answers to a picture, and the picture."""
+    """A folder as for the Hub, what it answers to an image, and the image."""
     torch.manual_seed(0)
     model = ResFormerForMultiTask(tiny_config(classification_labels=["a", "b", "c"])).eval()
     processor = ResFormerImageProcessor(size={"height": 48, "width": 64})
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
-    picture = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
-    np.save(tmp_path / "picture.npy", picture)
-    inputs = processor(picture, return_tensors="pt")
+    image = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    inputs = processor(image, return_tensors="pt")
     with torch.no_grad():
         output = model(**inputs)
     reference = {name: output[name] for name in ("segmentation_logits", "classification_logits")}
@@ -196,9 +196,9 @@ def test_every_save_maps_all_auto_classes(model_class, tmp_path):
 
 
 def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
-    picture = Image.fromarray(np.load(checkpoint.parent / "picture.npy"))
+    image = Image.fromarray(np.load(checkpoint.parent / "image.npy"))
     reference = torch.load(checkpoint.parent / "reference.pt", weights_only=True)
-    segments = pipeline("image-segmentation", model=str(checkpoint))(picture)
+    segments = pipeline("image-segmentation", model=str(checkpoint))(image)
     labels = ["background", "IRF", "SRF", "PED"]
     resized = torch.nn.functional.interpolate(reference["segmentation_logits"], (60, 70), mode="bilinear")[0].argmax(0)
     assert {segment["label"] for segment in segments} == {labels[index] for index in resized.unique().tolist()}
@@ -206,7 +206,7 @@ def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
         expected = (resized == labels.index(segment["label"])).numpy() * 255
         assert np.mean(np.asarray(segment["mask"]) == expected) > 0.999
 
-    scores = pipeline("image-classification", model=str(checkpoint))(picture)
+    scores = pipeline("image-classification", model=str(checkpoint))(image)
     expected = dict(zip("abc", reference["classification_logits"][0].sigmoid().tolist(), strict=True))
     assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-4)
 
@@ -220,10 +220,10 @@ import numpy as np
 from PIL import Image
 from transformers import pipeline
 
-picture = Image.fromarray(np.load(sys.argv[3] + "/../picture.npy"))
+image = Image.fromarray(np.load(sys.argv[3] + "/../image.npy"))
 for task in ("image-segmentation", "image-classification"):
     pipe = pipeline(task, model=sys.argv[3], device="cpu", trust_remote_code=sys.argv[1] == "repository")
-    print(task, type(pipe.model).__module__.split(".")[0], len(pipe(picture)))
+    print(task, type(pipe.model).__module__.split(".")[0], len(pipe(image)))
 """
 
 

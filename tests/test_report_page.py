@@ -18,19 +18,18 @@ from modeling_resformer import (
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
 )
-from modeling_resformer.metrics.scores import Bootstrap
-from modeling_resformer.training.compute_metrics import RowStatistics
-from modeling_resformer.training.report_cases import (
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.evaluation.drawn_cases import (
     PREDICTION,
     TRUTH,
     DrawnCase,
     caption_of,
     drawn_cases,
     evenly_spaced,
-    picture_names,
+    image_names,
     ranking,
 )
-from modeling_resformer.training.report_page import (
+from modeling_resformer.evaluation.report_page import (
     cases_title,
     curve,
     draw_page,
@@ -38,8 +37,9 @@ from modeling_resformer.training.report_page import (
     exclude_each_other,
     write_pages,
 )
-from modeling_resformer.training.results import Scoring, evaluate_split
-from modeling_resformer.training.rows import EvaluationRows
+from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.evaluation.row_statistics import RowStatistics
+from modeling_resformer.metrics.scores import Bootstrap
 
 
 LOG = [
@@ -73,7 +73,7 @@ def dataset():
 
 
 def evaluated(dataset, folder, model_class=ResFormerForMultiTask):
-    """(trainer, rows, results) after an evaluation of the test part with random weights."""
+    """(trainer, rows, results) after an evaluation of the test split with random weights."""
     trainer = make_trainer(dataset, folder, model_class=model_class)
     rows = EvaluationRows(dataset["test"])
     return trainer, rows, evaluate_split(trainer, dataset, "test", folder, Scoring(Bootstrap(20)), rows)
@@ -134,7 +134,7 @@ def test_without_matplotlib_one_line_says_so(dataset, tmp_path, monkeypatch, cap
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_a_part_of_one_picture_is_evaluated_and_drawn(tmp_path):
+def test_a_part_of_one_image_is_evaluated_and_drawn(tmp_path):
     dataset = prepared_dataset(train=4, validation=1, test=1)
     trainer, rows, results = evaluated(dataset, tmp_path)
     write_pages(trainer, rows, results, tmp_path)
@@ -143,7 +143,7 @@ def test_a_part_of_one_picture_is_evaluated_and_drawn(tmp_path):
     assert (tmp_path / "report.png").is_file()
 
 
-def test_screen_and_page_say_how_many_pictures_are_not_annotated(tmp_path, caplog):
+def test_screen_and_page_say_how_many_images_are_not_annotated(tmp_path, caplog):
     dataset = prepared_dataset(train=4, validation=4, test=4)
     nothing = {"mask": None, "mask_classes": None, "class_labels": None, "class_labels_unknown": []}
     rows = [row | (nothing if number in (1, 2) else {}) for number, row in enumerate(dataset["test"])]
@@ -152,11 +152,11 @@ def test_screen_and_page_say_how_many_pictures_are_not_annotated(tmp_path, caplo
         trainer, rows, results = evaluated(dataset, tmp_path)
     assert any(line.startswith("2 test images (2 more are not annotated)\n") for line in caplog.messages)
     page = draw_page(trainer.compute_metrics, results, [], None, {})
-    assert page.get_suptitle().startswith("2 test pictures of 2 cases (2 more are not annotated)\n")
+    assert page.get_suptitle().startswith("2 test images of 2 cases (2 more are not annotated)\n")
 
 
 def test_what_is_drawn_is_what_was_scored(dataset, tmp_path):
-    """The contours' masks give the Jaccard of the caption again; the pictures are small, so nothing was resized."""
+    """The contours' masks give the Jaccard of the caption again; the images are small, so nothing was resized."""
     trainer, rows, _ = evaluated(dataset, tmp_path)
     ranked = ranking(trainer.compute_metrics.rows)
     positions, scores = ranked.positions, ranked.scores
@@ -245,7 +245,7 @@ def test_a_case_of_several_rows_is_named_with_its_slice(dataset, tmp_path):
     assert a == b != c
     assert first == [f"{a} slice 0", f"{a} slice 1", c]
     long = "a" * 10 + "b" * 21
-    assert picture_names([long, long, "c", "d", "d"], [7, 8, 0, None, None]) == [
+    assert image_names([long, long, "c", "d", "d"], [7, 8, 0, None, None]) == [
         f"...{'b' * 21} slice 7",
         f"...{'b' * 21} slice 8",
         "c",
@@ -260,7 +260,7 @@ def test_truth_and_prediction_differ_in_colour_and_several_classes_in_line_and_n
     predicted[5:15, 15:30], predicted[25:35, 15:30] = 1, 3
     case = DrawnCase(Image.new("RGB", (40, 40)), true, predicted, "case")
     figure = draw_samples([case], ["background", "IRF", "SRF", "PED"], "test", 49)
-    assert figure.get_suptitle() == "1 of 49 test pictures, evenly spaced, not chosen by result"
+    assert figure.get_suptitle() == "1 of 49 test images, evenly spaced, not chosen by result"
     (axes,) = [axes for axes in figure.axes if axes.get_title() == "case"]
     drawn = [(to_hex(part.get_edgecolor()[0]), part.get_linestyle()[0][1] is None) for part in axes.collections]
     assert drawn == [(TRUTH, True), (PREDICTION, True), (TRUTH, False), (PREDICTION, False)]

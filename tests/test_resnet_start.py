@@ -17,7 +17,7 @@ from modeling_resformer import (
     ResFormerForImageClassification,
     ResFormerForMultiTask,
 )
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.resnet import fill_from_resnet
 

@@ -15,18 +15,18 @@ import torch
 from conftest import tiny_config
 from datasets import Dataset, DatasetDict, Value
 from PIL import Image
-from prepared_data import CLASS_LABELS, picture_row
+from prepared_data import CLASS_LABELS, image_row
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.columns import dataset_features
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.evaluation.per_case import per_case_lines, write_per_case
+from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
+from modeling_resformer.evaluation.report_page import headline
+from modeling_resformer.evaluation.results import Scoring, format_table, pixel_volumes, summarise
+from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
 from modeling_resformer.metrics.scores import Bootstrap, figure
-from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
-from modeling_resformer.training.per_case import per_case_lines, write_per_case
-from modeling_resformer.training.raw_masks import RawMaskRows, mask_values_of
-from modeling_resformer.training.report_page import headline
-from modeling_resformer.training.results import Scoring, format_table, pixel_volumes, summarise
-from modeling_resformer.training.rows import EvaluationRows
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -42,7 +42,7 @@ def oct_rows():
     features = dataset_features(
         CLASSES, CLASSES[1:], {"vendor": Value("string"), "slice_spacing": Value("float64"), "age": Value("int32")}
     )
-    picture = Image.new("L", (10, 10))
+    image = Image.new("L", (10, 10))
     table = [  # case, slice, vendor, in-plane spacing, slice spacing
         ("a", 0, "Cirrus", [0.1, 0.2], 0.5),
         ("a", 1, "Cirrus", [0.1, 0.2], 0.5),
@@ -53,8 +53,8 @@ def oct_rows():
     ]
     rows = [
         {
-            "image": picture,
-            "mask": picture,
+            "image": image,
+            "mask": image,
             "class_labels": [],
             "class_labels_unknown": [],
             "case_id": case,
@@ -207,7 +207,7 @@ def test_rows_without_any_annotation_are_not_counted_as_scored(metrics, oct_rows
     lines = [line.split("  ") for line in format_table(results).splitlines()]
     table = [[cell.strip() for cell in line if cell.strip()][:4] for line in lines[-4:]]
     assert table[:2] == [["vendor", "images", "cases", "not annotated"], ["Cirrus", "1", "1", "2"]]
-    assert headline(results).startswith("4 test pictures of 3 cases (2 more are not annotated)\n")
+    assert headline(results).startswith("4 test images of 3 cases (2 more are not annotated)\n")
 
 
 def test_a_model_of_one_task_counts_the_rows_that_its_head_is_scored_on(metrics):
@@ -265,11 +265,11 @@ def test_lines_per_case_carry_vendor_and_volume(metrics, oct_rows, tmp_path, suf
 
 @pytest.fixture
 def resized(tmp_path):
-    """Four pictures of 80 x 96 pixels stored at 40 x 48, a folder of their own masks, and a checkpoint: (folder, masks)."""
+    """Four images of 80 x 96 pixels stored at 40 x 48, a folder of their own masks, and a checkpoint: (folder, masks)."""
     rng, rows, masks = np.random.default_rng(1), [], {}
     (tmp_path / "masks").mkdir()
     for number in range(4):
-        row = {**picture_row(3 * number, rng, size=(80, 96)), "case_id": f"ISIC_{number}", "slice_index": 0}
+        row = {**image_row(3 * number, rng, size=(80, 96)), "case_id": f"ISIC_{number}", "slice_index": 0}
         masks[row["case_id"]] = np.asarray(row["mask"])
         name = f"isic_{number}_Segmentation.png"
         Image.fromarray(masks[row["case_id"]] * np.uint8(255)).save(tmp_path / "masks" / name)
@@ -333,7 +333,7 @@ def test_a_mask_that_the_preparation_left_out_stays_out(resized):
         (lambda masks: Image.new("L", (96, 80)).save(masks / "ISIC_1.png"), "both fit ISIC_1"),
         (
             lambda masks: Image.new("L", (48, 40)).save(masks / "isic_1_Segmentation.png"),
-            "mask is 40 x 48, its picture",
+            "mask is 40 x 48, its image",
         ),
         (
             lambda masks: Image.new("L", (96, 80), 7).save(masks / "isic_1_Segmentation.png"),
@@ -364,8 +364,8 @@ def test_flags_that_do_not_fit_are_named(resized, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
-def test_cases_of_several_pictures_have_no_raw_masks(oct_rows, tmp_path):
-    with pytest.raises(BadInputError, match=r"case . has 2 pictures"):
+def test_cases_of_several_images_have_no_raw_masks(oct_rows, tmp_path):
+    with pytest.raises(BadInputError, match=r"case . has 2 images"):
         RawMaskRows(oct_rows, tmp_path, {0: 0})
 
 

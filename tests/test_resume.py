@@ -151,7 +151,7 @@ def test_settings_that_would_break_a_resumed_run_are_named(folder, logs, capsys)
     changed = ("--seed", "7", "--per_device_train_batch_size", "4", "--config", '{"window_size": 8}')
     assert train.main(flags_of(folder, "whole", *RESUME, *changed)) == 1
     error = capsys.readouterr().err
-    for part in ("config window_size 8 instead of 4", "seed 7 instead of 0", "pictures a step", "8 instead of 4"):
+    for part in ("config window_size 8 instead of 4", "seed 7 instead of 0", "images a step", "8 instead of 4"):
         assert part in error
     assert "by --model " in error
 

@@ -21,7 +21,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
-from test_handler import NAMES, claiming_png, encoded, foreground, reference, sample_picture, save_model
+from test_handler import NAMES, claiming_png, encoded, foreground, reference, sample_image, save_model
 
 from modeling_resformer.handler import EndpointHandler, Limits
 
@@ -74,8 +74,8 @@ def wait_until_loaded(port):
 
 
 @pytest.fixture(scope="module")
-def picture():
-    return sample_picture()
+def image():
+    return sample_image()
 
 
 @pytest.fixture(scope="module")
@@ -112,40 +112,40 @@ class SlowHandler:
 
 
 @pytest.mark.parametrize("route", ["", "/models/org/resformer", "/image-segmentation"])
-def test_the_python_client_gets_masks(port, folder, picture, tmp_path, route):
-    picture.save(tmp_path / "picture.png")
+def test_the_python_client_gets_masks(port, folder, image, tmp_path, route):
+    image.save(tmp_path / "image.png")
     client = InferenceClient(model=f"http://127.0.0.1:{port}{route}", token=KEY)
-    expected, _ = reference(folder, picture)
-    for image in (tmp_path / "picture.png", str(tmp_path / "picture.png"), encoded(picture)):
-        found = client.image_segmentation(image)
+    expected, _ = reference(folder, image)
+    for given in (tmp_path / "image.png", str(tmp_path / "image.png"), encoded(image)):
+        found = client.image_segmentation(given)
         assert [one.label for one in found] == foreground(expected)
         for one in found:
             assert one.mask.mode == "L" and isinstance(one.score, float)
             np.testing.assert_array_equal(np.asarray(one.mask), (expected == NAMES.index(one.label)) * 255)
     # With parameters the client sends base64 in JSON.
     best = max(found, key=lambda one: one.score)
-    strict = client.image_segmentation(tmp_path / "picture.png", threshold=best.score - 1e-6, subtask="semantic")
+    strict = client.image_segmentation(tmp_path / "image.png", threshold=best.score - 1e-6, subtask="semantic")
     assert [one.label for one in strict] == [best.label]
 
 
 @pytest.mark.parametrize("route", ["/image-classification", "/image-classification/models/org/resformer"])
-def test_the_python_client_gets_classes(port, folder, picture, route):
+def test_the_python_client_gets_classes(port, folder, image, route):
     client = InferenceClient(model=f"http://127.0.0.1:{port}{route}")
-    _, scores = reference(folder, picture)
-    found = client.image_classification(encoded(picture))
+    _, scores = reference(folder, image)
+    found = client.image_classification(encoded(image))
     assert {one.label: one.score for one in found} == pytest.approx(scores, abs=1e-5)
-    (best,) = client.image_classification(encoded(picture), top_k=1)
+    (best,) = client.image_classification(encoded(image), top_k=1)
     assert best.label == max(scores, key=scores.get)
     with pytest.raises(HfHubHTTPError, match="top_k is 0"):
-        client.image_classification(encoded(picture), top_k=0)
+        client.image_classification(encoded(image), top_k=0)
 
 
-def test_the_task_is_chosen_by_route_or_parameter(port, picture):
-    text = base64.b64encode(encoded(picture)).decode()
+def test_the_task_is_chosen_by_route_or_parameter(port, image):
+    text = base64.b64encode(encoded(image)).decode()
     body = {task: json.dumps({"inputs": text, "parameters": {"task": task}}) for task in ("classification", "both")}
     _, _, segmentation = ask(port, body=json.dumps({"inputs": text}))
     _, _, classification = ask(port, body=body["classification"], headers={"Content-Type": "application/json"})
-    _, headers, both = ask(port, path="/predict", body=encoded(picture), headers={"Content-Type": "image/png"})
+    _, headers, both = ask(port, path="/predict", body=encoded(image), headers={"Content-Type": "image/png"})
     assert both.pop("predicted_labels") is not None
     assert both == {"segmentation": segmentation, "classification": classification}
     assert ask(port, body=body["both"])[2]["segmentation"] == segmentation
@@ -153,12 +153,12 @@ def test_the_task_is_chosen_by_route_or_parameter(port, picture):
 
 
 @pytest.mark.parametrize("kind", [None, "image/png", "application/octet-stream", "application/json", "text/plain"])
-def test_raw_bytes_are_taken_under_any_name_clients_give_them(port, picture, kind):
+def test_raw_bytes_are_taken_under_any_name_clients_give_them(port, image, kind):
     headers = {} if kind is None else {"Content-Type": kind}
-    assert ask(port, body=encoded(picture), headers=headers)[0] == 200
+    assert ask(port, body=encoded(image), headers=headers)[0] == 200
 
 
-def test_browsers_may_ask_and_read_every_answer(port, picture):
+def test_browsers_may_ask_and_read_every_answer(port, image):
     asks = {
         "Origin": "https://example.org",
         "Access-Control-Request-Method": "POST",
@@ -170,7 +170,7 @@ def test_browsers_may_ask_and_read_every_answer(port, picture):
     assert response.status == 200 and response.headers["access-control-allow-origin"] == "*"
     assert response.headers["access-control-allow-headers"] == asks["Access-Control-Request-Headers"]
     connection.close()
-    for body in (encoded(picture), b"no picture"):
+    for body in (encoded(image), b"no image"):
         assert ask(port, body=body, headers={"Origin": "https://example.org"})[1]["access-control-allow-origin"] == "*"
 
 
@@ -197,7 +197,7 @@ PNG = encoded(Image.new("RGB", (20, 20)))
     ("method", "path", "body", "kind", "status"),
     [
         ("POST", "/", b"", None, 400),
-        ("POST", "/", b"no picture", None, 400),
+        ("POST", "/", b"no image", None, 400),
         ("POST", "/", b'{"inputs": ', "application/json", 400),
         ("POST", "/", b"[" * 100_000, "application/json", 400),
         ("POST", "/", b'["/etc/passwd"]', "application/json", 400),
@@ -250,8 +250,8 @@ def peak_memory() -> int:
 
 
 @pytest.mark.parametrize("where", ["path", "file", "http"])
-def test_paths_and_urls_are_never_opened(port, picture, tmp_path, where):
-    (tmp_path / "aaaa").write_bytes(encoded(picture))  # a name that is base64 as well
+def test_paths_and_urls_are_never_opened(port, image, tmp_path, where):
+    (tmp_path / "aaaa").write_bytes(encoded(image))  # a name that is base64 as well
     asked = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
@@ -264,7 +264,7 @@ def test_paths_and_urls_are_never_opened(port, picture, tmp_path, where):
         with suppress(TimeoutError):
             asked.append(listener.accept())
     assert status == 400 and asked == []
-    assert "paths and URLs are not opened" in answer["error"] or "not a readable picture" in answer["error"]
+    assert "paths and URLs are not opened" in answer["error"] or "not a readable image" in answer["error"]
 
 
 def test_a_failure_of_ours_is_told_without_its_trace(caplog):
@@ -367,14 +367,14 @@ def test_a_body_that_does_not_arrive_and_a_client_that_leaves():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_script_serves_logs_no_secret_and_ends_in_peace(folder, picture):
+def test_the_script_serves_logs_no_secret_and_ends_in_peace(folder, image):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), str(folder), "--port", "0", "--cpu-threads", "1"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     address = process.stdout.readline().strip()
     port = int(address.rpartition(":")[2])
     wait_until_loaded(port)
-    text = base64.b64encode(encoded(picture)).decode()
+    text = base64.b64encode(encoded(image)).decode()
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     assert ask(port, path=f"/models/x?api_key={KEY}", body=json.dumps({"inputs": text}), headers=headers)[0] == 200
     assert ask(port, body=json.dumps({"inputs": text[:-9]}), headers=headers)[0] == 400

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from huggingface_hub import SpaceCard
 from PIL import Image
-from test_handler import NAMES, encoded, reference, sample_picture, save_model
+from test_handler import NAMES, encoded, reference, sample_image, save_model
 
-from modeling_resformer.data.problems import BadInputError
 from modeling_resformer.drawing import class_colour
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.handler import EndpointHandler, RequestError
 
 
@@ -23,7 +23,7 @@ from modeling_resformer.publishing.space import make_space
 
 @pytest.fixture
 def space(tmp_path) -> Path:
-    sample_picture().save(tmp_path / "one.png")
+    sample_image().save(tmp_path / "one.png")
     return make_space(tmp_path / "space", "org/resformer-tiny", [tmp_path / "one.png"], revision="v0.1")
 
 
@@ -81,8 +81,8 @@ class TwoClasses:
 
 
 def test_areas_and_drawing_against_what_was_found(analysis, tmp_path):
-    Image.new("RGB", (4, 2), (10, 20, 30)).save(tmp_path / "picture.png")
-    answer = analysis.analyse(TwoClasses(), NAMES, tmp_path / "picture.png")
+    Image.new("RGB", (4, 2), (10, 20, 30)).save(tmp_path / "image.png")
+    answer = analysis.analyse(TwoClasses(), NAMES, tmp_path / "image.png")
     assert answer.mask.tolist() == [[1, 1, 0, 3], [1, 1, 0, 0]]
     assert answer.scores == {"IRF": 0.8, "PED": 0.3} and "**IRF**" in analysis.verdict(answer)
     assert analysis.area_rows(answer) == [
@@ -96,10 +96,10 @@ def test_areas_and_drawing_against_what_was_found(analysis, tmp_path):
     drawn = np.asarray(analysis.draw(answer, ["PED"], opacity=0))
     assert (drawn.reshape(-1, 3) == (10, 20, 30)).all(axis=1).sum() == 7
     assert tuple(drawn[0, 3]) == class_colour(3)
-    np.testing.assert_array_equal(analysis.draw(answer, [], opacity=1), answer.picture)
+    np.testing.assert_array_equal(analysis.draw(answer, [], opacity=1), answer.image)
 
 
-def test_the_filling_blends_with_the_picture(analysis):
+def test_the_filling_blends_with_the_image(analysis):
     mask = np.zeros((40, 40), np.uint8)
     mask[5:35, 5:35] = 1
     answer = analysis.Analysis(Image.new("RGB", (40, 40), (100, 100, 100)), mask, NAMES, {}, {}, 1600, {}, [])
@@ -107,23 +107,23 @@ def test_the_filling_blends_with_the_picture(analysis):
     np.testing.assert_allclose(middle, 75 + 0.25 * np.array(class_colour(1)), atol=1)
 
 
-def test_a_real_model_is_measured_at_the_pictures_own_size(analysis, tmp_path, monkeypatch):
+def test_a_real_model_is_measured_at_the_images_own_size(analysis, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "LONGEST_SIDE", 35)
     endpoint = EndpointHandler(str(save_model(tmp_path / "model")))
-    sample_picture().save(tmp_path / "picture.png")
-    answer = analysis.analyse(endpoint, NAMES, tmp_path / "picture.png")
-    mask, scores = reference(tmp_path / "model", sample_picture())
+    sample_image().save(tmp_path / "image.png")
+    answer = analysis.analyse(endpoint, NAMES, tmp_path / "image.png")
+    mask, scores = reference(tmp_path / "model", sample_image())
     assert answer.areas == {name: np.count_nonzero(mask == NAMES.index(name)) for name in NAMES[1:]}
     assert answer.scores == pytest.approx(scores, abs=1e-5)
-    assert answer.picture.size == (35, 30) and answer.pixels == 70 * 60
-    (tmp_path / "broken.png").write_bytes(encoded(sample_picture())[:200])
-    with pytest.raises(RequestError, match="not a readable picture"):
+    assert answer.image.size == (35, 30) and answer.pixels == 70 * 60
+    (tmp_path / "broken.png").write_bytes(encoded(sample_image())[:200])
+    with pytest.raises(RequestError, match="not a readable image"):
         analysis.analyse(endpoint, NAMES, tmp_path / "broken.png")
 
 
-def test_turned_and_deep_pictures_give_what_upright_and_shallow_ones_give(analysis, tmp_path):
+def test_turned_and_deep_images_give_what_upright_and_shallow_ones_give(analysis, tmp_path):
     endpoint = EndpointHandler(str(save_model(tmp_path / "model")))
-    grey = sample_picture().convert("L")
+    grey = sample_image().convert("L")
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     grey.save(tmp_path / "shallow.png")
@@ -134,10 +134,10 @@ def test_turned_and_deep_pictures_give_what_upright_and_shallow_ones_give(analys
         analysis.analyse(endpoint, NAMES, tmp_path / f"{name}.png") for name in ("shallow", "turned", "deep")
     )
     assert len(shallow.areas) > 1
-    assert (turned.areas, turned.picture.size) == (shallow.areas, grey.size)
+    assert (turned.areas, turned.image.size) == (shallow.areas, grey.size)
     np.testing.assert_array_equal(turned.mask, shallow.mask)
     assert turned.scores == pytest.approx(shallow.scores, abs=1e-4)
-    # Shallow pictures are rounded to whole grey levels once they are resized.
+    # Shallow images are rounded to whole grey levels once they are resized.
     assert (deep.mask == shallow.mask).mean() > 0.98
     assert deep.scores == pytest.approx(shallow.scores, abs=0.05)
 

@@ -9,7 +9,7 @@ from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerForSemanticSegmentation
 from modeling_resformer.data.prepared import PreparedDataset
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.arguments import ModelArguments
 from modeling_resformer.training.building import build_model
 

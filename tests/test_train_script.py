@@ -12,8 +12,8 @@ from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.evaluation.results import TABLE_SCORES, format_table
 from modeling_resformer.training.arguments import parse_arguments
-from modeling_resformer.training.results import TABLE_SCORES, format_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -191,7 +191,7 @@ def test_a_dataset_without_validation_part_is_refused_with_the_cure(run, tmp_pat
     dataset.save_to_disk(str(tmp_path / "dataset"))
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "out"), "--use_cpu"]
     assert train.main(flags) == 1
-    assert re.search(r"error: .*no test and no validation part.*--validation-fraction", capsys.readouterr().err)
+    assert re.search(r"error: .*no test and no validation split.*--validation-fraction", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_config
 from prepared_data import prepared_dataset
 
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.seeds import Style, latex_tables, markdown_tables, summarise_seeds
 
 
@@ -85,7 +85,7 @@ def test_mean_and_deviation_worked_out_by_hand(runs):
 
 def test_the_markdown_table_has_a_row_for_every_vendor_and_class(runs):
     text = markdown_tables(summarise_seeds(runs, failed=[3]), Style())
-    assert "over 3 seeds (0, 1, 2; failed: 3), percent, 10 test pictures of 4 cases" in text
+    assert "over 3 seeds (0, 1, 2; failed: 3), percent, 10 test images of 4 cases" in text
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert rows[0] == ["vendor", "class", "Dice"]
     assert ["all", "lesion_spot", "83.0 ± 3.6"] in rows

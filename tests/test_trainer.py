@@ -12,10 +12,11 @@ from transformers import TrainingArguments
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessorPil
 from modeling_resformer.data.collation import MultiTaskCollator
+from modeling_resformer.data.rows import EpochSampler, EvaluationRows, TrainingRows
 from modeling_resformer.data.transforms import Augmentation, default_augmentation
-from modeling_resformer.training.compute_metrics import EvaluationMetrics, RowStatistics
-from modeling_resformer.training.rows import EpochSampler, EvaluationRows, TrainingRows
-from modeling_resformer.training.trainer import NonFiniteLossError, ResFormerTrainer
+from modeling_resformer.errors import NonFiniteLossError
+from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
+from modeling_resformer.training.trainer import ResFormerTrainer
 
 
 NO_AUGMENTATION = Augmentation(0, 0, 0)
@@ -132,7 +133,7 @@ def test_both_losses_are_logged_and_add_up(dataset, tmp_path):
         assert line["loss"] == pytest.approx(weighted, rel=1e-4)
 
 
-def test_four_pictures_are_learned_by_heart(tmp_path):
+def test_four_images_are_learned_by_heart(tmp_path):
     dataset = prepared_dataset(train=4, validation=2, test=2)
     dataset["validation"] = dataset["train"]
     trainer = make_trainer(dataset, tmp_path, num_train_epochs=60, learning_rate=5e-3)
@@ -174,7 +175,7 @@ def test_workers_do_not_change_what_an_epoch_looks_like(dataset, tmp_path, persi
 
 
 def test_persistent_workers_do_not_give_one_part_for_another(dataset, tmp_path):
-    """Evaluated on the validation part first, then on the test part, as every run does."""
+    """Evaluated on the validation split first, then on the test split, as every run does."""
     workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     trainer = make_trainer(dataset, tmp_path, **workers)
     trainer.evaluate()
@@ -204,7 +205,7 @@ def test_arguments_that_would_lose_columns_or_fill_memory_are_refused(dataset, t
 
 
 def poisoned(collator, case_id):
-    """The collator, which gives that case pictures full of NaN."""
+    """The collator, which gives that case images full of NaN."""
 
     def collate(rows):
         batch = collator(rows)

@@ -1,4 +1,4 @@
-"""Augmentation: picture and mask stay together, nothing is invented, and (seed, epoch, row) decides everything."""
+"""Augmentation: image and mask stay together, nothing is invented, and (seed, epoch, row) decides everything."""
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ UPSIDE_DOWN = Augmentation(rotation_degrees=0, horizontal_flip=0, vertical_flip=
 
 @pytest.fixture
 def pair():
-    """A smooth picture 30 high and 40 wide, and the mask of its bright part."""
+    """A smooth image 30 high and 40 wide, and the mask of its bright part."""
     y, x = np.mgrid[:30, :40]
     smooth = 127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)
-    picture = np.dstack([smooth, smooth[:, ::-1], smooth]).astype(np.uint8)
-    return Image.fromarray(picture), Image.fromarray((smooth > 127).astype(np.uint8))
+    image = np.dstack([smooth, smooth[:, ::-1], smooth]).astype(np.uint8)
+    return Image.fromarray(image), Image.fromarray((smooth > 127).astype(np.uint8))
 
 
 def test_flips_are_exact(pair):
@@ -128,7 +128,7 @@ def test_colors_agree_with_torchvision(pair):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "I;16", "P", "1", "CMYK", "F"])
-def test_every_kind_of_picture_can_be_recolored(pair, mode):
+def test_every_kind_of_image_can_be_recolored(pair, mode):
     image = Image.fromarray(np.asarray(pair[0].convert("L")).astype(np.uint16) * 257) if mode == "I;16" else None
     image = image or pair[0].convert(mode)
     changed, _ = augment(image, pair[1], Augmentation(color_jitter=0.3, scale_jitter=0.2), 0, 0, 0)

@@ -26,7 +26,7 @@ def logit(probability: float) -> float:
 
 
 def test_the_average_is_that_of_probabilities_worked_out_by_hand():
-    """A 1 x 2 picture: P(foreground) is .9, .2 as it is and .5, .1 in its mirror image, which shows the right pixel first."""
+    """A 1 x 2 image: P(foreground) is .9, .2 as it is and .5, .1 in its mirror image, which shows the right pixel first."""
     seen = {(1.0, 2.0): ([0.9, 0.2], 0.8), (2.0, 1.0): ([0.5, 0.1], 0.3)}
 
     def logits_of(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -73,10 +73,10 @@ def test_both_takes_every_combination_of_the_two_flips_back():
     assert seen == {tuple(view.flatten().tolist()) for view in turned}
 
 
-def test_a_symmetric_picture_gets_the_same_class_scores_and_a_symmetric_mask(pipe):
+def test_a_symmetric_image_gets_the_same_class_scores_and_a_symmetric_mask(pipe):
     half = np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
-    picture = np.concatenate([half, half[:, ::-1]], axis=1)
-    plain, flipped = pipe(picture), pipe(picture, tta="horizontal")
+    image = np.concatenate([half, half[:, ::-1]], axis=1)
+    plain, flipped = pipe(image), pipe(image, tta="horizontal")
     assert flipped["class_scores"] == pytest.approx(plain["class_scores"], abs=1e-5)
     np.testing.assert_array_equal(flipped["segmentation"], flipped["segmentation"].flip(-1))
 
@@ -84,21 +84,19 @@ def test_a_symmetric_picture_gets_the_same_class_scores_and_a_symmetric_mask(pip
 @pytest.mark.parametrize(
     "tta, flip", [("horizontal", Image.Transpose.FLIP_LEFT_RIGHT), ("both", Image.Transpose.ROTATE_180)]
 )
-def test_a_picture_and_its_flip_get_one_answer(pipe, tta, flip):
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+def test_a_image_and_its_flip_get_one_answer(pipe, tta, flip):
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     axes = (-1,) if tta == "horizontal" else (-2, -1)
-    one, other = pipe([picture, picture.transpose(flip)], batch_size=2, tta=tta)
+    one, other = pipe([image, image.transpose(flip)], batch_size=2, tta=tta)
     assert one["class_scores"] == pytest.approx(other["class_scores"], abs=1e-5)
     assert (one["segmentation"] == other["segmentation"].flip(axes)).float().mean() > 0.99
 
 
 def test_flips_can_be_set_for_all_calls_and_unset_for_one(pipe):
-    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     always = ResFormerPipeline(model=pipe.model, image_processor=pipe.image_processor, device="cpu", tta=True)
-    assert always(picture)["class_scores"] == pipe(picture, tta="horizontal")["class_scores"]
-    assert (
-        always(picture, tta=False)["class_scores"] == pipe(picture)["class_scores"] != always(picture)["class_scores"]
-    )
+    assert always(image)["class_scores"] == pipe(image, tta="horizontal")["class_scores"]
+    assert always(image, tta=False)["class_scores"] == pipe(image)["class_scores"] != always(image)["class_scores"]
 
 
 def test_an_unknown_kind_of_flips_is_refused(pipe):

@@ -16,12 +16,12 @@ pytest.importorskip("SimpleITK")
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.prepared import load_prepared
+from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, row_statistics
+from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import segmentation_scores
 from modeling_resformer.training.building import build_collator
-from modeling_resformer.training.compute_metrics import EvaluationMetrics, row_statistics
-from modeling_resformer.training.rows import EvaluationRows
-from modeling_resformer.training.tasks import TASKS
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))

@@ -80,7 +80,7 @@ def test_kept_settings_come_back(checkpoint, expected):
     assert config.classification_thresholds == [0.3, 0.4, 0.6]
     processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
     close(
-        processor(Image.open(checkpoint / "picture.png"), return_tensors="pt")["pixel_values"],
+        processor(Image.open(checkpoint / "image.png"), return_tensors="pt")["pixel_values"],
         expected["pixel_values"],
     )
 

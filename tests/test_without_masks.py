@@ -12,8 +12,8 @@ from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
 from modeling_resformer import ResFormerForImageClassification
 from modeling_resformer.data.columns import dataset_features
-from modeling_resformer.training.rows import annotated_rows
-from modeling_resformer.training.tasks import TASKS
+from modeling_resformer.data.rows import annotated_rows
+from modeling_resformer.heads import TASKS
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))

@@ -18,10 +18,9 @@ from raw_data import random_volume, write_mask, write_photograph
 from safetensors import SafetensorError
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.data.finished_folder import finished_folder
-from modeling_resformer.data.problems import BadInputError
-from modeling_resformer.data.write_failures import check_writable, named_write_failure
-from modeling_resformer.prediction import volumes
+from modeling_resformer.errors import BadInputError, named_write_failure
+from modeling_resformer.files import check_writable, finished_folder
+from modeling_resformer.volumes import scan
 
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +48,7 @@ def dataset(tmp_path_factory):
     return str(folder)
 
 
-def pictures(tmp_path, count=4):
+def images(tmp_path, count=4):
     for number in range(count):
         write_photograph(tmp_path / "mine" / "images" / f"{number}.png", seed=number)
         write_mask(tmp_path / "mine" / "masks" / f"{number}.png")
@@ -59,7 +58,7 @@ def pictures(tmp_path, count=4):
 def commands(tmp_path, model, dataset, output):
     """Each command with its output at `output`."""
     return {
-        "prepare_folder.py": [*pictures(tmp_path), "--output", output],
+        "prepare_folder.py": [*images(tmp_path), "--output", output],
         "train.py": ["--dataset", dataset, "--model_name_or_path", model, "--output_dir", output, "--use_cpu"],
         "evaluate.py": ["--dataset", dataset, "--model_name_or_path", model, "--output", output],
         "predict.py": [model, str(tmp_path / "mine" / "images" / "0.png"), "--output", output],
@@ -91,7 +90,7 @@ def files_of_at_most(size):
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_data_that_do_not_fit_on_the_disk_leave_nothing(tmp_path, capsys, num_proc):
-    options = pictures(tmp_path)
+    options = images(tmp_path)
     for number in range(4):
         Image.fromarray(random_volume((90, 90, 3), seed=number)).save(tmp_path / "mine" / "images" / f"{number}.png")
         write_mask(tmp_path / "mine" / "masks" / f"{number}.png", size=(90, 90))
@@ -109,9 +108,9 @@ def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, mo
     SimpleITK = pytest.importorskip("SimpleITK")
     source, output = tmp_path / f"big{suffix}", tmp_path / "out"
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(random_volume((4, 64, 64))), str(source))
-    write_image = volumes.write_image
+    write_volume = scan.write_volume
     noise = random_volume((4, 64, 64))
-    monkeypatch.setattr(volumes, "write_image", lambda path, mask, geometry: write_image(path, noise, geometry))
+    monkeypatch.setattr(scan, "write_volume", lambda path, mask, geometry: write_volume(path, noise, geometry))
     with files_of_at_most(8_000):
         assert main_of("predict.py")([model, str(source), "--output", str(output)]) == 1
     (line,) = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
@@ -123,7 +122,7 @@ def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, mo
 @pytest.mark.parametrize("error", [FULL, READ_ONLY])
 @pytest.mark.parametrize("place", ["report", "pages"])
 def test_a_disk_that_fills_up_during_evaluation(tmp_path, model, dataset, monkeypatch, capsys, error, place):
-    from modeling_resformer.training import report_page, results
+    from modeling_resformer.evaluation import report_page, results
 
     module, name = {"report": (results, "evaluate_split"), "pages": (report_page, "write_pages")}[place]
     main = main_of("evaluate.py")

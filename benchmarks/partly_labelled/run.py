@@ -30,7 +30,7 @@ from datasets import Dataset, DatasetDict, Image, disable_progress_bars
 from report import write_report
 
 from modeling_resformer.data.prepared import load_prepared
-from modeling_resformer.data.problems import BadInputError
+from modeling_resformer.errors import BadInputError
 
 
 ARMS = ("full_rows_only", "partly_labelled", "all_labels")

@@ -60,7 +60,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     being loaded: image-level classes for `ResFormerForImageClassification`, mask classes for every other.
 
     Args:
-        num_channels (`int`, defaults to 3): Channels of the input picture.
+        num_channels (`int`, defaults to 3): Channels of the input image.
         image_size (`int`, defaults to 224): Side the model was trained at. Informative only: any size works.
         hidden_sizes (`list[int]`, defaults to `(64, 128, 256, 512)`): Channels of each encoder level.
         cnn_depths (`list[int]`, defaults to `(3, 4, 6, 3)`): ResNet basic blocks per level (ResNet-34's; the paper's

@@ -17,26 +17,26 @@ from drawing import class_colour, displayable, draw_contours
 from PIL import Image, ImageOps
 
 
-LONGEST_SIDE = 1280  # pixels shown; areas are counted at the picture's own size
+LONGEST_SIDE = 1280  # pixels shown; areas are counted at the image's own size
 CONTOUR_SHARE = 1 / 200  # of the shorter side shown
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A picture with what the model said of it.
+    """An image with what the model said of it.
 
     Attributes:
-        picture: RGB, at most `LONGEST_SIDE` pixels on its longer side.
-        mask: (height, width) of `picture`, index into `names`, 0 where there is nothing.
+        image: RGB, at most `LONGEST_SIDE` pixels on its longer side.
+        mask: (height, width) of `image`, index into `names`, 0 where there is nothing.
         names: Mask classes, the background first.
-        areas: Pixels of each class that occurs, at the picture's own size.
+        areas: Pixels of each class that occurs, at the image's own size.
         probabilities: Mean probability of each class that occurs, over its pixels.
-        pixels: Of the whole picture.
+        pixels: Of the whole image.
         scores: Image-level classes, the highest first.
         decided: Image-level classes at or above their decision threshold.
     """
 
-    picture: Image.Image
+    image: Image.Image
     mask: np.ndarray
     names: Sequence[str]
     areas: dict[str, int]
@@ -47,15 +47,15 @@ class Analysis:
 
 
 def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path: str | os.PathLike) -> Analysis:
-    """Asks the handler for everything it can tell of a picture.
+    """Asks the handler for everything it can tell of an image.
 
     Args:
         handler: An `EndpointHandler`.
         names: The model's mask classes, the background first.
-        path: The picture.
+        path: The image.
 
     Raises:
-        ValueError: One line that says why the picture cannot be used.
+        ValueError: One line that says why the image cannot be used.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -64,8 +64,8 @@ def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path
     answer = handler({"inputs": data, "parameters": {"task": task}})
     answer = answer if task == "both" else {task: answer}
     with Image.open(BytesIO(data)) as opened:
-        picture = displayable(ImageOps.exif_transpose(opened))
-    size, pixels = fitted(picture.size), picture.width * picture.height
+        image = displayable(ImageOps.exif_transpose(opened))
+    size, pixels = fitted(image.size), image.width * image.height
     mask, areas, probabilities = np.zeros(size[::-1], np.uint8), {}, {}
     for segment in answer.get("segmentation", ()):
         inside = Image.open(BytesIO(base64.b64decode(segment["mask"])))
@@ -73,7 +73,7 @@ def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path
         probabilities[segment["label"]] = segment["score"]
         mask[np.asarray(inside.resize(size, Image.Resampling.NEAREST)) > 0] = names.index(segment["label"])
     scores = {one["label"]: one["score"] for one in answer.get("classification", ())}
-    shown = picture.resize(size, Image.Resampling.LANCZOS)
+    shown = image.resize(size, Image.Resampling.LANCZOS)
     return Analysis(shown, mask, names, areas, probabilities, pixels, scores, answer.get("predicted_labels", ()))
 
 
@@ -84,19 +84,19 @@ def fitted(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def draw(analysis: Analysis, shown: Collection[str], opacity: float) -> Image.Image:
-    """The picture with the contours of the classes in `shown`, each filled with its colour at `opacity` (0 to 1)."""
+    """The image with the contours of the classes in `shown`, each filled with its colour at `opacity` (0 to 1)."""
     hidden = [index for index, name in enumerate(analysis.names) if name not in shown]
     mask = np.where(np.isin(analysis.mask, hidden), 0, analysis.mask)
-    pixels = np.asarray(analysis.picture).astype(np.float32)
+    pixels = np.asarray(analysis.image).astype(np.float32)
     for index in np.unique(mask[mask > 0]):
         inside = mask == index
         pixels[inside] = (1 - opacity) * pixels[inside] + opacity * np.asarray(class_colour(int(index)))
-    width = max(1, round(min(analysis.picture.size) * CONTOUR_SHARE))
+    width = max(1, round(min(analysis.image.size) * CONTOUR_SHARE))
     return draw_contours(Image.fromarray(pixels.round().astype(np.uint8)), mask, width)
 
 
 def area_rows(analysis: Analysis, millimetres: float | None = None) -> list[list[str]]:
-    """One row per mask class: name, pixels, share of the picture, mm² where the side of a pixel is known, probability."""
+    """One row per mask class: name, pixels, share of the image, mm² where the side of a pixel is known, probability."""
     rows = []
     for name in analysis.names[1:]:
         area = analysis.areas.get(name, 0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
-"""A page to try a ResFormer on a picture: contours per class, areas and class scores. Runs on a CPU.
+"""A page to try a ResFormer on an image: contours per class, areas and class scores. Runs on a CPU.
 
 MODEL_ID=org/model python app.py        (or a folder; without it, the model of settings.json beside this file)
 """
@@ -17,7 +17,7 @@ from handler import EndpointHandler
 HERE = Path(__file__).parent
 DISCLAIMER = (
     "### Not a medical device\nA research model: nothing here is fit for the care of patients, and a high score is no "
-    "diagnosis. Do not upload pictures of people who have not agreed."
+    "diagnosis. Do not upload images of people who have not agreed."
 )
 CACHE = (600, 3600)  # seconds: every ten minutes, uploads older than an hour are deleted
 AREA_HEADERS = ["class", "pixels", "share", "mm²", "probability"]
@@ -43,13 +43,13 @@ class Page:
         self.names = handler.model.config.mask_class_names
 
     def open(self, path: str | None, shown: list[str], opacity: float, millimetres: float | None) -> tuple[Any, ...]:
-        """A new picture: everything is computed and drawn."""
+        """A new image: everything is computed and drawn."""
         if path is None:
             return None, None, {}, "", []
         try:
             analysis = analyse(self.handler, self.names, path)
         except ValueError as error:
-            raise gr.Error(str(error), title="This picture cannot be used", print_exception=False) from error
+            raise gr.Error(str(error), title="This image cannot be used", print_exception=False) from error
         scores = analysis.scores or None
         return analysis, draw(analysis, shown, opacity), scores, verdict(analysis), area_rows(analysis, millimetres)
 
@@ -67,19 +67,19 @@ def build(handler: EndpointHandler, model_id: str) -> gr.Blocks:
     classes = list(page.names[1:])
     name = f"[{model_id}](https://huggingface.co/{model_id})" if model_id.count("/") == 1 else f"`{model_id}`"
     with gr.Blocks(title="ResFormer", analytics_enabled=False, delete_cache=CACHE) as blocks:
-        gr.Markdown(f"# ResFormer: segment and classify a medical picture\nModel: {name}")
+        gr.Markdown(f"# ResFormer: segment and classify a medical image\nModel: {name}")
         gr.Markdown(DISCLAIMER)
         analysis = gr.State()
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(
-                    label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=380
+                image = gr.Image(
+                    label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=380
                 )
                 examples = sorted(str(path) for path in (HERE / "examples").glob("*.*"))
                 if examples:
-                    gr.Examples(examples, picture, cache_examples=False, label="Or choose an example")
+                    gr.Examples(examples, image, cache_examples=False, label="Or choose an example")
                 # Without the heading, which would set the highest score in capitals as if it were a diagnosis.
-                scores = gr.Label(label="Class scores of the whole picture", show_heading=False)
+                scores = gr.Label(label="Class scores of the whole image", show_heading=False)
                 decided = gr.Markdown()
             with gr.Column():
                 drawn = gr.Image(
@@ -97,8 +97,8 @@ def build(handler: EndpointHandler, model_id: str) -> gr.Blocks:
                     label="Side of a pixel in mm, if you know it (0: unknown)", value=0, minimum=0, step=0.001
                 )
         controls = [shown, opacity]
-        picture.change(
-            page.open, [picture, *controls, millimetres], [analysis, drawn, scores, decided, areas], api_name="analyse"
+        image.change(
+            page.open, [image, *controls, millimetres], [analysis, drawn, scores, decided, areas], api_name="analyse"
         )
         for control in controls:
             control.change(page.redraw, [analysis, *controls], drawn, show_progress="hidden", api_name=False)

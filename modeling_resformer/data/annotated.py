@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import BadInputError, Problems
 from .builder import PreparationConfig
-from .problems import BadInputError, Problems
-from .tables import read_table, spelling_key
+from .label_tables import read_table, spelling_key
 
 
 @dataclass(eq=False)

@@ -8,9 +8,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm.auto import tqdm
 
-from .links import leads_out
-from .problems import BadInputError
-from .write_failures import is_write_failure
+from ..errors import BadInputError, is_write_failure
+from ..files import leads_out
 
 
 BOMB_BYTES = 1 << 30  # smaller archives may be as compressible as they like

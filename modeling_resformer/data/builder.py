@@ -14,11 +14,11 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
+from ..errors import BadInputError, Problems, unforeseen
+from ..files import leads_out
 from .columns import UNANNOTATED, dataset_features
-from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_picture
-from .links import leads_out
+from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_image
 from .prepared import MODALITIES
-from .problems import BadInputError, Problems, unforeseen
 from .splits import SPLIT_NAMES, apply_manifest, carve, read_manifest
 
 
@@ -34,7 +34,7 @@ class PreparationConfig(datasets.BuilderConfig):
         splits: split manifest (`case_id,split`) that overrides any other rule.
         validation_fraction, test_fraction: share of the training cases that moves into a new split.
         seed: of that draw.
-        image_size: side, or (height, width), to store the pictures at; None stores them as they are.
+        image_size: side, or (height, width), to store the images at; None stores them as they are.
         allow_missing: keep cases without a mask or image-level labels, with null in their place.
         on_error: "raise" stops at the first bad case, "skip" leaves it out and records it.
         problem_log: JSON-lines file for the skipped cases.
@@ -53,11 +53,11 @@ class PreparationConfig(datasets.BuilderConfig):
 
 
 @dataclass(frozen=True)
-class PictureCase:
-    """One picture with what belongs to it: its mask files, none or several; `labels` is None when it is unlabelled."""
+class RawImage:
+    """One image with what belongs to it: its mask files, none or several; `labels` is None when it is unlabelled."""
 
     case_id: str
-    picture: Path
+    image: Path
     masks: tuple[Path, ...]
     labels: tuple[str, ...] | None
     unknown: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class PictureCase:
     @property
     def file(self) -> Path:
         """The file that messages name."""
-        return self.picture
+        return self.image
 
     @property
     def stratum(self) -> tuple[str, ...]:
@@ -78,18 +78,18 @@ class PictureCase:
 
 
 class CaseBuilder(datasets.GeneratorBasedBuilder):
-    """Base of the builders. A case is the unit of splitting: a volume, a patient or a picture.
+    """Base of the builders. A case is the unit of splitting: a volume, a patient or an image.
 
     Subclasses give `SOURCE`, `CONTRACT` (what the folder must hold, in a phrase), `mask_classes`, `class_labels`, `metadata_features`, `find_cases()` and `rows(case)`.
     `case.case_id`, `case.split` (None where the source names none) and `case.num_rows` are read here.
 
     Raises:
-        BadInputError: see `problems.py`; also straight from `download_and_prepare`, with any `num_proc`.
+        BadInputError: see `errors.py`; also straight from `download_and_prepare`, with any `num_proc`.
     """
 
     BUILDER_CONFIG_CLASS = PreparationConfig
     VERSION = datasets.Version("1.0.0")
-    DEFAULT_WRITER_BATCH_SIZE = 16  # rows held in memory: pictures are large
+    DEFAULT_WRITER_BATCH_SIZE = 16  # rows held in memory: images are large
     SOURCE: ClassVar[str]
     CONTRACT: ClassVar[str]
     STRATUM: ClassVar[str] = "label"  # what a drawn split has its share of, in words
@@ -115,7 +115,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
 
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) of the stored pictures, None as they are."""
+        """(height, width) of the stored images, None as they are."""
         size = self.config.image_size
         if size is None:
             return None
@@ -156,7 +156,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
 
     @property
     def modality(self) -> str | None:
-        """The kind of the pictures, e.g. dermoscopy; None where it is not known."""
+        """The kind of the images, e.g. dermoscopy; None where it is not known."""
         return MODALITIES.get(type(self).__name__)
 
     def stratum(self, case: Any) -> tuple[str, ...]:
@@ -246,17 +246,17 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
                 raise error.__cause__ from None
             raise
 
-    def picture_row(self, case: PictureCase, mask_values: dict[int, int]) -> Row:
-        """Returns the row of one picture file and its mask files, resized when `image_size` says so."""
+    def image_row(self, case: RawImage, mask_values: dict[int, int]) -> Row:
+        """Returns the row of one image file and its mask files, resized when `image_size` says so."""
         size = self.image_size
-        stored = store_picture(case.picture, size)
+        stored = store_image(case.image, size)
         mask = None
         if case.masks:
             mask = merge_masks({path: index_mask(read_mask(path, stored), mask_values, path) for path in case.masks})
             mask = mask_or_none(resize_mask(mask, size) if size is not None else mask)
         return {
-            "image": {"bytes": stored.data, "path": case.picture.name},
-            "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{case.picture.stem}_mask.png"},
+            "image": {"bytes": stored.data, "path": case.image.name},
+            "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{case.image.stem}_mask.png"},
             "class_labels": None if case.labels is None else list(case.labels),
             "class_labels_unknown": list(case.unknown),
             "case_id": case.case_id,

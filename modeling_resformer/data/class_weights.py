@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset
 
+from ..errors import BadInputError
 from .columns import class_names
-from .problems import BadInputError
 
 
 logger = logging.getLogger(__name__)

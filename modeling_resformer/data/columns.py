@@ -15,14 +15,14 @@ def dataset_features(
     """Returns the settled columns, followed by the source's own `metadata` columns.
 
     - `image`: the source file's own bytes, or a PNG at native bit depth.
-    - `mask`: a PNG of class indices into `mask_classes`, 255 where nobody annotated, of the picture's displayed size;
+    - `mask`: a PNG of class indices into `mask_classes`, 255 where nobody annotated, of the image's displayed size;
       null where there is none.
     - `class_labels`: the present image-level classes; `[]` for none of them, null for an unlabelled row.
     - `class_labels_unknown`: classes whose state is not known in this row; `[]` by default.
-    - `case_id`, `slice_index`: the volume, patient or picture, and the number of the picture within it, from 0.
+    - `case_id`, `slice_index`: the volume, patient or image, and the number of the image within it, from 0.
     - `source`: the collection the row comes from.
-    - `spacing`: (row, column) in mm per pixel of the stored picture; null if unknown.
-    - `original_size`: (height, width) of the source picture as displayed, before any resizing.
+    - `spacing`: (row, column) in mm per pixel of the stored image; null if unknown.
+    - `original_size`: (height, width) of the source image as displayed, before any resizing.
     - `mask_classes`: the foreground classes that occur in `mask` (null without one). Its feature keeps the
       names of all mask classes, background first, with the data: in Arrow, in Parquet and on the Hub.
     """

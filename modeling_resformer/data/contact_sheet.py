@@ -1,4 +1,4 @@
-"""A sheet of sample pictures with their mask contours, to look at before anything is trained."""
+"""A sheet of sample images with their mask contours, to look at before anything is trained."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws up to `rows_per_split` rows of each split, every class among them where it occurs.
 
-    16-bit pictures are stretched from their minimum to their maximum **for display only**.
+    16-bit images are stretched from their minimum to their maximum **for display only**.
     """
     tiles = [
         draw_tile(split[index], f"{name}: ", class_labels)
@@ -45,11 +45,11 @@ def representative_rows(dataset: Dataset, count: int) -> list[int]:
 
 def draw_tile(row: dict, prefix: str, class_labels: Sequence[str]) -> Image.Image:
     """Draws one row of a prepared dataset with contours and a caption."""
-    picture = displayable(row["image"])
+    image = displayable(row["image"])
     if row["mask"] is not None:
         mask = np.asarray(row["mask"])
         annotated = np.where(mask == UNANNOTATED, 0, mask)
-        picture = draw_contours(picture, annotated, max(1, max(picture.size) // TILE))
+        image = draw_contours(image, annotated, max(1, max(image.size) // TILE))
     labels = "unlabelled" if row["class_labels"] is None else ", ".join(class_labels[i] for i in row["class_labels"])
     caption = f"{prefix}{row['case_id']} [{row['slice_index']}]\n{labels or 'none'}"
-    return captioned(picture, caption, TILE, CAPTION)
+    return captioned(image, caption, TILE, CAPTION)

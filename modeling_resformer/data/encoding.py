@@ -1,4 +1,4 @@
-"""Picture and mask files to stored bytes: passed through where nothing changes, else PNG at native bit depth."""
+"""Image and mask files to stored bytes: passed through where nothing changes, else PNG at native bit depth."""
 
 import io
 import zlib
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..errors import BadInputError, one_line
 from .columns import UNANNOTATED
-from .problems import BadInputError
 
 
-PASSED_THROUGH = ("JPEG", "PNG", "MPO")  # an MPO file is a JPEG with a second picture behind it
+PASSED_THROUGH = ("JPEG", "PNG", "MPO")  # an MPO file is a JPEG with a second image behind it
 PALETTE_MODES = ("P", "PA")
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I")
 PNG_OPTIONS = {
@@ -32,7 +32,7 @@ TRANSPOSES = {
 
 
 @dataclass(frozen=True)
-class StoredPicture:
+class StoredImage:
     """Bytes ready for an `Image` column; sizes are (height, width) as displayed, `raw_size` as stored in the file."""
 
     data: bytes
@@ -41,104 +41,106 @@ class StoredPicture:
     orientation: int
 
 
-def encode_png(picture: Image.Image | np.ndarray) -> bytes:
-    """Encodes a PIL picture, or an array (H, W) or (H, W, C) of uint8, or (H, W) of uint16, without loss."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+def encode_png(image: Image.Image | np.ndarray) -> bytes:
+    """Encodes a PIL image, or an array (H, W) or (H, W, C) of uint8, or (H, W) of uint16, without loss."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", **PNG_OPTIONS)
+    image.save(buffer, format="PNG", **PNG_OPTIONS)
     return buffer.getvalue()
 
 
-def open_picture(path: Path) -> tuple[bytes, Image.Image, int]:
-    """Reads a whole picture file and decodes it, so that damage shows now and not in training.
+def open_stored(path: Path) -> tuple[bytes, Image.Image, int]:
+    """Reads a whole image file and decodes it, so that damage shows now and not in training.
 
     Returns:
-        The file's bytes, the picture as displayed, and the EXIF orientation it was turned by.
+        The file's bytes, the image as displayed, and the EXIF orientation it was turned by.
     """
     try:
         data = path.read_bytes()
-        picture = Image.open(io.BytesIO(data))
-        orientation = orientation_of(picture)
-        picture.load()
+        image = Image.open(io.BytesIO(data))
+        orientation = orientation_of(image)
+        image.load()
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
-        raise BadInputError(f"{path}: no decoder takes it ({_one_line(error)}); replace the file") from error
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        raise BadInputError(f"{path}: holds {picture.n_frames} pictures, expected one; split it into single pictures")
+        # Pillow's own line names a memory address.
+        reason = "not an image format" if isinstance(error, UnidentifiedImageError) else one_line(error, 160)
+        raise BadInputError(f"{path}: no decoder takes it ({reason}); replace the file") from error
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise BadInputError(f"{path}: holds {image.n_frames} images, expected one; split it into single images")
     # Pillow turns TIFF by itself while loading.
-    turned = picture if picture.format == "TIFF" else apply_orientation(picture, orientation)
-    turned.format = picture.format
+    turned = image if image.format == "TIFF" else apply_orientation(image, orientation)
+    turned.format = image.format
     return data, turned, orientation
 
 
-def store_picture(path: Path, image_size: tuple[int, int] | None = None) -> StoredPicture:
-    """Returns a picture file as it will be stored.
+def store_image(path: Path, image_size: tuple[int, int] | None = None) -> StoredImage:
+    """Returns an image file as it will be stored.
 
     Args:
-        path: picture file that Pillow reads, 8 or 16 bits.
-        image_size: (height, width) to squash the picture to (bilinear); None keeps it.
+        path: image file that Pillow reads, 8 or 16 bits.
+        image_size: (height, width) to squash the image to (bilinear); None keeps it.
 
     Raises:
-        BadInputError: no decoder takes the file, it holds several pictures, or its samples are not 8 or 16 bits.
+        BadInputError: no decoder takes the file, it holds several images, or its samples are not 8 or 16 bits.
     """
-    data, picture, orientation = open_picture(path)
-    displayed = picture.height, picture.width
+    data, image, orientation = open_stored(path)
+    displayed = image.height, image.width
     resized = image_size is not None and displayed != tuple(image_size)
-    if resized or picture.format not in PASSED_THROUGH:
-        picture = to_png_mode(picture, path)
-        data = encode_png(resize_picture(picture, image_size) if resized else picture)
-    elif picture.mode == "F":
+    if resized or image.format not in PASSED_THROUGH:
+        image = to_png_mode(image, path)
+        data = encode_png(resize_stored(image, image_size) if resized else image)
+    elif image.mode == "F":
         raise BadInputError(f"{path}: holds float samples, expected 8 or 16 bits; convert it to PNG")
-    return StoredPicture(data, displayed, raw_size=turned_size(displayed, orientation), orientation=orientation)
+    return StoredImage(data, displayed, raw_size=turned_size(displayed, orientation), orientation=orientation)
 
 
-def to_png_mode(picture: Image.Image, path: Path) -> Image.Image:
-    """Returns the picture in a mode that PNG holds, never with fewer bits."""
-    if picture.mode in SIXTEEN_BIT_MODES:
-        samples = np.asarray(picture)
+def to_png_mode(image: Image.Image, path: Path) -> Image.Image:
+    """Returns the image in a mode that PNG holds, never with fewer bits."""
+    if image.mode in SIXTEEN_BIT_MODES:
+        samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 65535:
             raise BadInputError(
                 f"{path}: samples {samples.min()}..{samples.max()} do not fit 16 bits; rescale to 0..65535"
             )
         return Image.fromarray(samples.astype(np.uint16))
-    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        return picture
-    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA", "La", "RGBa", "RGBX"):
-        return picture.convert("RGBA" if picture.mode in ("PA", "RGBa") else "RGB")
-    raise BadInputError(f"{path}: samples of mode {picture.mode!r} are not 8 or 16 bits; convert it to PNG")
+    if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        return image
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA", "La", "RGBa", "RGBX"):
+        return image.convert("RGBA" if image.mode in ("PA", "RGBa") else "RGB")
+    raise BadInputError(f"{path}: samples of mode {image.mode!r} are not 8 or 16 bits; convert it to PNG")
 
 
-def resize_picture(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Squashes to `size` (height, width), bilinear with anti-aliasing, at the picture's own bit depth."""
+def resize_stored(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Squashes to `size` (height, width), bilinear with anti-aliasing, at the image's own bit depth."""
     height, width = size
-    if picture.mode == "I;16":
-        floats = Image.fromarray(np.asarray(picture).astype(np.float32))
+    if image.mode == "I;16":
+        floats = Image.fromarray(np.asarray(image).astype(np.float32))
         resized = np.asarray(floats.resize((width, height), Image.Resampling.BILINEAR))
         return Image.fromarray(np.rint(resized).clip(0, 65535).astype(np.uint16))
-    if picture.mode in ("1", *PALETTE_MODES):  # indices cannot be mixed, colours can
-        transparent = "transparency" in picture.info
-        picture = picture.convert("L" if picture.mode == "1" else "RGBA" if transparent else "RGB")
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
+    if image.mode in ("1", *PALETTE_MODES):  # indices cannot be mixed, colours can
+        transparent = "transparency" in image.info
+        image = image.convert("L" if image.mode == "1" else "RGBA" if transparent else "RGB")
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def read_mask(path: Path, picture: StoredPicture) -> np.ndarray:
-    """Returns the mask file's own values, (H, W), in the displayed orientation of its picture.
+def read_mask(path: Path, image: StoredImage) -> np.ndarray:
+    """Returns the mask file's own values, (H, W), in the displayed orientation of its image.
 
     Raises:
-        BadInputError: unreadable, in colour, or of another size than the picture.
+        BadInputError: unreadable, in colour, or of another size than the image.
     """
-    _, mask, own = open_picture(path)
+    _, mask, own = open_stored(path)
     if mask.mode == "1":
         mask = mask.convert("L")  # 0 and 255, as any viewer shows it
-    if own == 1 and (mask.height, mask.width) == picture.raw_size:
-        mask = apply_orientation(mask, picture.orientation)
-    if (mask.height, mask.width) != picture.original_size:
-        (height, width) = picture.original_size
+    if own == 1 and (mask.height, mask.width) == image.raw_size:
+        mask = apply_orientation(mask, image.orientation)
+    if (mask.height, mask.width) != image.original_size:
+        (height, width) = image.original_size
         raise BadInputError(
-            f"{path}: mask is {mask.width} x {mask.height}, its picture {width} x {height} (width x height); "
-            "export the mask at the picture's size"
+            f"{path}: mask is {mask.width} x {mask.height}, its image {width} x {height} (width x height); "
+            "export the mask at the image's size"
         )
     return _single_channel(np.asarray(mask), path)
 
@@ -157,7 +159,7 @@ def index_mask(values: np.ndarray, mask_values: Mapping[int, int], path: Path) -
 
 
 def merge_masks(masks: Mapping[Path, np.ndarray]) -> np.ndarray:
-    """Unites masks of one picture: a class wins over 255 (not annotated), and that over background.
+    """Unites masks of one image: a class wins over 255 (not annotated), and that over background.
 
     Args:
         masks: file -> class indices and 255, (H, W) uint8, all of one shape.
@@ -189,15 +191,15 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return classes[np.argmax(covers, axis=0)].astype(np.uint8)
 
 
-def orientation_of(picture: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 (as stored) when there is none."""
-    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in TRANSPOSES else 1
 
 
-def apply_orientation(picture: Image.Image, orientation: int) -> Image.Image:
-    """Turns a stored picture to how EXIF says it is displayed."""
-    return picture.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else picture
+def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns a stored image to how EXIF says it is displayed."""
+    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -214,12 +216,6 @@ def _single_channel(values: np.ndarray, path: Path) -> np.ndarray:
     if not opaque or (colours != grey[..., None]).any():
         raise BadInputError(f"{path}: mask is in colour, expected one grey or palette channel of class values")
     return grey
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture format"  # the original names a memory address
-    return " ".join(str(error).split())[:160]
 
 
 def _shorten(values: list[float]) -> str:

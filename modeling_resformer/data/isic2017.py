@@ -11,13 +11,13 @@ from typing import Any
 
 import datasets
 
-from .builder import CaseBuilder, PictureCase, Row, walk_files
-from .tables import binary_label, by_spelling, read_table
+from .builder import CaseBuilder, RawImage, Row, walk_files
+from .label_tables import binary_label, by_spelling, read_table
 
 
 PARTS = {"Training": "train", "Validation": "validation", "Test_v2": "test"}
 MASK_VALUES = {0: 0, 255: 1}
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_NAME = re.compile(r"(.+)_segmentation\.png", re.IGNORECASE)
 
 Indexed = dict[str, tuple[str, Any]]  # spelling key -> (id as spelled, value)
@@ -66,7 +66,7 @@ class Isic2017(CaseBuilder):
             "file_name": datasets.Value("string"),
         }
 
-    def find_cases(self) -> list[PictureCase]:
+    def find_cases(self) -> list[RawImage]:
         files = list(walk_files(self.root, self.root, self.problems))
         cases = []
         for part, split in PARTS.items():
@@ -74,16 +74,16 @@ class Isic2017(CaseBuilder):
         once = by_spelling(((case.case_id, case) for case in cases), str(self.root), self.problems)
         return [case for _, case in once.values()]
 
-    def rows(self, case: PictureCase) -> Iterator[Row]:
-        yield self.picture_row(case, MASK_VALUES)
+    def rows(self, case: RawImage) -> Iterator[Row]:
+        yield self.image_row(case, MASK_VALUES)
 
-    def _cases_of_part(self, part: str, split: str, files: list[Path]) -> list[PictureCase]:
-        pictures = self._index_pictures(part, files)
+    def _cases_of_part(self, part: str, split: str, files: list[Path]) -> list[RawImage]:
+        images = self._index_images(part, files)
         masks = self._index_masks(part, files)
         diagnoses = self._index_diagnoses(part, files)
         patients = self._index_patients(part, files)
         for index, what in ((masks, "mask"), (diagnoses, "diagnosis")):
-            for key in sorted(index.keys() - pictures.keys()):
+            for key in sorted(index.keys() - images.keys()):
                 identifier = index[key][0]
                 self.problems.report(
                     f"{self.root}: {what} of {identifier} has no image in ISIC-2017_{part}_Data; "
@@ -91,14 +91,14 @@ class Isic2017(CaseBuilder):
                     identifier,
                 )
         cases = []
-        for key, (case_id, path) in sorted(pictures.items()):
+        for key, (case_id, path) in sorted(images.items()):
             mask = masks.get(key, (None, None))[1]
             labels = diagnoses.get(key, (None, None))[1]
             if self._is_complete(path, case_id, mask, labels):
                 age, sex = patients.get(key, (None, (None, None)))[1]
                 metadata = {"age": age, "sex": sex, "file_name": str(path.relative_to(self.root))}
                 drawn = () if mask is None else (mask,)
-                cases.append(PictureCase(case_id, path, drawn, labels, split=split, metadata=metadata))
+                cases.append(RawImage(case_id, path, drawn, labels, split=split, metadata=metadata))
         return cases
 
     def _is_complete(self, path: Path, case_id: str, mask: Path | None, labels: tuple[str, ...] | None) -> bool:
@@ -111,13 +111,13 @@ class Isic2017(CaseBuilder):
             return False
         return True
 
-    def _index_pictures(self, part: str, files: list[Path]) -> Indexed:
+    def _index_images(self, part: str, files: list[Path]) -> Indexed:
         folder = f"ISIC-2017_{part}_Data"
         found = (
             (path.stem, path)
             for path in files
             if path.parent.name == folder
-            and path.suffix.lower() in PICTURE_SUFFIXES
+            and path.suffix.lower() in IMAGE_SUFFIXES
             and not path.stem.lower().endswith("_superpixels")
         )
         return by_spelling(found, f"{self.root}: {folder}", self.problems)

@@ -1,4 +1,4 @@
-"""Do two parts of a dataset share cases or pictures? Same case, identical pixels, near-duplicates."""
+"""Do two splits of a dataset share cases or images? Same case, identical pixels, near-duplicates."""
 
 import csv
 import hashlib
@@ -29,9 +29,9 @@ FINGERPRINTS = Features({"pixels": Value("string"), "bits": Value("string")})
 
 @dataclass(frozen=True)
 class Location:
-    """A row: the part of the data (`dataset:split`), its index there, and what it shows."""
+    """A row: the split of the data (`dataset:split`), its index there, and what it shows."""
 
-    part: str
+    split: str
     row: int
     case_id: str
     slice_index: int
@@ -39,7 +39,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Match:
-    """Two rows of different cases that look the same, or one case in two parts.
+    """Two rows of different cases that look the same, or one case in two splits.
 
     `kind` is `same_case`, `identical` or `near_duplicate`; `distance` counts differing bits of the perceptual hash.
     """
@@ -51,13 +51,13 @@ class Match:
 
     @property
     def is_leak(self) -> bool:
-        """Whether the rows lie in different parts; within one part they are only duplicates."""
-        return self.first.part != self.second.part
+        """Whether the rows lie in different splits; within one split they are only duplicates."""
+        return self.first.split != self.second.split
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Locations, pixel digests and hash bits (n, 256) of all rows; the bits of a picture of one colour are NaN."""
+    """Locations, pixel digests and hash bits (n, 256) of all rows; the bits of an image of one colour are NaN."""
 
     locations: list[Location]
     pixels: list[str]
@@ -80,37 +80,37 @@ class Comparison:
             kind = "identical" if self.prints.pixels[i] == self.prints.pixels[j] else "near_duplicate"
             yield Match(kind, self.prints.locations[i], self.prints.locations[j], int(self.distances[pair]))
 
-    def relocated(self, parts: Mapping[str, Dataset]) -> "Comparison":
-        """The same pairs where the rows are now, after cases moved from part to part."""
-        places = {(place.case_id, place.slice_index): place for place in locate(parts)}
+    def relocated(self, splits: Mapping[str, Dataset]) -> "Comparison":
+        """The same pairs where the rows are now, after cases moved from split to split."""
+        places = {(place.case_id, place.slice_index): place for place in locate(splits)}
         locations = [places[place.case_id, place.slice_index] for place in self.prints.locations]
         return replace(self, prints=replace(self.prints, locations=locations))
 
 
 def find_matches(
-    parts: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_proc: int | None = None
+    splits: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_proc: int | None = None
 ) -> list[Match]:
-    """Compares every row with every row of another case, within and across parts.
+    """Compares every row with every row of another case, within and across splits.
 
     Args:
-        parts: name (`dataset:split`) -> rows with `image`, `case_id` and `slice_index`.
-        max_distance: differing bits, of 256, up to which two pictures count as near-duplicates.
-        num_proc: processes that decode pictures.
+        splits: name (`dataset:split`) -> rows with `image`, `case_id` and `slice_index`.
+        max_distance: differing bits, of 256, up to which two images count as near-duplicates.
+        num_proc: processes that decode images.
 
     Returns:
-        Leaks (across parts) first, then duplicates within a part, nearest first.
+        Leaks (across splits) first, then duplicates within a split, nearest first.
     """
-    compared = compare(parts, max_distance, num_proc)
+    compared = compare(splits, max_distance, num_proc)
     pairs = np.arange(len(compared.first))
     matches = [*same_cases(compared.prints.locations), *compared.matches(pairs)]
     kinds = ("same_case", "identical", "near_duplicate")
     return sorted(matches, key=lambda match: (not match.is_leak, kinds.index(match.kind), match.distance))
 
 
-def fingerprint_parts(parts: Mapping[str, Dataset], num_proc: int | None) -> Fingerprints:
-    """Hashes every picture."""
+def fingerprint_splits(splits: Mapping[str, Dataset], num_proc: int | None) -> Fingerprints:
+    """Hashes every image."""
     pixels, bits = [], []
-    for part, dataset in parts.items():
+    for split, dataset in splits.items():
         dataset = dataset.with_format(None)
         hashed = dataset.select_columns(["image"]).map(
             fingerprint,
@@ -118,21 +118,21 @@ def fingerprint_parts(parts: Mapping[str, Dataset], num_proc: int | None) -> Fin
             features=FINGERPRINTS,
             num_proc=min(num_proc or 1, len(dataset)) if (num_proc or 1) > 1 else None,
             keep_in_memory=True,
-            desc=f"Hashing {part}",
+            desc=f"Hashing {split}",
         )
         pixels += list(hashed["pixels"])
         bits += [
             imagehash.hex_to_hash(text).hash.ravel() if text else np.full(HASH_SIDE**2, np.nan)
             for text in hashed["bits"]
         ]
-    return Fingerprints(locate(parts), pixels, np.array(bits, dtype=np.float32).reshape(-1, HASH_SIDE**2))
+    return Fingerprints(locate(splits), pixels, np.array(bits, dtype=np.float32).reshape(-1, HASH_SIDE**2))
 
 
-def locate(parts: Mapping[str, Dataset]) -> list[Location]:
-    """Returns the place of every row of every part, in order."""
+def locate(splits: Mapping[str, Dataset]) -> list[Location]:
+    """Returns the place of every row of every split, in order."""
     return [
-        Location(part, i, case_id, slice_index)
-        for part, dataset in parts.items()
+        Location(split, i, case_id, slice_index)
+        for split, dataset in splits.items()
         for i, (case_id, slice_index) in enumerate(zip(dataset["case_id"], dataset["slice_index"], strict=True))
     ]
 
@@ -142,31 +142,33 @@ def fingerprint(row: dict[str, Any]) -> dict[str, str]:
 
     The hash is empty where all pixels are alike, as in the blank slices of a volume: these show nothing to recognise.
     """
-    picture = row["image"]
-    samples = np.ascontiguousarray(np.asarray(picture.convert("RGBA") if picture.mode in ("P", "1") else picture))
+    image = row["image"]
+    samples = np.ascontiguousarray(np.asarray(image.convert("RGBA") if image.mode in ("P", "1") else image))
     digest = hashlib.sha256(f"{samples.shape}{samples.dtype}".encode() + samples.tobytes()).hexdigest()
     if (samples == samples[0, 0]).all():
         return {"pixels": digest, "bits": ""}
-    return {"pixels": digest, "bits": str(imagehash.phash(displayable(picture), hash_size=HASH_SIDE))}
+    return {"pixels": digest, "bits": str(imagehash.phash(displayable(image), hash_size=HASH_SIDE))}
 
 
 def same_cases(locations: Sequence[Location]) -> Iterator[Match]:
-    """Yields one match per case and pair of parts that hold it."""
+    """Yields one match per case and pair of splits that hold it."""
     found: dict[str, dict[str, Location]] = {}
     for location in locations:
-        found.setdefault(location.case_id, {}).setdefault(location.part, location)
-    for parts in found.values():
-        first, *others = parts.values()
+        found.setdefault(location.case_id, {}).setdefault(location.split, location)
+    for splits in found.values():
+        first, *others = splits.values()
         yield from (Match("same_case", first, other) for other in others)
 
 
-def compare(parts: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_proc: int | None = None) -> Comparison:
-    """Compares every row with every row of another case, see `find_matches`; a picture of one colour equals no other."""
-    prints = fingerprint_parts(parts, num_proc)
+def compare(
+    splits: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_proc: int | None = None
+) -> Comparison:
+    """Compares every row with every row of another case, see `find_matches`; an image of one colour equals no other."""
+    prints = fingerprint_splits(splits, num_proc)
     _, cases = np.unique([place.case_id for place in prints.locations], return_inverse=True)
     signs = 2 * prints.bits - 1
     found = [np.empty((3, 0), dtype=np.int64)]
-    for start in tqdm(range(0, len(signs), BLOCK), desc="Comparing pictures", unit="block"):
+    for start in tqdm(range(0, len(signs), BLOCK), desc="Comparing images", unit="block"):
         distances = (signs.shape[1] - signs[start : start + BLOCK] @ signs[start:].T) / 2
         i, j = np.nonzero(distances <= max_distance)  # never true of NaN
         kept = (i < j) & (cases[start + i] != cases[start + j])
@@ -175,24 +177,24 @@ def compare(parts: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE, num_
 
 
 def summarise(compared: Comparison, limit: int = 1000) -> tuple[dict[str, Any], list[Match]]:
-    """Counts the pairs of rows that look the same, and lists those that lie in different parts.
+    """Counts the pairs of rows that look the same, and lists those that lie in different splits.
 
     Returns:
-        `max_distance` (bits), pairs `across_splits` and `within_splits` by kind, and `pictures`: how many rows of each
-        part look like a row of another part; and up to `limit` of the pairs across parts, nearest first.
+        `max_distance` (bits), pairs `across_splits` and `within_splits` by kind, and `images`: how many rows of each
+        split look like a row of another split; and up to `limit` of the pairs across splits, nearest first.
     """
     prints = compared.prints
-    parts = list(dict.fromkeys(place.part for place in prints.locations))
-    part = np.array([parts.index(place.part) for place in prints.locations])
+    splits = list(dict.fromkeys(place.split for place in prints.locations))
+    split = np.array([splits.index(place.split) for place in prints.locations])
     _, pixels = np.unique(prints.pixels, return_inverse=True)
     identical = pixels[compared.first] == pixels[compared.second]
-    across = part[compared.first] != part[compared.second]
+    across = split[compared.first] != split[compared.second]
     rows = np.unique(np.concatenate([compared.first[across], compared.second[across]]))
     counts = {
         "max_distance": MAX_DISTANCE,
         "across_splits": _count_kinds(identical[across]),
         "within_splits": _count_kinds(identical[~across]),
-        "pictures": {name: int((part[rows] == number).sum()) for number, name in enumerate(parts)},
+        "pictures": {name: int((split[rows] == number).sum()) for number, name in enumerate(splits)},
     }
     leaks = np.flatnonzero(across)
     nearest = leaks[np.argsort(compared.distances[leaks], kind="stable")[:limit]]
@@ -215,8 +217,8 @@ def _count_kinds(identical: np.ndarray) -> dict[str, int]:
     return {"identical": int(identical.sum()), "near_duplicate": int((~identical).sum())}
 
 
-def prepared_parts(datasets: Mapping[str, DatasetDict]) -> dict[str, Dataset]:
-    """Names the splits of several datasets; with one dataset a part is just its split."""
+def prepared_splits(datasets: Mapping[str, DatasetDict]) -> dict[str, Dataset]:
+    """Names the splits of several datasets; with one dataset it is just its split."""
     if len(datasets) == 1:
         return dict(next(iter(datasets.values())))
     return {f"{name}:{split}": rows for name, dataset in datasets.items() for split, rows in dataset.items()}
@@ -224,32 +226,32 @@ def prepared_parts(datasets: Mapping[str, DatasetDict]) -> dict[str, Dataset]:
 
 def write_matches(matches: Sequence[Match], path: Path) -> None:
     """Writes one CSV line per match."""
-    fields = ("part", "row", "case_id", "slice_index")
+    fields = {"split": "part", "row": "row", "case_id": "case_id", "slice_index": "slice_index"}  # to columns
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["kind", "is_leak", "distance", *(f"{side}_{name}" for side in ("first", "second") for name in fields)]
+            ["kind", "is_leak", "distance", *(f"{side}_{name}" for side in ("first", "second") for name in fields.values())]
         )
         for match in matches:
             places = [asdict(place)[name] for place in (match.first, match.second) for name in fields]
             writer.writerow([match.kind, match.is_leak, match.distance, *places])
 
 
-def match_sheet(matches: Sequence[Match], parts: Mapping[str, Dataset], limit: int = 40) -> Image.Image:
-    """Draws up to `limit` matches, the two pictures of each one above the other."""
-    tiles = [_pair_tile(match, parts) for match in matches[:limit]]
+def match_sheet(matches: Sequence[Match], splits: Mapping[str, Dataset], limit: int = 40) -> Image.Image:
+    """Draws up to `limit` matches, the two images of each one above the other."""
+    tiles = [_pair_tile(match, splits) for match in matches[:limit]]
     header = Image.new("RGB", (TILE, 4), "white")
     return arrange(tiles, header, COLUMNS)
 
 
-def _pair_tile(match: Match, parts: Mapping[str, Dataset]) -> Image.Image:
+def _pair_tile(match: Match, splits: Mapping[str, Dataset]) -> Image.Image:
     tile = Image.new("RGB", (TILE, 2 * TILE + 2 * CAPTION), "white")
     draw = ImageDraw.Draw(tile)
     for i, place in enumerate((match.first, match.second)):
-        picture = displayable(parts[place.part][place.row]["image"])
-        picture.thumbnail((TILE, TILE))
+        image = displayable(splits[place.split][place.row]["image"])
+        image.thumbnail((TILE, TILE))
         top = i * (TILE + CAPTION // 2)
-        tile.paste(picture, ((TILE - picture.width) // 2, top))
-        draw.text((2, top + TILE), f"{place.part}: {place.case_id} [{place.slice_index}]", fill="black")
+        tile.paste(image, ((TILE - image.width) // 2, top))
+        draw.text((2, top + TILE), f"{place.split}: {place.case_id} [{place.slice_index}]", fill="black")
     draw.text((2, 2 * TILE + CAPTION), f"{match.kind}, {match.distance} bits", fill="black")
     return tile

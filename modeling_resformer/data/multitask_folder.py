@@ -1,4 +1,4 @@
-"""One's own pictures: `images/`, `masks/` and a table with image-level labels become rows."""
+"""One's own images: `images/`, `masks/` and a table with image-level labels become rows."""
 
 import json
 import re
@@ -11,15 +11,15 @@ from typing import Any
 
 import datasets
 
+from ..errors import BadInputError
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
-from .builder import TABLES_BESIDE, CaseBuilder, PictureCase, Row, walk_files
+from .builder import TABLES_BESIDE, CaseBuilder, RawImage, Row, walk_files
 from .columns import UNANNOTATED, dataset_features
-from .problems import BadInputError
+from .label_tables import binary_label, by_spelling, read_table, spelling_key
 from .splits import SPLIT_NAMES
-from .tables import binary_label, by_spelling, read_table, spelling_key
 
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 MASK_FOLDERS = (
     "mask",
@@ -47,8 +47,8 @@ class MultiTaskFolderConfig(AnnotationConfig):
         mask_values: pixel value -> class name; the first name is the background. Several values may share a name.
         label_names: image-level classes in order; None takes the names found in the column `class_labels`.
         table: the table's file, where the folder holds several.
-        merge_masks: unite several masks of one picture; without it they are refused.
-        modality: the kind of the pictures in one word, e.g. ultrasound; it decides how training augments them.
+        merge_masks: unite several masks of one image; without it they are refused.
+        modality: the kind of the images in one word, e.g. ultrasound; it decides how training augments them.
     """
 
     mask_values: Mapping[int, str] | None = None
@@ -59,14 +59,14 @@ class MultiTaskFolderConfig(AnnotationConfig):
 
 
 class MultiTaskFolder(CaseBuilder):
-    """One row per picture below `images/`.
+    """One row per image below `images/`.
 
-    - `masks/` holds grey or palette masks named as the pictures (`a/b.jpg` -> `a/b.png`, `a/b_mask.png` or
-      `a/b_segmentation.png`, with `merge_masks` also several, `a/b_mask_1.png` ...). A picture may lack a mask.
+    - `masks/` holds grey or palette masks named as the images (`a/b.jpg` -> `a/b.png`, `a/b_mask.png` or
+      `a/b_segmentation.png`, with `merge_masks` also several, `a/b_mask_1.png` ...). An image may lack a mask.
     - One `.csv` or `.jsonl` table with the column `file_name` (relative to `images/`, suffix optional) gives labels:
       either `class_labels` (names joined by `;`, `none` for no class, empty for unlabelled; a list or null in JSON), or,
-      with `label_names`, one column per class with 0, 1 or nothing (unknown). A picture may lack a row.
-    - Optional columns: `case_id` (patient: its pictures stay in one split), `split`, `slice_index`, `row_spacing` and
+      with `label_names`, one column per class with 0, 1 or nothing (unknown). An image may lack a row.
+    - Optional columns: `case_id` (patient: its images stay in one split), `split`, `slice_index`, `row_spacing` and
       `column_spacing` (mm per pixel). Any other column is kept as text.
 
     Example:
@@ -77,13 +77,13 @@ class MultiTaskFolder(CaseBuilder):
     ```
 
     Raises:
-        BadInputError: an unlisted mask value, no mask at all though there are `mask_values`, a mask or table row without picture, two masks or rows for one picture, a
-            file in `images/` that is no picture, an unknown label, a missing column, an empty folder.
+        BadInputError: an unlisted mask value, no mask at all though there are `mask_values`, a mask or table row without image, two masks or rows for one image, a
+            file in `images/` that is no image, an unknown label, a missing column, an empty folder.
     """
 
     SOURCE = "folder"
     CONTRACT = (
-        "images/ with pictures, masks/ with masks of the pictures' names and sizes, and one table (.csv or .jsonl) with a "
+        "images/ with images, masks/ with masks of the images' names and sizes, and one table (.csv or .jsonl) with a "
         "column file_name"
     )
     BUILDER_CONFIG_CLASS = MultiTaskFolderConfig
@@ -169,16 +169,16 @@ class MultiTaskFolder(CaseBuilder):
             raise BadInputError(f"{self._table_path}: column {taken[0]} has the name of a settled column; rename it")
         return extra
 
-    def find_cases(self) -> list[PictureCase]:
+    def find_cases(self) -> list[RawImage]:
         check_unannotated_code(self.config.unannotated_code, dict(self.config.mask_values or {}))
-        pictures = self._pictures()
-        masks, rows = self._masks(pictures), self._rows_of(pictures)
-        if pictures and not masks:
+        images = self._images()
+        masks, rows = self._masks(images), self._rows_of(images)
+        if images and not masks:
             self._check_no_masks()
         refused = self._refuse_several(masks)
         slices: Counter[str] = Counter()
         cases = []
-        for key, (name, path) in pictures.items():
+        for key, (name, path) in images.items():
             if key in refused:
                 continue
             try:
@@ -189,7 +189,7 @@ class MultiTaskFolder(CaseBuilder):
             cases.append(case)
         return self._without_unannotated(cases)
 
-    def _without_unannotated(self, cases: list[PictureCase]) -> list[PictureCase]:
+    def _without_unannotated(self, cases: list[RawImage]) -> list[RawImage]:
         """Takes masks and labels from the slices that the list of annotated slices leaves out."""
         if self.config.annotated_slices is None:
             return cases
@@ -200,10 +200,10 @@ class MultiTaskFolder(CaseBuilder):
             for case in cases
         ]
 
-    def rows(self, case: PictureCase) -> Iterator[Row]:
-        yield self.picture_row(case, self._mask_indices)
+    def rows(self, case: RawImage) -> Iterator[Row]:
+        yield self.image_row(case, self._mask_indices)
 
-    def _case(self, name: str, path: Path, masks: tuple[Path, ...], row: Row, slices: Counter[str]) -> PictureCase:
+    def _case(self, name: str, path: Path, masks: tuple[Path, ...], row: Row, slices: Counter[str]) -> RawImage:
         labels, unknown = self._labels(row)
         split = row.get("split") or None
         if split is not None and split not in SPLIT_NAMES:
@@ -214,9 +214,9 @@ class MultiTaskFolder(CaseBuilder):
         )
         slices[case_id] += 1
         extra = {column: None if row.get(column) is None else str(row[column]) for column in self._extra_columns}
-        return PictureCase(
+        return RawImage(
             case_id=case_id,
-            picture=path,
+            image=path,
             masks=masks,
             labels=labels,
             unknown=unknown,
@@ -226,35 +226,35 @@ class MultiTaskFolder(CaseBuilder):
             metadata={"file_name": str(path.relative_to(self.root)), **extra},
         )
 
-    def _pictures(self) -> dict[str, tuple[str, Path]]:
+    def _images(self) -> dict[str, tuple[str, Path]]:
         folder = self.root / "images"
         if not folder.is_dir():
-            raise BadInputError(f"{self.root}: holds no folder images; put the pictures into {folder}")
+            raise BadInputError(f"{self.root}: holds no folder images; put the images into {folder}")
         found = []
         for path in walk_files(folder, self.root, self.problems):
-            if path.suffix.lower() in PICTURE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
                 found.append((str(path.relative_to(folder).with_suffix("")), path))
             else:
-                self.problems.report(f"{path}: not a picture ({', '.join(PICTURE_SUFFIXES)}); move it away", path.stem)
+                self.problems.report(f"{path}: not an image ({', '.join(IMAGE_SUFFIXES)}); move it away", path.stem)
         return by_spelling(found, str(folder), self.problems)
 
-    def _masks(self, pictures: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
+    def _masks(self, images: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
         folder = self.root / "masks"
         masks: dict[str, list[Path]] = defaultdict(list)
         for path in walk_files(folder, self.root, self.problems) if folder.is_dir() else ():
             stem = spelling_key(str(path.relative_to(folder).with_suffix("")))
             match = MASK_NAME.fullmatch(stem)
-            key = next((key for key in (stem, match and match[1]) if key in pictures), None)
+            key = next((key for key in (stem, match and match[1]) if key in images), None)
             if path.suffix.lower() not in MASK_SUFFIXES:
                 self.problems.report(f"{path}: not a mask ({', '.join(MASK_SUFFIXES)}); convert or move it", path.stem)
             elif key is None:
-                self.problems.report(f"{path}: mask without a picture of its name in images; add or remove", path.stem)
+                self.problems.report(f"{path}: mask without an image of its name in images; add or remove", path.stem)
             else:
                 masks[key].append(path)
         return {key: tuple(files) for key, files in masks.items()}
 
     def _check_no_masks(self) -> None:
-        """Refuses pictures without a single mask where options speak of masks."""
+        """Refuses images without a single mask where options speak of masks."""
         flags = {"--mask-values": self.config.mask_values, "--merge-masks": self.config.merge_masks}
         given = [flag for flag, value in flags.items() if value]
         if not given or self.config.allow_missing:
@@ -268,38 +268,36 @@ class MultiTaskFolder(CaseBuilder):
         )
 
     def _refuse_several(self, masks: Mapping[str, tuple[Path, ...]]) -> set[str]:
-        """Reports the pictures with several masks and returns their keys; of which mask to keep nothing is known."""
+        """Reports the images with several masks and returns their keys; of which mask to keep nothing is known."""
         several = {} if self.config.merge_masks else {key: files for key, files in masks.items() if len(files) > 1}
         for key, (first, second, *more) in several.items():
             others = "".join(f", {path.name}" for path in more)
             self.problems.report(
-                f"{second}: a second mask of one picture, beside {first.name}{others}; keep one, or unite them by "
+                f"{second}: a second mask of one image, beside {first.name}{others}; keep one, or unite them by "
                 "--merge-masks",
                 key,
             )
         return set(several)
 
-    def _rows_of(self, pictures: Mapping[str, tuple[str, Path]]) -> dict[str, Row]:
-        keys = {spelling_key(str(path.relative_to(self.root / "images"))): key for key, (_, path) in pictures.items()}
+    def _rows_of(self, images: Mapping[str, tuple[str, Path]]) -> dict[str, Row]:
+        keys = {spelling_key(str(path.relative_to(self.root / "images"))): key for key, (_, path) in images.items()}
         found = defaultdict(list)
         for row in self._table:
             name = spelling_key(str(row["file_name"]).replace("\\", "/")).removeprefix("images/")
-            key = keys.get(name, name if name in pictures else None)
+            key = keys.get(name, name if name in images else None)
             if key is None:
                 self.problems.report(
-                    f"{self._table_path}: {row['file_name']} has no picture in images", row["file_name"]
+                    f"{self._table_path}: {row['file_name']} has no image in images", row["file_name"]
                 )
             else:
                 found[key].append(row)
         for key, rows in found.items():
             if len(rows) > 1:
-                self.problems.report(
-                    f"{self._table_path}: {pictures[key][0]} comes twice; keep one row", pictures[key][0]
-                )
+                self.problems.report(f"{self._table_path}: {images[key][0]} comes twice; keep one row", images[key][0])
         return {key: rows[0] for key, rows in found.items()}
 
     def _labels(self, row: Row) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-        """Returns (present, unknown) classes; present is None for an unlabelled picture."""
+        """Returns (present, unknown) classes; present is None for an unlabelled image."""
         if "class_labels" in row or self.config.label_names is None:
             named = self._named_labels(row)
             strange = sorted(set(named or ()) - set(self.class_labels))

@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
+from ..errors import BadInputError
 from .columns import class_names
-from .problems import BadInputError
 
 
 METADATA_NAME = "resformer.json"
@@ -35,7 +35,7 @@ class PreparedDataset:
 
     @property
     def modality(self) -> str | None:
-        """The kind of the pictures, e.g. dermoscopy; None where nobody said. Older folders tell it by their builder."""
+        """The kind of the images, e.g. dermoscopy; None where nobody said. Older folders tell it by their builder."""
         if "modality" in self.metadata:
             return self.metadata["modality"]
         return MODALITIES.get(self.metadata.get("builder", ""))

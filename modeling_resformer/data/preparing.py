@@ -20,15 +20,15 @@ from datasets import (
 )
 from datasets.utils.logging import set_verbosity_error
 
+from ..errors import BadInputError, read_skipped
+from ..files import finished_folder, work_folder
 from .archives import unpack
 from .builder import TABLES_BESIDE, CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
-from .finished_folder import finished_folder, work_folder
+from .dataset_report import Report, format_report, make_report
+from .dataset_repository import push, write_card, write_parquet
 from .leakage import Match, compare, linked_cases, summarise, write_matches
 from .prepared import METADATA_NAME, is_prepared
-from .problems import BadInputError, read_skipped
-from .publishing import push, write_card, write_parquet
-from .report import Report, format_report, make_report
 from .splits import SPLIT_NAMES, write_manifest
 
 
@@ -44,7 +44,7 @@ class Preparation:
         output: folder to write; it appears when complete, or not at all.
         splits, validation_fraction, test_fraction, seed, image_size, allow_missing, on_error: see `PreparationConfig`.
         leakage_check: look for cases of different splits that look the same.
-        group_near_duplicates: draw the split so that such cases go into the same part.
+        group_near_duplicates: draw the split so that such cases go into the same split.
         parquet: also write `output/parquet`, ready for the Hub.
         card: template of the dataset card in it.
         push_to_hub: dataset repository to push it to; private unless `public`.
@@ -212,23 +212,23 @@ class Leakage:
 
 
 def check_leakage(builder: CaseBuilder, dataset: DatasetDict, preparation: Preparation) -> tuple[DatasetDict, Leakage]:
-    """Compares pictures across cases; where asked to, draws the splits anew with look-alikes kept together.
+    """Compares images across cases; where asked to, draws the splits anew with look-alikes kept together.
 
     The split `unlabelled` is left out: it takes part in neither training nor results.
     """
-    compared = compare(labelled_parts(dataset), num_proc=preparation.num_proc)
+    compared = compare(labelled_splits(dataset), num_proc=preparation.num_proc)
     groups = linked_cases(compared) if preparation.group_near_duplicates else []
     if groups:
         with without_bars():
             dataset = redistribute(dataset, builder, builder.assign_splits(groups))
-        compared = compared.relocated(labelled_parts(dataset))
+        compared = compared.relocated(labelled_splits(dataset))
     counts, pairs = summarise(compared)
     if preparation.group_near_duplicates:
         counts["groups"] = {"number": len(groups), "largest": max(map(len, groups), default=0)}
     return dataset, Leakage(counts, pairs)
 
 
-def labelled_parts(dataset: DatasetDict) -> dict[str, Dataset]:
+def labelled_splits(dataset: DatasetDict) -> dict[str, Dataset]:
     """The splits that training or results see."""
     return {name: split for name, split in dataset.items() if name != "unlabelled"}
 

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..errors import BadInputError
+from ..volumes.metaimage import Volume, VolumeHeader, read_header, read_volume
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import CaseBuilder, Row, mask_or_none, present_classes, scaled_spacing, walk_files
 from .columns import UNANNOTATED
-from .encoding import encode_png, resize_mask, resize_picture
-from .problems import BadInputError
-from .readers import Volume, VolumeHeader, read_header, read_volume
-from .tables import by_spelling
+from .encoding import encode_png, resize_mask, resize_stored
+from .label_tables import by_spelling
 
 
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
@@ -32,7 +32,7 @@ VENDOR_NAME = re.compile("|".join(VENDORS), re.IGNORECASE)
 CHALLENGE_TEST = re.compile(r"^test|testset", re.IGNORECASE)
 
 # Our split. The paper gives sizes (Table 1) and no ids, so the training volumes of each vendor were put in a drawn order,
-# once, and the order is written out here. Its first 4 volumes with the vendor's full number of slices are the test part,
+# once, and the order is written out here. Its first 4 volumes with the vendor's full number of slices are the test split,
 # the next ones validation, all others training. Topcon's two volumes of 64 slices thus always train.
 FULL_SLICES = {"Cirrus": 128, "Spectralis": 49, "Topcon": 128}
 TEST_VOLUMES = 4
@@ -49,14 +49,14 @@ class RetouchConfig(AnnotationConfig):
 
     Args:
         validation_volumes: volumes per vendor that the published split takes from training for validation; with 0 the
-            training part has the size of the paper's Table 1.
+            training split has the size of the paper's Table 1.
     """
 
     validation_volumes: int = 2
 
 
 @dataclass(frozen=True)
-class VolumeCase:
+class RawVolume:
     """One volume: `reference` is None for the challenge's own test volumes, `annotated` None where all slices are."""
 
     case_id: str
@@ -124,7 +124,7 @@ class Retouch(CaseBuilder):
             "file_name": datasets.Value("string"),
         }
 
-    def find_cases(self) -> list[VolumeCase]:
+    def find_cases(self) -> list[RawVolume]:
         files = [
             path for path in walk_files(self.root, self.root, self.problems) if path.suffix.lower() in (".mhd", ".mha")
         ]
@@ -141,7 +141,7 @@ class Retouch(CaseBuilder):
         listed = read_annotated_slices(Path(self.config.annotated_slices), slices, self.problems)
         return [replace(case, annotated=frozenset(listed[case.case_id])) for case in cases]
 
-    def _case(self, folder: Path, parts: dict[str, Path]) -> VolumeCase | None:
+    def _case(self, folder: Path, parts: dict[str, Path]) -> RawVolume | None:
         try:
             if "oct" not in parts:
                 raise BadInputError(f"{folder}: holds {', '.join(sorted(parts))} but no oct.mhd; add it")
@@ -159,7 +159,7 @@ class Retouch(CaseBuilder):
             self.problems.report(str(error), folder.name)
             return None
         split = "unlabelled" if is_challenge_test else None
-        return VolumeCase(folder.name, vendor, parts["oct"], reference, slices, split)
+        return RawVolume(folder.name, vendor, parts["oct"], reference, slices, split)
 
     def _parts(self, folder: Path) -> tuple[str, ...]:
         return self.root.name, *folder.relative_to(self.root).parts
@@ -192,7 +192,7 @@ class Retouch(CaseBuilder):
         )
         return splits
 
-    def stratum(self, case: VolumeCase) -> tuple[str, ...]:
+    def stratum(self, case: RawVolume) -> tuple[str, ...]:
         """Vendor and the fluids of the whole volume."""
         return case.vendor, *self._fluids.get(case.case_id, ())
 
@@ -209,13 +209,13 @@ class Retouch(CaseBuilder):
                 fluids[case.case_id] = tuple(FLUIDS[int(code) - 1] for code in sorted(codes) if code)
         return fluids
 
-    def rows(self, case: VolumeCase) -> Iterator[Row]:
+    def rows(self, case: RawVolume) -> Iterator[Row]:
         volume = read_oct(case.oct)
         masks = self._reference(case, volume.header)
         for index in range(case.num_rows):
             yield self._row(case, volume, index, masks[index])
 
-    def _reference(self, case: VolumeCase, oct_header: VolumeHeader) -> list[np.ndarray | None]:
+    def _reference(self, case: RawVolume, oct_header: VolumeHeader) -> list[np.ndarray | None]:
         """Class indices and 255 of each slice, None for a slice that nobody annotated."""
         if case.reference is None:
             return [None] * case.num_rows
@@ -223,21 +223,21 @@ class Retouch(CaseBuilder):
         is_annotated = [case.annotated is None or index in case.annotated for index in range(case.num_rows)]
         return [mask_or_none(mask) if known else None for mask, known in zip(reference, is_annotated, strict=True)]
 
-    def _row(self, case: VolumeCase, volume: Volume, index: int, mask: np.ndarray | None) -> Row:
+    def _row(self, case: RawVolume, volume: Volume, index: int, mask: np.ndarray | None) -> Row:
         size = self.image_size
-        picture = Image.fromarray(np.ascontiguousarray(volume.voxels[index]))
+        image = Image.fromarray(np.ascontiguousarray(volume.voxels[index]))
         slice_spacing, *spacing = volume.header.spacing
         original_size = volume.header.shape[1:]
         in_part = mask is not None and bool((mask == UNANNOTATED).any())
         if size is not None:
-            picture = resize_picture(picture, size)
+            image = resize_stored(image, size)
             mask = None if mask is None else mask_or_none(resize_mask(mask, size))
         present = None if mask is None else present_classes(mask)
         # What was not seen in a part may be in the rest.
         unknown = [fluid for fluid in range(len(FLUIDS)) if in_part and mask is not None and fluid + 1 not in present]
         stem = f"{case.case_id}_{index:03d}"
         return {
-            "image": {"bytes": encode_png(picture), "path": f"{stem}.png"},
+            "image": {"bytes": encode_png(image), "path": f"{stem}.png"},
             "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{stem}_mask.png"},
             "class_labels": None if present is None else [code - 1 for code in present],
             "class_labels_unknown": unknown,
@@ -308,4 +308,4 @@ def read_reference(path: Path, oct_header: VolumeHeader, unannotated_code: int |
 
 def codes_in(voxels: Iterable[np.ndarray]) -> set[int | float]:
     """Returns the values that occur; slice by slice, since a sort of the whole volume would copy it."""
-    return {code for picture in voxels for code in np.unique(picture).tolist()}
+    return {code for image in voxels for code in np.unique(image).tolist()}

@@ -1,12 +1,12 @@
-"""Splits by case (volume, patient or picture), never by slice: seeded, stratified, written as a manifest."""
+"""Splits by case (volume, patient or image), never by slice: seeded, stratified, written as a manifest."""
 
 import csv
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 
-from .problems import BadInputError, Problems
-from .tables import by_spelling, read_table, spelling_key
+from ..errors import BadInputError, Problems
+from .label_tables import by_spelling, read_table, spelling_key
 
 
 SPLIT_NAMES = ("train", "validation", "test", "unlabelled")

@@ -1,6 +1,6 @@
-"""Random augmentation of a picture together with its mask. Resizing and normalising are the processor's.
+"""Random augmentation of an image together with its mask. Resizing and normalising are the processor's.
 
-Rotation, flips and scale are one affine map, so every picture is interpolated once; brightness, contrast and saturation
+Rotation, flips and scale are one affine map, so every image is interpolated once; brightness, contrast and saturation
 are one linear map of its colours. Pillow does both: rotation and flips at 256 x 256 on one core measured 660 pairs a
 second, torchvision v2 on tensors 370 and on Pillow images 650, and Pillow is there in any case.
 """
@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, ImageStat
 
 
-# What red, green and blue add to the grey of a picture (ITU-R BT.601), as torchvision and Pillow weigh them.
+# What red, green and blue add to the grey of an image (ITU-R BT.601), as torchvision and Pillow weigh them.
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 class Change(NamedTuple):
-    """What happens to one picture: angle counter-clockwise in degrees, flips, and factors where 1 changes nothing."""
+    """What happens to one image: angle counter-clockwise in degrees, flips, and factors where 1 changes nothing."""
 
     angle: float = 0.0
     horizontal: bool = False
@@ -32,13 +32,13 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training picture; by default nothing.
+    """What may happen to a training image; by default nothing.
 
     Args:
         rotation_degrees: the angle is uniform in [-rotation_degrees, rotation_degrees]; 0 turns it off.
         horizontal_flip: probability of a left-right flip.
         vertical_flip: probability of an upside-down flip.
-        scale_jitter: the picture is magnified by a factor between 1 / (1 + scale_jitter) and 1 + scale_jitter.
+        scale_jitter: the image is magnified by a factor between 1 / (1 + scale_jitter) and 1 + scale_jitter.
         color_jitter: brightness, contrast and saturation are each multiplied by a factor uniform in
             [1 - color_jitter, 1 + color_jitter], as torchvision's `ColorJitter` defines them.
     """
@@ -87,7 +87,7 @@ class Augmentation:
         )
 
 
-# What leaves a picture of its kind: the defaults of a training. Of any other kind nothing is known, so nothing is done.
+# What leaves an image of its kind: the defaults of a training. Of any other kind nothing is known, so nothing is done.
 AUGMENTATIONS: Mapping[str, Augmentation] = {
     # The dermatoscope is put on the skin at any angle, and a lesion has no left or right.
     "dermoscopy": Augmentation(rotation_degrees=180, horizontal_flip=0.5, vertical_flip=0.5),
@@ -95,7 +95,7 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
     "oct": Augmentation(rotation_degrees=15, horizontal_flip=0.5),
     # The mirror image is the other eye; a head tilts a little, and cameras are upright.
     "fundus": Augmentation(rotation_degrees=15, horizontal_flip=0.5),
-    # The probe can be held the other way round; shadows fall straight away from it, so that a turned picture is none.
+    # The probe can be held the other way round; shadows fall straight away from it, so that a turned image is none.
     "ultrasound": Augmentation(horizontal_flip=0.5),
     # A section lies on the slide as it fell.
     "histology": Augmentation(rotation_degrees=180, horizontal_flip=0.5, vertical_flip=0.5),
@@ -103,7 +103,7 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
 
 
 def default_augmentation(modality: str | None) -> Augmentation:
-    """What a training does to pictures of a kind unless told otherwise; nothing where the kind is not in the table."""
+    """What a training does to images of a kind unless told otherwise; nothing where the kind is not in the table."""
     return AUGMENTATIONS.get(modality or "", Augmentation())
 
 
@@ -116,28 +116,28 @@ def augment(
     row_index: int,
     ignore_index: int = 255,
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Rotate, flip and scale a picture and its mask alike, about the centre, keeping the size; change its colours.
+    """Rotate, flip and scale an image and its mask alike, about the centre, keeping the size; change its colours.
 
-    The corners that a rotation uncovers get the picture's mean colour and, in the mask, `ignore_index`: nobody annotated
-    what lies there, and "background" would teach a straight false border wherever a lesion reaches the picture's edge.
+    The corners that a rotation uncovers get the image's mean colour and, in the mask, `ignore_index`: nobody annotated
+    what lies there, and "background" would teach a straight false border wherever a lesion reaches the image's edge.
 
     Args:
-        image: picture (H, W) of any mode, 16-bit grey included.
+        image: image (H, W) of any mode, 16-bit grey included.
         mask: index mask (H, W), or None where unlabelled; nearest neighbour, so no new values but `ignore_index`.
         augmentation: what may happen.
         seed: of the run.
         epoch: from 0.
-        row_index: position of the row in the training part.
+        row_index: position of the row in the training split.
         ignore_index: value of pixels that nobody annotated.
 
     Returns:
-        The new picture and mask; palettes come back as RGB(A), 16-bit grey as 32-bit integers with the same values.
+        The new image and mask; palettes come back as RGB(A), 16-bit grey as 32-bit integers with the same values.
 
     Raises:
-        ValueError: picture and mask differ in size.
+        ValueError: image and mask differ in size.
     """
     if mask is not None and mask.size != image.size:
-        raise ValueError(f"The picture is {image.size}, its mask {mask.size} (width, height); both must be equal.")
+        raise ValueError(f"The image is {image.size}, its mask {mask.size} (width, height); both must be equal.")
     change = augmentation.draw(seed, epoch, row_index)
     matrix = _inverse_matrix(change, *image.size)
     image = _recolored(_interpolable(image), change)
@@ -150,7 +150,7 @@ def augment(
 
 
 def _inverse_matrix(change: Change, width: int, height: int) -> tuple[float, float, float, float, float, float]:
-    """The six numbers Pillow wants: from a place in the new picture to the place in the old one."""
+    """The six numbers Pillow wants: from a place in the new image to the place in the old one."""
     cos, sin = math.cos(math.radians(change.angle)), -math.sin(math.radians(change.angle))
     x_step, y_step = (1 - 2 * change.horizontal) / change.scale, (1 - 2 * change.vertical) / change.scale
     a, b, d, e = x_step * cos, x_step * sin, -y_step * sin, y_step * cos

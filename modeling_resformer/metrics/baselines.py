@@ -39,7 +39,7 @@ def summarise_training_masks(
     """Average the training masks on a grid x grid square, whatever their sizes; memory does not grow with their number.
 
     Args:
-        masks: index masks (H, W) of the training part.
+        masks: index masks (H, W) of the training split.
         num_classes: S, background included.
         ignore_index: value of pixels that nobody annotated; they count nowhere.
         grid: side of the square, in pixels.
@@ -52,13 +52,13 @@ def summarise_training_masks(
 
 
 def otsu_threshold(grey: np.ndarray) -> float:
-    """The grey level that splits a picture into two classes of largest between-class variance (Otsu 1979).
+    """The grey level that splits an image into two classes of largest between-class variance (Otsu 1979).
 
     Args:
         grey: any array of grey levels.
 
     Returns:
-        The upper edge of the last of 256 bins of the dark class; the only grey level there is, in a uniform picture.
+        The upper edge of the last of 256 bins of the dark class; the only grey level there is, in a uniform image.
     """
     histogram, edges = np.histogram(grey, bins=256)
     share = histogram / histogram.sum()
@@ -71,9 +71,9 @@ def otsu_threshold(grey: np.ndarray) -> float:
 
 
 def otsu_mask(image: Image.Image) -> np.ndarray:
-    """(H, W) index mask, 1 where the picture is darker than its Otsu threshold: a lesion is darker than the skin."""
+    """(H, W) index mask, 1 where the image is darker than its Otsu threshold: a lesion is darker than the skin."""
     pixels = np.asarray(image, dtype=np.float64)
-    # ITU-R 601 luma; computed here because Pillow's conversion to grey clips 16-bit pictures.
+    # ITU-R 601 luma; computed here because Pillow's conversion to grey clips 16-bit images.
     grey = pixels[..., :3] @ [0.299, 0.587, 0.114] if pixels.ndim == 3 else pixels
     return (grey <= otsu_threshold(grey)).astype(np.int64)
 
@@ -103,7 +103,7 @@ def baseline_counts(
 
 
 def _predictions(image: Image.Image, shape: tuple[int, int], training: TrainingMasks) -> dict[str, np.ndarray]:
-    """The baselines' index masks for one picture, by name."""
+    """The baselines' index masks for one image, by name."""
     predictions = {
         "everything_lesion": np.full(shape, training.most_common_foreground),
         "mean_training_mask": training.mean_mask(*shape),
@@ -117,5 +117,5 @@ def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """An index mask at another size (height, width), each pixel that of the nearest."""
     if mask.shape == shape:
         return mask
-    picture = Image.fromarray(mask.astype(np.uint8))
-    return np.asarray(picture.resize(shape[::-1], Image.Resampling.NEAREST), dtype=np.int64)
+    image = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(image.resize(shape[::-1], Image.Resampling.NEAREST), dtype=np.int64)

@@ -22,7 +22,7 @@ over the foreground classes that occur in the truth of the scored rows: one that
 of a class that is not there counts in them. A score that nothing in the data defines is NaN, left out of means, and has n = 0.
 
 Intervals are percentile bootstrap intervals that draw whole cases with replacement (Efron and Tibshirani 1993, chapter 13),
-because slices of one eye or pictures of one patient are not independent; a mean keeps its classes in every sample drawn.
+because slices of one eye or images of one patient are not independent; a mean keeps its classes in every sample drawn.
 That of `calibration_error` ends above as a basic bootstrap interval does (chapter 13 too), and below at the plug-in error less
 the upper quantile of what chance alone moves the bins: a percentile interval of it would miss the truth, and itself.
 A score to which fewer than `FEWEST_CASES` cases contribute has no interval (NaN): for `sensitivity` those with the class count,

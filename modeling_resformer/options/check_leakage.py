@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser, add_output
+from ..flags import Parser, add_output
 
 
 LEAKED = 3  # exit status
@@ -19,5 +19,5 @@ def parse(arguments: Sequence[str], description: str | None = None) -> argparse.
     # The default is that of data/leakage.py, which says how it was chosen.
     add("--max-distance", type=int, default=38, help="bits of 256 that near-duplicates differ in (%(default)s)")
     add("--num-proc", type=int, default=1, help="processes")
-    add("--fail", action="store_true", help=f"exit with status {LEAKED} when parts share anything")
+    add("--fail", action="store_true", help=f"exit with status {LEAKED} when splits share anything")
     return parser.parse_args(arguments)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .parser import MODEL, OneLineParser, add_fields
+from ..flags import MODEL, OneLineParser, add_fields
 from .scoring import ScoringOptions
 
 
@@ -22,7 +22,7 @@ class EvaluationOptions(ScoringOptions):
     output: str | None = field(
         default=None, metadata={"metavar": "FOLDER", "help": "Folder for results.json and per_case.csv."}
     )
-    split: str = field(default="test", metadata={"help": "Part of the dataset to evaluate."})
+    split: str = field(default="test", metadata={"help": "Split of the dataset to evaluate."})
     task: str | None = field(
         default=None,
         metadata={"help": "multi_task, segmentation or classification; default what the checkpoint was trained for."},
@@ -31,7 +31,7 @@ class EvaluationOptions(ScoringOptions):
         default=False,
         metadata={
             "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
-            "validation part, and write them to the checkpoint's config."
+            "validation split, and write them to the checkpoint's config."
         },
     )
     raw_masks: str | None = field(
@@ -49,8 +49,8 @@ class EvaluationOptions(ScoringOptions):
             "indices for several."
         },
     )
-    batch_size: int = field(default=8, metadata={"help": "Pictures a forward pass, on each process."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read pictures, beside each process."})
+    batch_size: int = field(default=8, metadata={"help": "Images a forward pass, on each process."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read images, beside each process."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads of torch on the CPU; default torch's own."}
     )

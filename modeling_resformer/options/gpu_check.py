@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser, add_output
+from ..flags import Parser, add_output
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> argparse.Namespace:
@@ -15,7 +15,7 @@ def parse(arguments: Sequence[str], description: str | None = None) -> argparse.
     add("--device", default="cuda", help="cuda, cuda:1, ... or cpu")
     add("--tiny", action="store_true", help="a small model at 48 pixels")
     add("--compile", action="store_true", help="also check torch.compile")
-    add("--side", type=int, default=224, help="of the pictures, in pixels")
+    add("--side", type=int, default=224, help="of the images, in pixels")
     add("--batch-sizes", type=int, nargs="+", default=[8, 32, 64], help="to measure; 0 for none")
     add("--seconds", type=float, default=2.0, help="for each measurement at least")
     add("--cpu-threads", type=int, help="threads of torch on the CPU (torch's choice)")

@@ -2,12 +2,11 @@
 
 import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 
-NAME = "resformer_options"  # of this folder where it is loaded by its path
+NAME = "resformer_without_imports"  # of the package, where only the modules named are run and not its __init__.py
 
 
 def launch(script: str, description: str | None) -> None:
@@ -32,12 +31,12 @@ def launch(script: str, description: str | None) -> None:
 
 
 def load(name: str) -> ModuleType | None:
-    """The options of a script, without the package around them; None where it has none here."""
+    """The options of a script, without the imports of the package above them; None where it has none here."""
     folder = Path(__file__).resolve().parent
     if not (folder / f"{name}.py").is_file():
         return None
     if NAME not in sys.modules:
-        spec = spec_from_file_location(NAME, folder / "__init__.py", submodule_search_locations=[str(folder)])
-        sys.modules[NAME] = module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[NAME])
-    return import_module(f"{NAME}.{name}")
+        package = ModuleType(NAME)
+        package.__path__ = [str(folder.parent)]
+        sys.modules[NAME] = package
+    return import_module(f"{NAME}.{folder.name}.{name}")

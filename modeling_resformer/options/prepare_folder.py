@@ -21,10 +21,10 @@ def parse(arguments: Sequence[str], description: str | None = None) -> argparse.
     add(
         "--merge-masks",
         action="store_true",
-        help="unite several masks of one picture, e.g. a_mask.png and a_mask_1.png",
+        help="unite several masks of one image, e.g. a_mask.png and a_mask_1.png",
     )
     add(
         "--modality",
-        help=f"kind of the pictures, one word; training knows {', '.join(MODALITIES)} and augments by it",
+        help=f"kind of the images, one word; training knows {', '.join(MODALITIES)} and augments by it",
     )
     return parser.parse_args(arguments)

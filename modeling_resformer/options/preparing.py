@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .parser import Parser, add_output
+from ..flags import Parser, add_output
 
 
 def preparation_parser(description: str | None) -> Parser:
@@ -21,20 +21,20 @@ def preparation_parser(description: str | None) -> Parser:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="store pictures at this size: side, or height width",
+        help="store images at this size: side, or height width",
     )
     add("--allow-missing", action="store_true", help="keep images without mask or labels")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad case")
     add(
         "--group-near-duplicates",
         action="store_true",
-        help="put cases that hold near-duplicates of each other into the same part; only where the split is drawn",
+        help="put cases that hold near-duplicates of each other into the same split; only where the split is drawn",
     )
     add(
         "--no-leakage-check",
         dest="leakage_check",
         action="store_false",
-        help="do not look for near-duplicates across splits (a few seconds for 2000 pictures of 256 x 256)",
+        help="do not look for near-duplicates across splits (a few seconds for 2000 images of 256 x 256)",
     )
     add("--parquet", action="store_true", help="also write OUTPUT/parquet, ready for the Hub")
     add(

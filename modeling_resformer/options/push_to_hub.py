@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser, add_model, add_output, take_model
+from ..flags import Parser, add_model, add_output, take_model
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> argparse.Namespace:
@@ -40,9 +40,10 @@ def make_parser(description: str | None) -> Parser:
     add("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
     add("--data-allow-sharing", action="store_true", help="I state that the data's terms allow public weights")
     add(
-        "--share-pictures",
+        "--share-images",
         action="store_true",
-        help="I state that pictures of my own dataset may be shown in the card",
+        help="I state that images of my own dataset may be shown in the card",
     )
+    parser.also("--share-images", "--share-pictures")
     add("--synthetic", action="store_true", help="the data are made up: mark everything as no result")
     return parser

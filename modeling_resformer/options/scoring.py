@@ -1,4 +1,4 @@
-"""The options that training and evaluation share: how large pictures are, and how results are scored."""
+"""The options that training and evaluation share: how large images are, and how results are scored."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ class ScoringOptions:
     """Their fields, as flags."""
 
     image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that pictures are squashed to; default the processor's own."}
+        default=None, metadata={"help": "Side in pixels that images are squashed to; default the processor's own."}
     )
     auc_classes: list[str] = field(
         default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from .parser import Parser, add_model, take_model
+from ..flags import Parser, add_model, take_model
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> argparse.Namespace:
@@ -28,8 +28,8 @@ def make_parser(description: str | None) -> Parser:
     add("--device", default="cpu", help='torch device, such as "cuda" (%(default)s)')
     add("--cpu-threads", type=int, help="threads of one forward pass (torch's choice)")
     # The defaults are those of handler.Limits and serving.app.ServerSettings.
-    add("--max-megabytes", type=float, default=32.0, help="encoded picture, MiB (%(default)g)")
-    add("--max-megapixels", type=float, default=40.0, help="decoded picture (%(default)g)")
+    add("--max-megabytes", type=float, default=32.0, help="encoded image, MiB (%(default)g)")
+    add("--max-megapixels", type=float, default=40.0, help="decoded image (%(default)g)")
     add("--queue", type=int, default=16, help="requests that may wait (%(default)s)")
     add("--seconds", type=float, default=60.0, help="a request may take (%(default)g)")
     add("--origin", action="append", help="web page that may ask, repeatable (any)")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .parser import MODEL, OneLineParser, Spellings, add_fields
+from ..flags import MODEL, OneLineParser, Spellings, add_fields
 from .scoring import ScoringOptions
 
 
@@ -57,7 +57,7 @@ class ModelOptions:
         default=None,
         metadata={
             "metavar": "balanced",
-            "help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training part.",
+            "help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training split.",
         },
     )
     sync_batch_norm: bool = field(
@@ -96,7 +96,7 @@ class DataOptions(ScoringOptions):
     dataset: str | None = field(
         default=None, metadata={"metavar": "FOLDER", "help": "Folder that scripts/prepare_*.py wrote."}
     )
-    # None: what suits the kind of picture that the dataset records, see data/transforms.py.
+    # None: what suits the kind of image that the dataset records, see data/transforms.py.
     rotation_degrees: float | None = field(
         default=None, metadata={"help": f"Largest angle of the random rotation; 0 for none. {BY_MODALITY}"}
     )

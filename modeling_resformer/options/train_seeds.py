@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser, plain
+from ..flags import Parser, plain
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> tuple[argparse.Namespace, list[str]]:

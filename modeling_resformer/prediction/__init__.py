@@ -1,1 +1,1 @@
-"""From pictures on disk to masks, overlays and a table of scores on disk."""
+"""From images on disk to masks, overlays and a table of scores on disk."""

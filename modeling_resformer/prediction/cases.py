@@ -1,4 +1,4 @@
-"""What to predict on: pictures, volumes and rows of a prepared dataset, and under which names their results go."""
+"""What to predict on: images, volumes and rows of a prepared dataset, and under which names their results go."""
 
 import logging
 import re
@@ -12,10 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..data.links import leads_out
-from ..data.problems import BadInputError
-from ..image_processing_pil_resformer import open_picture
-from .sources import VolumeSource, find_dicom_pictures, find_volumes, is_dicom, looks_like_input
+from ..errors import BadInputError
+from ..files import leads_out
+from ..image_processing_pil_resformer import open_image
+from ..volumes.finding import find_dicom_images, find_volumes, is_dicom, looks_like_input
+from ..volumes.source import VolumeSource
 
 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.
@@ -39,7 +40,7 @@ class Case:
     Attributes:
         source: the input as tables and messages call it; unique in a run.
         name: stem of its result files; unique in an output folder.
-        case_id: the volume, patient or picture it belongs to.
+        case_id: the volume, patient or image it belongs to.
     """
 
     source: str
@@ -48,8 +49,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class PictureCase(Case):
-    """A picture in a file, found in `folder` unless the user named it."""
+class ImageCase(Case):
+    """An image in a file, found in `folder` unless the user named it."""
 
     slice_index: int = 0
     spacing: Spacing | None = None
@@ -60,17 +61,17 @@ class PictureCase(Case):
         return files_stamp([Path(self.source)])
 
     def open(self) -> Any:
-        """The picture at its full bit depth, as it is stored."""
+        """The image at its full bit depth, as it is stored."""
         path = Path(self.source)
         if self.folder is not None and leads_out(path, self.folder):
             raise BadInputError(
                 f"{path}: is a link that leads out of its folder; put the file itself there, or name it"
             )
         if is_dicom(path):
-            from .dicom import read_dicom_picture
+            from ..volumes.dicom import read_dicom_image
 
-            return read_dicom_picture(path)
-        return open_picture(path)
+            return read_dicom_image(path)
+        return open_image(path)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class RowCase(Case):
 
     def open(self) -> Any:
         stored = self.images[self.row]["image"]
-        return open_picture(stored["path"] if stored["bytes"] is None else stored["bytes"])
+        return open_image(stored["path"] if stored["bytes"] is None else stored["bytes"])
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class VolumeCase(Case):
         return files_stamp([*self.volume.files, *beside])
 
 
-Picture = PictureCase | RowCase
+StillCase = ImageCase | RowCase
 
 
 def files_stamp(files: Iterable[Path]) -> Stamp:
@@ -117,7 +118,7 @@ def files_stamp(files: Iterable[Path]) -> Stamp:
     return [len(facts), sum(one.st_size for one in facts), max((one.st_mtime_ns for one in facts), default=0)]
 
 
-def picture_suffixes() -> set[str]:
+def image_suffixes() -> set[str]:
     """File suffixes Pillow can read, in lower case."""
     Image.init()
     readable = set(Image.OPEN) | {"MPO"}
@@ -135,7 +136,7 @@ def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) ->
         known: names of results by source, which an output folder holds already.
 
     Raises:
-        FileNotFoundError: an input matches nothing, or a folder holds no picture and no volume.
+        FileNotFoundError: an input matches nothing, or a folder holds no image and no volume.
     """
     found: dict[str, VolumeSource | Path] = {}
     folders: dict[str, Path] = {}
@@ -150,13 +151,13 @@ def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) ->
                 named |= set(items)
             folders |= dict.fromkeys(items, path) if path.is_dir() else {}
         if not here:
-            raise FileNotFoundError(f"{given}: no picture and no volume there; give files, folders or glob patterns.")
+            raise FileNotFoundError(f"{given}: no image and no volume there; give files, folders or glob patterns.")
         found |= here
     found = without_references(found, named)
     stems = {source: stem_of(item) for source, item in found.items()}
     names = distinct_names(with_parents(stems, found), known or {})
     return [
-        PictureCase(source, names[source], names[source], folder=folders.get(source))
+        ImageCase(source, names[source], names[source], folder=folders.get(source))
         if isinstance(item, Path)
         else VolumeCase(source, names[source], names[source], item)
         for source, item in found.items()
@@ -164,18 +165,18 @@ def find_cases(inputs: Iterable[str], known: Mapping[str, str] | None = None) ->
 
 
 def inputs_at(path: Path) -> dict[str, VolumeSource | Path]:
-    """Volumes and pictures in a file or directly in a folder, by source, sorted."""
+    """Volumes and images in a file or directly in a folder, by source, sorted."""
     volumes = find_volumes(path)
     if path.is_dir():
-        suffixes, parts = picture_suffixes(), {file for volume in volumes for file in volume.files}
+        suffixes, parts = image_suffixes(), {file for volume in volumes for file in volume.files}
         files = {file for file in path.iterdir() if file.is_file()}
-        pictures = {file for file in files if file.suffix.lower() in suffixes} - parts
-        pictures |= set(find_dicom_pictures(path))
+        images = {file for file in files if file.suffix.lower() in suffixes} - parts
+        images |= set(find_dicom_images(path))
         # Links that lead out are listed, so that opening them says so.
-        pictures |= {file for file in files if looks_like_input(file) and leads_out(file, path)}
+        images |= {file for file in files if looks_like_input(file) and leads_out(file, path)}
     else:
-        pictures = set() if volumes else {path}
-    found: dict[str, VolumeSource | Path] = {str(picture): picture for picture in pictures}
+        images = set() if volumes else {path}
+    found: dict[str, VolumeSource | Path] = {str(image): image for image in images}
     shared = Counter(volume.path for volume in volumes)
     for volume in volumes:
         # Several series in one folder are told apart by their names.
@@ -205,9 +206,9 @@ def path_of(item: VolumeSource | Path) -> Path:
 
 
 def beside(path: Path) -> Iterable[Path]:
-    """The pictures and volumes of a file's folder; none where `path` is a folder."""
+    """The images and volumes of a file's folder; none where `path` is a folder."""
     files = path.parent.iterdir() if path.is_file() else ()
-    return (file for file in files if looks_like_input(file) or file.suffix.lower() in picture_suffixes())
+    return (file for file in files if looks_like_input(file) or file.suffix.lower() in image_suffixes())
 
 
 def is_called(path: Path, stem: str) -> bool:
@@ -235,7 +236,7 @@ def with_parents(stems: Mapping[str, str], found: Mapping[str, VolumeSource | Pa
 
 
 def dataset_cases(folder: str, split: str, known: Mapping[str, str] | None = None) -> list[Case]:
-    """Cases of the rows of one part of a prepared dataset.
+    """Cases of the rows of one split of a prepared dataset.
 
     Raises:
         BadInputError: no prepared dataset, or no such part.

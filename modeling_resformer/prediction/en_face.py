@@ -1,4 +1,4 @@
-"""A segmented volume on two pictures: seen from the front, and its slices with the largest findings.
+"""A segmented volume on two images: seen from the front, and its slices with the largest findings.
 
 The view from the front (en face) has one row per B-scan and one column per A-scan; each point shows how many pixels of a
 class its A-scan holds, as a length where the distance of rows is known. It needs Matplotlib, imported when drawing.
@@ -173,10 +173,10 @@ def worst_slices_sheet(
     tiles = []
     for index in chosen:
         width = max(1, round(max(masks[index].shape) * CONTOUR_SHARE))
-        picture = draw_contours(displayable(Image.fromarray(np.ascontiguousarray(voxels[index]))), masks[index], width)
+        image = draw_contours(displayable(Image.fromarray(np.ascontiguousarray(voxels[index]))), masks[index], width)
         name = f"slice {index + 1} of {len(masks)} (slice_index {index})"
         caption = "\n".join([name, *area_lines(masks[index], class_names, pixel), *said[index]])
-        tile = captioned(picture, caption, TILE, LINE * (most_lines + 1))
+        tile = captioned(image, caption, TILE, LINE * (most_lines + 1))
         tiles.append(ImageOps.expand(tile, MARGIN, "white"))
     columns = min(SHEET_COLUMNS, len(tiles))
     title = f"{title}: {slices_shown(len(chosen), len(found), len(masks))}".removeprefix(": ")

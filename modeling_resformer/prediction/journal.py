@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.problems import BadInputError
-from .writing import OutputError, write_json
+from ..errors import BadInputError, OutputError
+from .result_files import write_json
 
 
 SETTINGS_NAME = "settings.json"

@@ -22,11 +22,11 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class ClassMeasurement:
-    """One class in one picture or slice.
+    """One class in one image or slice.
 
     Args:
         area_pixels: pixels of the class.
-        area_share: their share of the picture, 0..1.
+        area_share: their share of the image, 0..1.
         mean_probability: mean predicted probability of the class over its pixels; None without pixels or probabilities.
         lesion_count: 8-connected components.
         longest_diameter_pixels: largest Feret diameter of a single lesion, between outer pixel corners; 0 without any.

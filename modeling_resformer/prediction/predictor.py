@@ -11,12 +11,11 @@ from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..data.problems import BadInputError
+from ..errors import BadInputError, named_load_failure
+from ..heads import task_named
 from ..image_processing_pil_resformer import checked_thresholds
 from ..pipeline_resformer import ResFormerPipeline, checked_views
-from ..training.loading import named_failure
-from ..training.tasks import task_named
-from .tables import Classes
+from .result_tables import Classes
 
 
 EXPECTED = "a folder or Hub id of a ResFormer with its image processor"
@@ -31,7 +30,7 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
     Raises:
         BadInputError: nothing to load there, another model, or weights that are missing.
     """
-    with named_failure("model", name, EXPECTED):
+    with named_load_failure("model", name, EXPECTED):
         config = AutoConfig.from_pretrained(name, revision=revision)
         if not isinstance(config, ResFormerConfig):
             raise BadInputError(f"{name}: is a {config.model_type} model; expected {EXPECTED}.")
@@ -47,7 +46,7 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
 
 @dataclass(frozen=True)
 class Predictor:
-    """Pictures to logits to answers.
+    """Images to logits to answers.
 
     Attributes:
         pipe: the checkpoint.
@@ -79,7 +78,7 @@ class Predictor:
         return checked_thresholds(self.threshold, config.classification_thresholds, config.image_class_names)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the results apart from the pictures: two runs with equal settings answer alike."""
+        """What decides the results apart from the images: two runs with equal settings answer alike."""
         processor = self.pipe.image_processor.to_dict()
         return {
             "weights": weights_digest(self.pipe.model),
@@ -90,12 +89,12 @@ class Predictor:
             "tta": self.tta,
         }
 
-    def prepare(self, picture: Any, intensity_range: Sequence[float] | None = None) -> Prepared:
-        """One picture to the model's input, (1, C, H, W), and its own size."""
-        return dict(self.pipe.preprocess(picture, intensity_range=intensity_range))
+    def prepare(self, image: Any, intensity_range: Sequence[float] | None = None) -> Prepared:
+        """One image to the model's input, (1, C, H, W), and its own size."""
+        return dict(self.pipe.preprocess(image, intensity_range=intensity_range))
 
     def forward(self, batch: Sequence[Prepared]) -> list[Logits]:
-        """Logits of each picture; those of one size go through the network together."""
+        """Logits of each image; those of one size go through the network together."""
         answers = []
         for _, group in groupby(batch, key=lambda one: one["pixel_values"].shape):
             inputs = list(group)
@@ -111,7 +110,7 @@ class Predictor:
         return answers
 
     def answer(self, logits: Logits) -> dict[str, Any]:
-        """Mask, scores and labels of one picture at its own size, as the pipeline gives them."""
+        """Mask, scores and labels of one image at its own size, as the pipeline gives them."""
         return self.pipe.postprocess(logits, threshold=self.threshold)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError
 
 
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process, at the end

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError
 
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
         raise BadInputError("--push_to_hub needs --hub_model_id owner/name, the repository to push to")
     if find_spec("jinja2") is None:
         raise BadInputError('--push_to_hub needs Jinja2 for the model card; pip install "modeling-resformer[hub]"')
-    from .checks import check_repo_id  # the Hub's side is imported by those only who push
     from .facts import find_card_text
+    from .repository_checks import check_repo_id
 
     check_repo_id(args.hub_model_id)
     find_card_text(Path(args.output_dir))

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_resformer import ResFormerConfig, __version__
-from ..data.problems import BadInputError
-from . import tables
+from ..errors import BadInputError
+from . import card_tables
 from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts
-from .sources import PAPER, SOFTWARE, Source
+from .known_datasets import PAPER, SOFTWARE, Source
 
 
 TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
@@ -44,7 +44,7 @@ class Terms:
         space_id: Hub id of a Space that tries the model.
         public: everybody will see the repository.
         data_allow_sharing: somebody states that the data's terms allow public weights.
-        share_pictures: somebody states that pictures of a dataset of their own may be shown.
+        share_images: somebody states that images of a dataset of their own may be shown.
         synthetic: the data are made up, to test software; nothing measured on them is a result, and nothing is said of
             the dataset whose layout they have.
         card_text: the owner's `card.yaml`; by default the run's own, where there is one.
@@ -58,7 +58,7 @@ class Terms:
     space_id: str | None = None
     public: bool = False
     data_allow_sharing: bool = False
-    share_pictures: bool = False
+    share_images: bool = False
     synthetic: bool = False
     card_text: Path | None = None
     revision: str = "main"
@@ -201,19 +201,19 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "has_intervals": has_interval(facts, facts.results["model"]),
         "headline_has_intervals": has_interval(facts, ("dice", "jaccard", "auc")),
         "volumes": facts.volumes,
-        "picture": "bscan.png" if facts.volumes else "photo.jpg",
-        "verdicts": list(tables.verdicts(facts)),
-        "overall_table": tables.overall_table(facts, facts.results),
-        "mask_class_table": tables.mask_class_table(facts),
-        "image_class_table": tables.image_class_table(facts),
-        "decision_table": tables.decision_table(facts),
-        "reliability_table": tables.reliability_table(facts),
-        "groups": tables.group_sections(facts),
+        "image": "bscan.png" if facts.volumes else "photo.jpg",
+        "verdicts": list(card_tables.verdicts(facts)),
+        "overall_table": card_tables.overall_table(facts, facts.results),
+        "mask_class_table": card_tables.mask_class_table(facts),
+        "image_class_table": card_tables.image_class_table(facts),
+        "decision_table": card_tables.decision_table(facts),
+        "reliability_table": card_tables.reliability_table(facts),
+        "groups": card_tables.group_sections(facts),
         "group_by": facts.results.get("group_by"),
-        "paper_table": tables.paper_table(facts),
-        "training_table": tables.training_table(facts),
+        "paper_table": card_tables.paper_table(facts),
+        "training_table": card_tables.training_table(facts),
         "settings": None if recorded("settings") is None else recipe(recorded("settings")),
-        "data_table": tables.data_table(facts),
+        "data_table": card_tables.data_table(facts),
         "dataset": {
             key: described(recorded("dataset", key))
             for key in ("name", "config", "licence", "split_rule", "mask_resolution", "fingerprint")

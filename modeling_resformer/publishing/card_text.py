@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError, one_line
 
 
 CARD_TEXT_NAME = "card.yaml"
@@ -33,9 +33,9 @@ class CardText:
     Attributes:
         dataset_name: what the data are called.
         description: paragraphs below the card's title.
-        modality: what the pictures are.
+        modality: what the images are.
         limits: what is narrow about the data.
-        fails_on: what the pictures do not show, and the model must be expected to get wrong.
+        fails_on: what the images do not show, and the model must be expected to get wrong.
         intended_use: paragraphs that take the place of the built-in one.
         out_of_scope: what it must not be used for, beside the built-in list.
         ethics: approval and consent.
@@ -85,7 +85,7 @@ def read_card_text(path: Path) -> CardText:
     except BadInputError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # the latter from a number of thousands of digits
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise BadInputError(f"{path}: is no valid YAML ({reason:.300})") from error
     text = CardText(**{name: checked(path, name, value) for name, value in given.items()})
     if (text.weights_licence == "other") != (text.weights_licence_name is not None):

@@ -10,8 +10,8 @@ from ..configuration_resformer import ResFormerConfig
 from ..data.transforms import Augmentation
 from ..metrics.scores import figure
 from .card_text import CARD_TEXT_NAME, CardText, read_card_text
-from .checks import RESULTS_NAME, RUN_NAME, read_json
-from .sources import SYNTHETIC, UNKNOWN, Source, source_named
+from .known_datasets import SYNTHETIC, UNKNOWN, Source, source_named
+from .repository_checks import RESULTS_NAME, RUN_NAME, read_json
 
 
 NOT_RECORDED = "not recorded"
@@ -136,12 +136,12 @@ class Facts:
 
     @property
     def volumes(self) -> bool:
-        """Whether its pictures are slices of volumes."""
+        """Whether its images are slices of volumes."""
         return self.recorded("dataset", "source") == "retouch" or self.recorded("dataset", "modality") == "oct"
 
     @property
     def kept_apart(self) -> str:
-        """How the pictures that were tested stood to training, as far as that is known."""
+        """How the images that were tested stood to training, as far as that is known."""
         split, rows = (
             self.results.get("split"),
             self.recorded("dataset", "splits", str(self.results.get("split")), "rows"),
@@ -155,7 +155,7 @@ class Facts:
 
     @property
     def _near_duplicates(self) -> str:
-        """What is known of near-duplicates of the tested pictures, to go on after "took no part in training"."""
+        """What is known of near-duplicates of the tested images, to go on after "took no part in training"."""
         found = self.recorded("dataset", "near_duplicates", "pictures", str(self.results.get("split")))
         if found is None:
             return " (near-duplicates: not checked)"
@@ -165,7 +165,7 @@ class Facts:
 
     @property
     def augmentation(self) -> Augmentation | None:
-        """What happened to training pictures; None where there is no record."""
+        """What happened to training images; None where there is no record."""
         settings = self.recorded("settings")
         if settings is None:
             return None
@@ -173,7 +173,7 @@ class Facts:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) that pictures are squashed to."""
+        """(height, width) that images are squashed to."""
         size = self.preprocessor["size"]
         return size["height"], size["width"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, RepoFile
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError, one_line
 from .card import Terms
 from .card_text import CARD_TEXT_NAME
 from .repository import check_publishable
@@ -57,7 +57,7 @@ def push_folder(folder: Path, push: Push) -> str:
             revision that was there is still there.
     """
     api = HfApi(token=push.token)
-    with as_one_line(f"{folder}: is complete but was not pushed to {push.repo_id}"):
+    with named_push_failure(f"{folder}: is complete but was not pushed to {push.repo_id}"):
         validate_card(folder / "README.md", push.repo_type)
         tagged = check_target(api, folder, push)
         if tagged is None and push.revision != MAIN:
@@ -97,7 +97,7 @@ def finish(api: HfApi, push: Push, commit: str, url: str, is_tagged: bool) -> No
         )
     for number, step in enumerate(steps.values()):
         missing = " and ".join(list(steps)[number:])
-        with as_one_line(f"{push.repo_id}: has the commit {url}, but still lacks {missing}"):
+        with named_push_failure(f"{push.repo_id}: has the commit {url}, but still lacks {missing}"):
             step()
 
 
@@ -109,7 +109,7 @@ def validate_card(path: Path, repo_type: str) -> None:
         try:
             reason = "; ".join(problem["message"] for problem in json.loads(str(error))["errors"])
         except (ValueError, KeyError, TypeError):
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
         raise BadInputError(f"{path}: the Hub refuses its header ({reason})") from error
 
 
@@ -179,7 +179,7 @@ def with_kept_card_text(terms: Terms, run: Path, push: Push, scratch: Path) -> T
     if terms.card_text is not None or (run / CARD_TEXT_NAME).exists():
         return terms
     api = HfApi(token=push.token)
-    with as_one_line(f"{push.repo_id}: cannot be asked for its {CARD_TEXT_NAME}, so nothing was pushed"):
+    with named_push_failure(f"{push.repo_id}: cannot be asked for its {CARD_TEXT_NAME}, so nothing was pushed"):
         for revision in dict.fromkeys((push.revision, MAIN)):
             place = {"repo_id": push.repo_id, "filename": CARD_TEXT_NAME, "revision": revision}
             if api.file_exists(**place):
@@ -207,7 +207,7 @@ def operations(api: HfApi, folder: Path, push: Push) -> Iterator[CommitOperation
 
 
 @contextmanager
-def as_one_line(state: str) -> Iterator[None]:
+def named_push_failure(state: str) -> Iterator[None]:
     """Any error of the Hub's client as one line that begins with what is there and what is not."""
     try:
         yield

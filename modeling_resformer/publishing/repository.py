@@ -11,13 +11,14 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..data.finished_folder import finished_folder
-from ..data.problems import BadInputError
+from ..errors import BadInputError, one_line
+from ..files import finished_folder
+from ..heads import task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
-from ..training.tasks import task_named
 from .card import Terms, weights_licence, write_model_card
 from .card_text import CARD_TEXT_NAME
-from .checks import (
+from .facts import Facts, read_facts
+from .repository_checks import (
     RESULTS_NAME,
     RUN_NAME,
     WEIGHTS_NAME,
@@ -27,7 +28,6 @@ from .checks import (
     check_run,
     refuse_pickles,
 )
-from .facts import Facts, read_facts
 
 
 logger = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent
 EXAMPLES = "examples"
-SAMPLE_PICTURES = CHECKOUT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data"
+SAMPLE_IMAGES = CHECKOUT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data"
 NETWORK = CHECKOUT / "docs" / "network.png"
-PICTURES = ("report.png", "samples.png")
+IMAGES = ("report.png", "samples.png")
 MOST_EXAMPLES = 3
 # What Inference Endpoints install beside their own torch; the bounds are those of setup.py.
 REQUIREMENTS = "transformers>=5.17,<6\nhuggingface-hub>=1.5\npillow>=11.0\nnumpy>=2.0\n"
@@ -64,7 +64,7 @@ def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = Fal
         write_code(folder)
         write_record(run, folder)
         write_card_text(run, folder, terms, facts)
-        examples = write_pictures(run, folder, terms, facts)
+        examples = write_images(run, folder, terms, facts)
         write_model_card(folder, terms, facts, examples)
         check_card(folder / "README.md")
         refuse_pickles(folder)
@@ -124,7 +124,7 @@ def write_model(run: Path, folder: Path) -> ResFormerPreTrainedModel:
         model_class = task_named((config.architectures or ["no architecture"])[0]).model_class
         model, report = model_class.from_pretrained(run, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadInputError(f"{run}: {' '.join(str(error).split())}") from error
+        raise BadInputError(f"{run}: {one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise BadInputError(
             f"{run / WEIGHTS_NAME}: lacks {len(missing)} tensors, {missing[0]} first; save the model again"
@@ -165,30 +165,30 @@ def write_card_text(run: Path, folder: Path, terms: Terms, facts: Facts) -> None
         )
 
 
-def write_pictures(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[str]:
+def write_images(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[str]:
     """Adds the network figure and, where the data may be shown, the run's pages and example inputs; names the examples."""
     figure = next((path for path in (NETWORK, run / "network.png") if path.is_file()), None)
     if figure is None:
         raise BadInputError(f"{NETWORK}: the network figure is missing; run from a checkout")
     shutil.copyfile(figure, folder / "network.png")
     source = facts.known_source
-    if not source.pictures_are_free and (source.gated or not terms.share_pictures):
+    if not source.images_are_free and (source.gated or not terms.share_images):
         return []
-    for name in PICTURES:
+    for name in IMAGES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
-    examples = example_pictures(run) if source.pictures_are_free else []
+    examples = example_images(run) if source.images_are_free else []
     for path in examples:
         (folder / EXAMPLES).mkdir(exist_ok=True)
         shutil.copyfile(path, folder / EXAMPLES / path.name)
     return [path.name for path in examples]
 
 
-def example_pictures(run: Path) -> list[Path]:
+def example_images(run: Path) -> list[Path]:
     """Free photographs for the widget, those that the run was tested on where there are such."""
     if (run / EXAMPLES).is_dir():
         return sorted((run / EXAMPLES).glob("*.jpg"))
-    free = sorted(SAMPLE_PICTURES.glob("*.jpg"))
+    free = sorted(SAMPLE_IMAGES.glob("*.jpg"))
     if (run / "per_case.csv").is_file():
         with open(run / "per_case.csv", newline="", encoding="utf-8") as file:
             tested = {row["case_id"] for row in csv.DictReader(file)}

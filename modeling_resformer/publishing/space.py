@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from ..data.finished_folder import finished_folder
-from ..data.problems import BadInputError
+from ..errors import BadInputError
+from ..files import finished_folder
 
 
 PACKAGE = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def make_space(
     Args:
         output: the folder to write.
         model_id: Hub id of the model it tries.
-        examples: pictures to offer, free to be shown to anybody.
+        examples: images to offer, free to be shown to anybody.
         revision: of the model, whose code the Space runs; the newest if not given.
         overwrite: replace an earlier Space.
 

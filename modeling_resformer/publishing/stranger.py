@@ -50,18 +50,18 @@ def try_model(folder: str, expected: dict[str, torch.Tensor]) -> None:
 
 
 def try_processor_and_pipeline(folder: str, expected: dict[str, torch.Tensor]) -> None:
-    picture = Image.fromarray(expected["picture"].numpy())
+    image = Image.fromarray(expected["image"].numpy())
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **TRUST)
-    compare("pixel_values", processor(picture, return_tensors="pt")["pixel_values"], expected["pixel_values"])
+    compare("pixel_values", processor(image, return_tensors="pt")["pixel_values"], expected["pixel_values"])
     AutoImageProcessor.from_pretrained(folder, **TRUST)
-    answer = transformers.pipeline(model=folder, device="cpu", **TRUST)(picture)
-    if "segmentation" in answer and tuple(answer["segmentation"].shape) != (picture.height, picture.width):
+    answer = transformers.pipeline(model=folder, device="cpu", **TRUST)(image)
+    if "segmentation" in answer and tuple(answer["segmentation"].shape) != (image.height, image.width):
         sys.exit(f"the pipeline's mask has the shape {tuple(answer['segmentation'].shape)}")
     if not {"segmentation", "class_scores"} & set(answer):
         sys.exit(f"the pipeline answers {sorted(answer)}")
 
 
-def try_handler(folder: str, picture: Image.Image) -> None:
+def try_handler(folder: str, image: Image.Image) -> None:
     """As Inference Endpoints do: by its path, as the module `handler`."""
     spec = importlib.util.spec_from_file_location("handler", Path(folder) / "handler.py")
     handler = importlib.util.module_from_spec(spec)
@@ -69,7 +69,7 @@ def try_handler(folder: str, picture: Image.Image) -> None:
     spec.loader.exec_module(handler)
     endpoint = handler.EndpointHandler(folder)
     encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
+    image.save(encoded, "PNG")
     text = base64.b64encode(encoded.getvalue()).decode()
     for task in endpoint.tasks:
         answer = endpoint({"inputs": text, "parameters": {"task": task}})
@@ -82,7 +82,7 @@ def main(folder: str, expected_path: str) -> None:
     expected = load_file(expected_path)
     try_model(folder, expected)
     try_processor_and_pipeline(folder, expected)
-    try_handler(folder, Image.fromarray(expected["picture"].numpy()))
+    try_handler(folder, Image.fromarray(expected["image"].numpy()))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class ServerSettings:
     """What a server allows.
 
     Attributes:
-        limits: The largest picture.
+        limits: The largest image.
         waiting: Requests that may wait while one is being answered; more get 503.
         seconds: Time a request may take from its first byte to its answer; 408 while it is sent, 504 after.
         origins: Web pages that may ask: `"*"` or origins such as `http://localhost:3000`.
@@ -111,7 +111,7 @@ def answering(task: str) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         start = time.perf_counter()
         response = await outcome(request, task)
-        # The path alone: no query, no header, no body can hold a key or a picture that would end in a log.
+        # The path alone: no query, no header, no body can hold a key or an image that would end in a log.
         logger.info("POST %.80r %d %.3f s", request.url.path, response.status_code, time.perf_counter() - start)
         return response
 
@@ -161,7 +161,7 @@ async def answered(request: Request, task: str) -> Response:
                 return Response(done.body, media_type="application/json", headers=headers)
             if gone.done():
                 return Response(status_code=CLIENT_GONE)
-            raise RequestError(f"No answer within {settings.seconds:g} s; try again or send a smaller picture.", 504)
+            raise RequestError(f"No answer within {settings.seconds:g} s; try again or send a smaller image.", 504)
         finally:
             answer.cancel()
             gone.cancel()

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from ..handler import Limits, RequestError
 
 
-# Besides image/*: what the Python and JavaScript clients, browsers and curl send a picture or JSON as.
+# Besides image/*: what the Python and JavaScript clients, browsers and curl send an image or JSON as.
 CONTENT_TYPES = {
     "",
     "application/json",
@@ -18,13 +18,13 @@ CONTENT_TYPES = {
     "binary/octet-stream",
     "text/plain",
 }
-ROOM_FOR_PARAMETERS = 64 * 1024  # bytes beside the base64 picture
+ROOM_FOR_PARAMETERS = 64 * 1024  # bytes beside the base64 image
 DRAINED = 4  # times the limit: so much is read and thrown away, so that the sender gets to read the refusal
 DRAIN_SECONDS = 5
 
 
 def most_bytes(limits: Limits) -> int:
-    """The largest body: a picture of the largest size in base64, and parameters."""
+    """The largest body: an image of the largest size in base64, and parameters."""
     return -(-limits.max_bytes // 3) * 4 + ROOM_FOR_PARAMETERS
 
 
@@ -34,7 +34,7 @@ async def read_body(request: Request, most: int) -> bytes:
     Raises:
         RequestError: (413) it is longer.
     """
-    refusal = RequestError(f"The body is larger than {most / 2**20:.3g} MiB; send a smaller picture.", 413)
+    refusal = RequestError(f"The body is larger than {most / 2**20:.3g} MiB; send a smaller image.", 413)
     if int(request.headers.get("content-length", 0)) > DRAINED * most:
         raise refusal
     body, size = bytearray(), 0
@@ -64,14 +64,14 @@ def request_data(body: bytes, content_type: str, task: str) -> dict[str, Any]:
     """`inputs` and `parameters` of a request; `parameters.task` wins over the `task` of the route.
 
     Raises:
-        RequestError: (415) a content type no picture is sent as; (400) an empty body, or broken JSON.
+        RequestError: (415) a content type no image is sent as; (400) an empty body, or broken JSON.
     """
     kind = content_type.split(";")[0].strip().lower()
     if not kind.startswith("image/") and kind not in CONTENT_TYPES:
         raise RequestError(f"Content-Type {kind:.60} is not supported; send image/* or application/json.", 415)
     if not body:
-        raise RequestError("The body is empty; send the bytes of a picture, or JSON with inputs.")
-    # The widget sends pictures of unknown type as application/json, and clients send JSON without saying so.
+        raise RequestError("The body is empty; send the bytes of an image, or JSON with inputs.")
+    # The widget sends images of unknown type as application/json, and clients send JSON without saying so.
     if kind.startswith("image/") or body[:64].lstrip()[:1] not in (b"{", b"[", b'"'):
         return {"inputs": body, "parameters": {"task": task}}
     try:

@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.problems import BadInputError
 from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
+from ..errors import BadInputError, one_line
+from ..flags import Spellings, plain
+from ..heads import TASKS
 from ..options.evaluate import EvaluationOptions
 from ..options.evaluate import parse as parse_evaluation
-from ..options.parser import Spellings, plain
 from ..options.train import DataOptions, ModelOptions, add_own, find_recipe, is_recipe
 from ..options.train import parse as answer_help
-from .tasks import TASKS
 
 
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
@@ -87,7 +87,7 @@ class DataArguments(DataOptions):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def augmentation(self, modality: str | None) -> Augmentation:
-        """What may happen to a training picture of a kind: what was given, field by field, else the kind's own."""
+        """What may happen to a training image of a kind: what was given, field by field, else the kind's own."""
         return replace(default_augmentation(modality), **self.given_augmentation)
 
     def with_augmentation(self, modality: str | None) -> "DataArguments":
@@ -95,7 +95,7 @@ class DataArguments(DataOptions):
         return replace(self, **asdict(self.augmentation(modality)))
 
     def explain_augmentation(self, modality: str | None) -> str:
-        """One line for the log: what happens to training pictures, and why."""
+        """One line for the log: what happens to training images, and why."""
         given, names = self.given_augmentation, [one.name for one in fields(Augmentation)]
         reasons = [f"{', '.join(given)} as given"] if given else []
         if len(given) < len(names):
@@ -104,7 +104,7 @@ class DataArguments(DataOptions):
             else:
                 kind = "unknown" if modality is None else f"{modality}, for which there are no defaults"
                 cure = "" if modality else ", prepare the data with --modality or set them by flags"
-                reasons.append(f"{'else' if given else 'all'} off, since the kind of the pictures is {kind}{cure}")
+                reasons.append(f"{'else' if given else 'all'} off, since the kind of the images is {kind}{cure}")
         return f"Augmentation: {self.augmentation(modality)} ({'; '.join(reasons)})."
 
 
@@ -147,7 +147,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     Raises:
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
-    with _one_line():
+    with _named_bad_arguments():
         answer_help(arguments, None)
         parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
         add_own(parser)
@@ -178,7 +178,7 @@ def parse_evaluation_arguments(arguments: Sequence[str]) -> EvaluationArguments:
     Raises:
         BadInputError: a flag is unknown or missing, or a value is of no use.
     """
-    with _one_line():
+    with _named_bad_arguments():
         return EvaluationArguments(**vars(parse_evaluation(arguments)))
 
 
@@ -232,11 +232,11 @@ class _Parser(Spellings, HfArgumentParser):
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _named_bad_arguments() -> Iterator[None]:
     try:
         yield
     except (OSError, TypeError, ValueError) as error:
-        raise BadInputError(" ".join(str(error).split())) from error
+        raise BadInputError(one_line(error)) from error
 
 
 def _read_recipe(path: Path, names: Mapping[str, str]) -> dict[str, Any]:

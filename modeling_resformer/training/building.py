@@ -15,13 +15,12 @@ from .. import ResFormerConfig, ResFormerImageProcessor
 from ..data.class_weights import balanced_class_weights
 from ..data.collation import MultiTaskCollator
 from ..data.prepared import PreparedDataset
-from ..data.problems import BadInputError
+from ..errors import BadInputError, named_load_failure, one_line
+from ..evaluation.row_statistics import EvaluationMetrics
+from ..heads import TASKS, Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments
-from .compute_metrics import EvaluationMetrics
-from .loading import named_failure
 from .starting import start_from_checkpoint
-from .tasks import TASKS, Task, task_named
 
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
     config = _build_config(arguments.model_name_or_path, settings)
     if arguments.model_name_or_path is not None:
         before = _load_config(arguments.model_name_or_path)
-        with named_failure("--model", arguments.model_name_or_path, CHECKPOINT):
+        with named_load_failure("--model", arguments.model_name_or_path, CHECKPOINT):
             return start_from_checkpoint(task.model_class, arguments.model_name_or_path, config, before)
     with _config_failure():
         return task.model_class(config)
@@ -86,7 +85,7 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
     Raises:
         BadInputError: there is no such checkpoint, or its class has no task.
     """
-    with named_failure("--model", name_or_path, CHECKPOINT):
+    with named_load_failure("--model", name_or_path, CHECKPOINT):
         config = _load_config(name_or_path)
         saved_from = (config.architectures or [TASKS["multi_task"].model_class.__name__])[0]
         model_class = task_named(saved_from).model_class if task is None else TASKS[task].model_class
@@ -98,7 +97,7 @@ def build_image_processor(name_or_path: str | None, image_size: int | None) -> R
     settings = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     if name_or_path is None:
         return ResFormerImageProcessor(**settings)
-    with named_failure("--model", name_or_path, CHECKPOINT):
+    with named_load_failure("--model", name_or_path, CHECKPOINT):
         return ResFormerImageProcessor.from_pretrained(name_or_path, **settings)
 
 
@@ -163,11 +162,11 @@ def _config_failure() -> Iterator[None]:
     except BadInputError:
         raise
     except (ValueError, StrictDataclassError) as error:
-        raise BadInputError(f"--config: {' '.join(str(error).split())}") from error
+        raise BadInputError(f"--config: {one_line(error)}") from error
 
 
 def _load_config(name_or_path: str, **settings: Any) -> ResFormerConfig:
-    with named_failure("--model", name_or_path, CHECKPOINT):
+    with named_load_failure("--model", name_or_path, CHECKPOINT):
         found, _ = ResFormerConfig.get_config_dict(name_or_path)
     if found.get("model_type") != ResFormerConfig.model_type:
         raise BadInputError(f"--model {name_or_path} is a {found.get('model_type')!r} model; expected {CHECKPOINT}.")

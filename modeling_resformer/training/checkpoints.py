@@ -25,18 +25,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ..data.problems import BadInputError
-from ..data.write_failures import is_write_failure
+from ..errors import BadInputError, CheckpointWriteError, is_write_failure, one_line
 
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
 MANIFEST = "manifest.json"
-
-
-class CheckpointWriteError(OSError):
-    """A checkpoint or a saved model cannot be written. The message is one line: where, why, and the cure."""
 
 
 def checkpoints_in(run: Path) -> list[Path]:
@@ -219,7 +214,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
 
 
 @contextmanager
-def named_write_failure(what: str, run: Path) -> Iterator[None]:
+def named_checkpoint_failure(what: str, run: Path) -> Iterator[None]:
     """Raises `CheckpointWriteError` in place of what torch, safetensors and the system say when a disk is full.
 
     Args:
@@ -238,7 +233,7 @@ def named_write_failure(what: str, run: Path) -> Iterator[None]:
         held = checkpoints_in(run)
         left = f" from {held[-1].name}, which is whole" if held else ""
         raise CheckpointWriteError(
-            f"{run}: {what} cannot be written ({' '.join(str(error).split())}); {_free_megabytes(run)} MB are free on "
+            f"{run}: {what} cannot be written ({one_line(error)}); {_free_megabytes(run)} MB are free on "
             f"that disk. Make room there, and go on by --resume_from_checkpoint true{left}."
         ) from error
 

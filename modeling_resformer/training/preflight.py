@@ -1,6 +1,6 @@
 """Whether a run fits into the memory that is free, and how long it will take, before its first step.
 
-A training step on one image and on two is measured (`measuring.py`), and scaled to the batch and to the length of the run:
+A training step on one image and on two is measured (`image_cost.py`), and scaled to the batch and to the length of the run:
 in this process where the run is small by a rule of thumb, else in one of its own, which may run out of memory.
 """
 
@@ -21,9 +21,9 @@ import psutil
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
-from ..data.problems import BadInputError
-from .measuring import Stage, Workload, measure
-from .tasks import TASKS
+from ..errors import BadInputError
+from ..heads import TASKS
+from .image_cost import Stage, Workload, measure
 from .trainer import ResFormerTrainer
 
 
@@ -51,17 +51,17 @@ class Plan:
     """What one process will do.
 
     Attributes:
-        batch, evaluation_batch: pictures of one forward pass in training and in evaluation.
+        batch, evaluation_batch: images of one forward pass in training and in evaluation.
         accumulation: batches of one step.
-        images, epochs: of the training part, and how often each is learned from.
-        training_pictures, evaluated_pictures: passed through the network in the whole run.
+        images, epochs: of the training split, and how often each is learned from.
+        training_images, evaluated_images: passed through the network in the whole run.
         local_processes: on this machine, each doing the same.
         parameters: of the model.
         averaged: whether a second copy of the weights is kept.
-        pixels: of a picture.
+        pixels: of an image.
         width: channels of the first level.
         workers: data-loading processes.
-        data_seconds: to read, augment and collate one picture.
+        data_seconds: to read, augment and collate one image.
     """
 
     batch: int
@@ -69,8 +69,8 @@ class Plan:
     accumulation: int
     images: int
     epochs: float
-    training_pictures: int
-    evaluated_pictures: int
+    training_images: int
+    evaluated_images: int
     local_processes: int
     parameters: int
     averaged: bool
@@ -87,12 +87,12 @@ class Estimate:
     Attributes:
         seconds: from the first step to the last evaluation; None if it was not measured.
         memory: bytes for all local processes on a CPU, for one on its GPU; None if it was not measured.
-        one_picture: the same at batch size 1.
+        one_image: the same at batch size 1.
     """
 
     seconds: float | None
     memory: int | None
-    one_picture: int | None = None
+    one_image: int | None = None
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def make_plan(trainer: ResFormerTrainer) -> Plan:
         accumulation=args.gradient_accumulation_steps,
         images=rows,
         epochs=epochs,
-        training_pictures=math.ceil(epochs * rows / args.world_size),
-        evaluated_pictures=math.ceil(evaluations(args.eval_strategy, args.eval_steps, epochs, steps))
+        training_images=math.ceil(epochs * rows / args.world_size),
+        evaluated_images=math.ceil(evaluations(args.eval_strategy, args.eval_steps, epochs, steps))
         * math.ceil(held_out / args.world_size),
         local_processes=local_processes(args.world_size),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -186,7 +186,7 @@ def make_workload(trainer: ResFormerTrainer) -> Workload:
 
 
 def evaluations(strategy: IntervalStrategy, eval_steps: float | None, epochs: float, steps: int) -> float:
-    """How often the validation part is evaluated."""
+    """How often the validation split is evaluated."""
     if strategy == IntervalStrategy.NO:
         return 0
     if strategy == IntervalStrategy.EPOCH or not eval_steps:
@@ -200,7 +200,7 @@ def local_processes(world_size: int) -> int:
 
 
 def reading_seconds(trainer: ResFormerTrainer) -> float:
-    """Seconds to read, augment and collate one training picture: the median of some, once files are open."""
+    """Seconds to read, augment and collate one training image: the median of some, once files are open."""
     rows, spent = trainer.train_dataset, []
     for position in range(5):
         started = time.perf_counter()
@@ -213,8 +213,8 @@ def is_small(plan: Plan, free: float, on_gpu: bool) -> bool:
     """Whether a rule of thumb says so, with a margin of several times."""
     activations = BYTES_A_CHANNEL * plan.pixels * plan.width * plan.batch
     memory = (BYTES_A_PARAMETER * plan.parameters + activations) * plan.local_processes
-    pictures = plan.training_pictures + plan.evaluated_pictures / 3
-    seconds = pictures * (SECONDS_A_PARAMETER * plan.parameters * plan.pixels + plan.data_seconds)
+    images = plan.training_images + plan.evaluated_images / 3
+    seconds = images * (SECONDS_A_PARAMETER * plan.parameters * plan.pixels + plan.data_seconds)
     return memory < MODEST_SHARE * free and (seconds < QUICK_SECONDS or (on_gpu and seconds < 20 * QUICK_SECONDS))
 
 
@@ -241,7 +241,7 @@ def run_measurement(workload: Workload) -> Measurement:
     alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS_VARIABLES}
     package = str(Path(__file__).resolve().parents[2])
     alone["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", f"{__package__}.measuring"]
+    command = [sys.executable, "-m", f"{__package__}.image_cost"]
     given = json.dumps(asdict(workload))
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=TIMEOUT_SECONDS)
@@ -271,14 +271,14 @@ def scale(plan: Plan, stages: Sequence[Stage]) -> Estimate:
     if "step" not in found:
         return Estimate(None, None)
     start, forward, one, two = (found.get(name) for name in ("start", "forward", "step", "step_of_two"))
-    # What a further picture of a batch costs; on a busy machine the difference of two timings may be anything.
+    # What a further image of a batch costs; on a busy machine the difference of two timings may be anything.
     further = one.seconds if two is None else min(max(two.seconds - one.seconds, one.seconds / 4), one.seconds)
-    training = plan.training_pictures / plan.batch * (one.seconds + further * (plan.batch - 1))
+    training = plan.training_images / plan.batch * (one.seconds + further * (plan.batch - 1))
     reading = plan.data_seconds
-    evaluating = plan.evaluated_pictures * forward.seconds
-    pictures = plan.training_pictures + plan.evaluated_pictures
+    evaluating = plan.evaluated_images * forward.seconds
+    images = plan.training_images + plan.evaluated_images
     # Workers read while the network computes.
-    waiting = max(0.0, pictures * reading / plan.workers - training) if plan.workers else pictures * reading
+    waiting = max(0.0, images * reading / plan.workers - training) if plan.workers else images * reading
     seconds = training + evaluating + waiting
     if one.peak is None:
         return Estimate(seconds, None)
@@ -322,10 +322,10 @@ def shortage(plan: Plan, estimate: Estimate, measurement: Measurement, free: int
     else:
         return None
     cures = []
-    if plan.batch > 1 and estimate.one_picture is not None and estimate.one_picture < free:
-        per_picture = (estimate.memory - estimate.one_picture) / (plan.batch - 1)
-        most = int(1 + (free - estimate.one_picture) * 0.9 / max(per_picture, 1))
-        # A divisor, so that a step still learns from as many pictures.
+    if plan.batch > 1 and estimate.one_image is not None and estimate.one_image < free:
+        per_image = (estimate.memory - estimate.one_image) / (plan.batch - 1)
+        most = int(1 + (free - estimate.one_image) * 0.9 / max(per_image, 1))
+        # A divisor, so that a step still learns from as many images.
         fitting = max(size for size in range(1, plan.batch) if plan.batch % size == 0 and size <= most)
         cures.append(
             f"--per_device_train_batch_size {fitting} with --gradient_accumulation_steps "

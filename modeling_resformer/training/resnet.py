@@ -12,9 +12,8 @@ from torch import nn
 from transformers import AutoConfig, ResNetConfig, ResNetModel
 
 from ..configuration_resformer import ResFormerConfig
-from ..data.problems import BadInputError
+from ..errors import BadInputError, named_load_failure
 from ..modeling_resformer import ResFormerEncoder, ResFormerPreTrainedModel, first_not_finite
-from .loading import named_failure
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ def fill_from_resnet(model: ResFormerPreTrainedModel, name_or_path: str) -> Fill
 
 def _load_resnet(name_or_path: str, config: ResFormerConfig) -> ResNetModel:
     flag, expected = "--init_resnet", "folder or Hub id of a transformers ResNet such as microsoft/resnet-34"
-    with named_failure(flag, name_or_path, expected):
+    with named_load_failure(flag, name_or_path, expected):
         found = AutoConfig.from_pretrained(name_or_path)
     _check_fit(name_or_path, found, config)
-    with named_failure(flag, name_or_path, expected):
+    with named_load_failure(flag, name_or_path, expected):
         resnet = ResNetModel.from_pretrained(name_or_path, dtype=torch.float32)
     damaged = first_not_finite(resnet)
     if damaged is not None:

@@ -32,14 +32,16 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from ..data.problems import BadInputError
+from ..data.rows import EpochSampler
+from ..errors import BadInputError
+from ..files import whole_file
 from .checkpoints import (
     UNFINISHED,
     check_settings,
     checkpoints_in,
     clean_up,
     discard,
-    named_write_failure,
+    named_checkpoint_failure,
     newest_whole,
     problem_of,
     publish,
@@ -47,7 +49,6 @@ from .checkpoints import (
     write_manifest,
 )
 from .ema import WeightAverage
-from .rows import EpochSampler
 
 
 logger = logging.getLogger(__name__)
@@ -277,7 +278,7 @@ class ResumableTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
             return
         folder = Path(output_dir or self.args.output_dir)
-        with named_write_failure("the model", folder):
+        with named_checkpoint_failure("the model", folder):
             unfinished = folder / UNFINISHED / "model"
             super().save_model(str(unfinished), _internal_call=True)
             self.accelerator.wait_for_everyone()
@@ -293,10 +294,8 @@ class ResumableTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         run = Path(self.args.output_dir)
-        with named_write_failure(TRAINER_STATE, run):
-            beside = run / f"{TRAINER_STATE}.partial"
-            self.state.save_to_json(str(beside))
-            beside.replace(run / TRAINER_STATE)
+        with named_checkpoint_failure(TRAINER_STATE, run), whole_file(run / TRAINER_STATE) as partial:
+            self.state.save_to_json(str(partial))
 
     def _get_output_dir(self, trial: Any) -> str:
         run = super()._get_output_dir(trial)
@@ -305,7 +304,7 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial))
         checkpoint = run / f"checkpoint-{self.state.global_step}"
-        with named_write_failure(checkpoint.name, run):
+        with named_checkpoint_failure(checkpoint.name, run):
             self._unfinished = run / UNFINISHED
             try:
                 with self.averaged_weights():
@@ -367,7 +366,7 @@ class ResumableTrainer(Trainer):
         fixed = {
             "training rows": len(rows),
             "checksum of their cases": crc32("\n".join(rows.rows["case_id"]).encode()),
-            "pictures a step (processes x batch size x accumulation)": (
+            "images a step (processes x batch size x accumulation)": (
                 args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
             ),
             "model": type(model).__name__,
@@ -377,7 +376,7 @@ class ResumableTrainer(Trainer):
         noted = {
             "processes": args.world_size,
             "augmentation": repr(rows.augmentation),
-            "picture size": str(getattr(self.processing_class, "size", None)),
+            "image size": str(getattr(self.processing_class, "size", None)),
             "ema_decay": None if self.average is None else self.average.decay,
             "CPU threads": torch.get_num_threads() if args.device.type == "cpu" else None,
             "torch": str(torch.__version__),
@@ -410,7 +409,7 @@ class ResumableTrainer(Trainer):
         if self.args.metric_for_best_model.removeprefix("eval_") not in names:
             known = sorted(name for name in names if not name.endswith(("runtime", "_per_second", "_time")))
             raise BadInputError(
-                f"--metric_for_best_model is {self.args.metric_for_best_model!r}, which the validation part does not "
+                f"--metric_for_best_model is {self.args.metric_for_best_model!r}, which the validation split does not "
                 f"give; expected one of {', '.join(known)}."
             )
 

@@ -25,7 +25,7 @@
 
 A run that was resumed adds up the time of all its `starts`; what a kill threw away after the last checkpoint is not
 counted. `commit` and `modified` are null where the code is not run from a git checkout. `batch_size` counts all processes
-and accumulated micro-batches; `rows` are those of the training part that are annotated for the task. `selected` is null where the weights are simply the last. Paths, the names of users and
+and accumulated micro-batches; `rows` are those of the training split that are annotated for the task. `selected` is null where the weights are simply the last. Paths, the names of users and
 machines, and tokens stay out: of a path only the last part is kept, and arguments that are paths are no settings.
 """
 
@@ -53,8 +53,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from .. import __version__
 from ..data.columns import class_names
 from ..data.prepared import PreparedDataset
+from ..files import write_whole
 from .arguments import TRAINING_DEFAULTS, DataArguments, ModelArguments
-from .results import replace_text
 
 
 LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "numpy", "pillow")
@@ -152,7 +152,7 @@ def write_run_record(
         },
         "dataset": describe_dataset(prepared, str(data_args.dataset)),
     }
-    replace_text(Path(args.output_dir) / "run.json", json.dumps(record, indent=2) + "\n")
+    write_whole(Path(args.output_dir) / "run.json", json.dumps(record, indent=2) + "\n")
 
 
 def settings_of(
@@ -202,7 +202,7 @@ def library_versions() -> dict[str, str]:
 
 
 def selection(args: TrainingArguments, state: TrainerState) -> dict[str, Any] | None:
-    """Which weights were kept and by which score on the validation part; None for the last ones."""
+    """Which weights were kept and by which score on the validation split; None for the last ones."""
     if not args.load_best_model_at_end or state.best_metric is None:
         return None
     name = args.metric_for_best_model

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.problems import BadInputError
+from ..errors import BadInputError
 
 
 MASK_COLUMNS = {
@@ -62,7 +62,7 @@ def summarise_seeds(runs: Mapping[int, Path], failed: Sequence[int] = ()) -> dic
         failed: seeds whose runs did not finish.
 
     Raises:
-        BadInputError: the runs differ in more than their seed, or were evaluated on other pictures.
+        BadInputError: the runs differ in more than their seed, or were evaluated on other images.
     """
     results = {seed: _read(folder / "results.json") for seed, folder in runs.items()}
     records = {seed: _read(folder / "run.json") for seed, folder in runs.items()}
@@ -124,7 +124,7 @@ def _tables(summary: Mapping[str, Any], style: Style, plus_minus: str) -> list[t
             for group, scores in groups.items()
             for class_name, keys in _keys_by_class(summary["model"], names).items()
         ]
-        tables.append(([summary["group_by"] or "part", "class", *(columns[name] for name in names)], rows))
+        tables.append(([summary["group_by"] or "split", "class", *(columns[name] for name in names)], rows))
     return tables
 
 
@@ -206,7 +206,7 @@ def _caption(summary: Mapping[str, Any], style: Style) -> str:
     failed = f"; failed: {', '.join(map(str, summary['failed']))}" if summary["failed"] else ""
     return (
         f"Mean and standard deviation (n - 1) over {len(summary['seeds'])} seeds "
-        f"({', '.join(map(str, summary['seeds']))}{failed}), {unit}, {summary['images']} {summary['split']} pictures of "
+        f"({', '.join(map(str, summary['seeds']))}{failed}), {unit}, {summary['images']} {summary['split']} images of "
         f"{summary['cases']} cases."
     )
 

@@ -10,18 +10,15 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
-from .compute_metrics import row_statistics
+from ..errors import NonFiniteLossError
+from ..evaluation.row_statistics import row_statistics
+from ..heads import task_named
 from .progress import ProgressLines
 from .resuming import ResumableTrainer
-from .tasks import task_named
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss or an output is NaN or infinite. The message is one line: where, in which cases, and the cure."""
 
 
 class ResFormerTrainer(ResumableTrainer):
-    """A Trainer for the three classes of `tasks.py`, whose runs can be killed and resumed.
+    """A Trainer for the three classes of `heads.py`, whose runs can be killed and resumed.
 
     `train_dataset` is a `TrainingRows`, `eval_dataset` an `EvaluationRows`, `data_collator` a `MultiTaskCollator`,
     `processing_class` the image processor and `compute_metrics` an `EvaluationMetrics`.
@@ -83,7 +80,7 @@ class ResFormerTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
-        """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation part for any."""
+        """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation split for any."""
         if eval_dataset is None or eval_dataset is self.eval_dataset:
             return super().get_eval_dataloader()
         return self.get_test_dataloader(eval_dataset)

@@ -1,0 +1,258 @@
+"""A whole run of `scripts/predict.py`: inputs to cases, what is left of them to do, and the tables of all."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..errors import BadInputError
+from .case_loop import Inline, Problem, Run, units_of
+from .cases import Case, VolumeCase, dataset_cases, find_cases
+from .journal import Journal, Record, prepare_output
+from .predictor import Predictor, load_pipeline
+from .processes import Processes
+from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_sheet
+from .result_tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
+
+
+MOST_WORKERS = 8
+SHOWN_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for, as `scripts/predict.py` takes it.
+
+    Attributes:
+        model, revision: folder or Hub id.
+        inputs: files, folders and patterns; empty where `dataset` (a prepared dataset) and `split` are given.
+        output: folder to write; `overwrite` removes the predictions in it.
+        threshold: decision threshold on the class scores; the checkpoint's own where None.
+        tta: flips to average over, or False.
+        draw: whether to draw overlays, sheets and en-face views.
+        batch_size: images a forward pass.
+        cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
+    """
+
+    model: str
+    output: Path
+    revision: str | None = None
+    inputs: tuple[str, ...] = ()
+    dataset: str | None = None
+    split: str = "test"
+    overwrite: bool = False
+    threshold: float | None = None
+    tta: str | bool = False
+    draw: bool = True
+    batch_size: int = 8
+    cpu_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        rows: of images and of slices.
+        volumes: a row for each volume.
+        done_now, seconds: rows and time of this call alone.
+        files: that were written for the whole run.
+        problems: what could not be done.
+    """
+
+    rows: list[Row]
+    volumes: list[Row]
+    done_now: int
+    seconds: float
+    files: list[Path]
+    problems: list[Problem]
+
+    def text(self) -> str:
+        in_volumes = {volume["source"] for volume in self.volumes}
+        images = [row for row in self.rows if row["source"] not in in_volumes]
+        lines = [
+            *first_lines(images, image_line, "predictions.csv"),
+            *first_lines(self.volumes, volume_line, "volumes.csv"),
+            *map(str, self.files),
+        ]
+        rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
+        lines.append(
+            f"{len(self.rows)} images and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
+            f"{len(self.problems)} problems"
+        )
+        return printable("\n".join(lines) + "\n")
+
+
+def first_lines(rows: Sequence[Row], line: Callable[[Row], str], table: str) -> list[str]:
+    """A line for each of the first rows, and where the others stand."""
+    more = len(rows) - SHOWN_ROWS
+    return [*map(line, rows[:SHOWN_ROWS]), *([f"... and {more} more in {table}"] if more > 0 else [])]
+
+
+def image_line(row: Row) -> str:
+    scores = [f"{name.removeprefix('score_')} {row[name]:.2f}" for name in row if name.startswith("score_")]
+    return f"{row.get('overlay') or row['source']}: {', '.join(scores)}"
+
+
+def volume_line(row: Row) -> str:
+    """What a row of `volumes.csv` says of each class: slices and mm3 (voxels where the spacing is unknown), or the scores."""
+    found = []
+    for name in names_after("slices_affected_", row):
+        mm3 = row[f"volume_mm3_{name}"]
+        size = f"{row[f'voxels_{name}']} voxels" if mm3 is None else f"{mm3:.3g} mm3"
+        found.append(f"{name} in {row[f'slices_affected_{name}']} of {row['slices']} slices, {size}")
+    if not found:
+        found = [
+            f"{name} in {row[f'slices_labelled_{name}']} of {row['slices']} slices, "
+            f"highest score {row[f'highest_score_{name}']:.2f}"
+            for name in names_after("highest_score_", row)
+        ]
+    return f"{row.get('sheet') or row.get('mask') or row['source']}: {'; '.join(found)}"
+
+
+def names_after(prefix: str, row: Row) -> list[str]:
+    return [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+
+
+def predict(request: Request, processes: Processes) -> Summary:
+    """Does this process's part of a run; the first process also writes the tables.
+
+    Raises:
+        BadInputError, FileNotFoundError: the request cannot be met.
+        OutputError: a result cannot be written; what is finished is kept.
+    """
+    journal = Journal(request.output, processes.rank)
+    known = {} if request.overwrite else {source: one["name"] for source, one in journal.finished().items()}
+    cases = (
+        find_cases(request.inputs, known) if request.inputs else dataset_cases(request.dataset, request.split, known)
+    )
+    check_flips(request.tta, cases)
+    pipe = load_pipeline(request.model, request.revision, processes.device)
+    predictor = Predictor(pipe, request.threshold, request.tta)
+    with processes.together():
+        if processes.is_first:
+            settings = {**predictor.settings(), "overlays": request.draw}
+            prepare_output(request.output, settings, request.overwrite)
+    with (
+        processes.together()
+    ):  # nobody starts before all have seen the same journal, from which the work is shared out
+        stamps = {case.source: case.stamp() for case in cases}
+        before = set(finished(journal, cases, stamps))
+    started = time.monotonic()
+    with processes.together():
+        problems = run_share(request, processes, predictor, journal, cases, before, stamps)
+    problems = processes.gather(problems)
+    seconds = time.monotonic() - started
+    if not processes.is_first:
+        return Summary([], [], 0, seconds, [], problems)
+    order = {case.source: number for number, case in enumerate(cases)}
+    problems.sort(key=lambda problem: order[problem["source"]])
+    records = finished(journal, cases, stamps)
+    files = write_results(request, predictor, records, problems)
+    rows = [row for record in records.values() for row in record["rows"]]
+    volumes = [record["volume"] for record in records.values() if "volume" in record]
+    done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
+    return Summary(rows, volumes, done_now, seconds, files, problems)
+
+
+def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
+    """Refuses to turn B-scans upside down.
+
+    Raises:
+        BadInputError: naming the first volume.
+    """
+    if tta != "both":
+        return
+    for case in cases:
+        if isinstance(case, VolumeCase) or case.slice_index > 0:
+            raise BadInputError(
+                f"--tta both: {case.source} belongs to a volume, and slices have an up and a down; use --tta horizontal"
+            )
+
+
+def finished(journal: Journal, cases: Sequence[Case], stamps: dict[str, list[int]]) -> dict[str, Record]:
+    """Records of the finished cases, in the order of the cases."""
+    records = journal.finished()
+    return {
+        case.source: records[case.source]
+        for case in cases
+        if journal.is_finished(records.get(case.source), stamps[case.source])
+    }
+
+
+def run_share(
+    request: Request,
+    processes: Processes,
+    predictor: Predictor,
+    journal: Journal,
+    cases: Sequence[Case],
+    before: set[str],
+    stamps: dict[str, list[int]],
+) -> list[Problem]:
+    """Predicts this process's share of what is left; returns what could not be done."""
+    left = [unit for unit in units_of(cases, request.batch_size) if any(case.source not in before for case in unit)]
+    share = processes.share(left)
+    todo = {case.source: stamps[case.source] for unit in share for case in unit if case.source not in before}
+    workers = worker_count(request.cpu_threads)
+    with (
+        pool_of(workers) as pool,
+        logging_redirect_tqdm(),
+        # None: no bar where no terminal redraws it, which would put the next message on its line.
+        tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
+    ):
+        run = Run(predictor, journal, todo, pool, workers, request.batch_size, request.draw, bar)
+        try:
+            run.do(share)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return run.problems
+
+
+def worker_count(cpu_threads: int | None) -> int:
+    """Threads that read and write beside the forward pass; none where a process may use one thread only."""
+    # Of the cores this process may use, where the system can tell.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    wanted = cpu_threads or max(share, 2)
+    return 0 if wanted == 1 else min(wanted, MOST_WORKERS)
+
+
+def pool_of(workers: int) -> Executor:
+    return ThreadPoolExecutor(workers) if workers else Inline()
+
+
+def write_results(
+    request: Request, predictor: Predictor, records: dict[str, Record], problems: list[Problem]
+) -> list[Path]:
+    """Writes tables, sheet and problems from the records alone, so that a resumed run leaves what one run would have."""
+    output, classes = request.output, predictor.classes
+    rows = [row for record in records.values() for row in record["rows"]]
+    volumes = [record["volume"] for record in records.values() if "volume" in record]
+    written = write_tables(output / "predictions", prediction_columns(classes), rows)
+    if volumes:
+        written += write_tables(output / "volumes", volume_columns(classes), volumes)
+    drawn = [row for row in rows if row.get("overlay")]
+    if drawn:
+        written.append(write_drawn(output, drawn, predictor))
+    (output / "problems.json").unlink(missing_ok=True)
+    if problems:
+        shown = [{name: printable(text) for name, text in problem.items()} for problem in problems]
+        written.append(write_json(output / "problems.json", shown))
+    return written
+
+
+def write_drawn(output: Path, drawn: Sequence[Row], predictor: Predictor) -> Path:
+    """Writes the sheet of the first of the rows that have an overlay."""
+    shown = drawn[:SHEET_IMAGES]
+    said = [said_of(row, predictor.classes.image) for row in shown]
+    most = max(map(len, said))
+    tiles = [
+        sheet_tile(output / row["overlay"], (row["width"], row["height"]), lines, most)
+        for row, lines in zip(shown, said, strict=True)
+    ]
+    return write_sheet(output / "sheet.png", tiles, predictor.mask_class_names, len(drawn))

@@ -1,0 +1,170 @@
+"""One image's cost. In a process of its own its memory goes away with it, and a kill there kills nobody else.
+
+    python -m modeling_resformer.training.image_cost < workload.json
+
+Reads a `Workload` as JSON and writes one JSON line for each stage that it lived to see, see `Stage`.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration_resformer import ResFormerConfig
+from ..heads import TASKS, Task
+
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+SLOW_SECONDS = 10.0  # a step that takes longer is not measured at batch size 2
+VERY_SLOW_SECONDS = 60.0  # nor repeated
+ENOUGH_SECONDS = 3.0
+QUICK_SECONDS = 2.0  # all of these where the measurement shall be quick
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured.
+
+    Attributes:
+        task: a key of `TASKS`.
+        config: the model's config as a dictionary.
+        size: height and width of the images in pixels.
+        device: torch device.
+        threads: of torch on the CPU.
+        autocast: `bfloat16`, `float16` or None.
+        checkpointing: recompute activations in the backward pass.
+        quick: repeat as little as may be.
+    """
+
+    task: str
+    config: dict[str, Any]
+    size: tuple[int, int]
+    device: str
+    threads: int
+    autocast: str | None = None
+    checkpointing: bool = False
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One measurement.
+
+    Attributes:
+        name: `start`, `forward`, `step` (a training step on one image) or `step_of_two`.
+        seconds: of the fastest repetition.
+        peak: most memory in bytes up to here: of the process on a CPU, of torch's allocator on a GPU, None elsewhere.
+        free: bytes free on the GPU at the start; None elsewhere.
+    """
+
+    name: str
+    seconds: float
+    peak: int | None
+    free: int | None = None
+
+
+def measure(workload: Workload) -> Iterator[Stage]:
+    """The stages one after the other, each needing more memory than the one before."""
+    torch.set_num_threads(workload.threads)
+    device = torch.device(workload.device)
+    yield Stage("start", 0.0, peak_memory(device), torch.cuda.mem_get_info(device)[0] if is_cuda(device) else None)
+    task = TASKS[workload.task]
+    model = task.model_class(ResFormerConfig.from_dict(workload.config)).to(device)
+    if workload.checkpointing:
+        model.gradient_checkpointing_enable()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def forward() -> None:
+        with torch.no_grad(), autocast(workload, device):
+            model.eval()(**make_batch(task, model.config, 1, workload.size, device))
+
+    def step(images: int) -> None:
+        with autocast(workload, device):
+            output = model.train()(**make_batch(task, model.config, images, workload.size, device))
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    yield Stage("forward", timed(forward, device, workload.quick), peak_memory(device))
+    seconds = timed(lambda: step(1), device, workload.quick)
+    yield Stage("step", seconds, peak_memory(device))
+    if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
+        yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick), peak_memory(device))
+
+
+def make_batch(
+    task: Task, config: ResFormerConfig, images: int, size: tuple[int, int], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """(images, C, H, W) noise with random labels, under the names that the task's model takes."""
+    masks = torch.randint(0, len(config.mask_class_names), (images, *size), device=device)
+    labels = torch.randint(0, 2, (images, len(config.image_class_names)), device=device).float()
+    pixels = torch.randn(images, config.num_channels, *size, device=device)
+    return task.forward_arguments({"pixel_values": pixels, "mask_labels": masks, "class_labels": labels})
+
+
+def autocast(workload: Workload, device: torch.device) -> torch.autocast | nullcontext:
+    if workload.autocast is None:
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, workload.autocast))
+
+
+def timed(run: Callable[[], None], device: torch.device, quick: bool = False) -> float:
+    """Seconds of the fastest repetition after the first, which also chooses kernels and fills caches.
+
+    The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow; if it shall be
+    `quick`, one at most.
+    """
+    enough, slow = (0.0, QUICK_SECONDS) if quick else (ENOUGH_SECONDS, VERY_SLOW_SECONDS)
+    spent: list[float] = []
+    while len(spent) < 2 or (len(spent) < 6 and sum(spent) < enough):
+        started = time.perf_counter()
+        run()
+        if is_cuda(device):
+            torch.cuda.synchronize(device)
+        spent.append(time.perf_counter() - started)
+        if spent[0] > slow:
+            break
+    return min(spent[1:] or spent)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes, see `Stage.peak`."""
+    if is_cuda(device):
+        return torch.cuda.max_memory_reserved(device)
+    if device.type != "cpu":
+        return None
+    with suppress(OSError):  # Linux; getrusage would count what the parent process held when it forked
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def main() -> None:
+    with suppress(OSError):  # should the memory run out, it is this process that the kernel stops
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    logging.disable(logging.WARNING)
+    for stage in measure(Workload(**json.load(sys.stdin))):
+        sys.stdout.write(json.dumps(asdict(stage)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
