@@ -75,52 +75,6 @@ class ResFormerMultiTaskOutput(ModelOutput):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Gradient checkpointing
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class FirstRun:
-    """Passed along with a call, tells its first run from a recomputation, which sees the same object again."""
-
-    def __init__(self) -> None:
-        self.is_over = False
-
-
-@contextmanager
-def kept_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
-    """Lets batch norms inside `module` run on clones of their buffers, so that running statistics stay as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
-            norm._buffers.update(buffers)
-
-
-class ResFormerCheckpointedLayer(GradientCheckpointingLayer):
-    """A layer with batch norms that gradient checkpointing may run twice and whose statistics move once."""
-
-    def forward(self, hidden_states: torch.Tensor, first_run: FirstRun | None = None, **options: bool) -> Any:
-        if first_run is None or not first_run.is_over:
-            if first_run is not None:
-                first_run.is_over = True
-            return self.compute(hidden_states, **options)
-        with kept_batch_norm_statistics(self):
-            return self.compute(hidden_states, **options)
-
-    def compute(self, hidden_states: torch.Tensor, **options: bool) -> Any:
-        """What the layer does; `forward` decides on the batch-norm statistics."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
-
-    def new_run(self) -> FirstRun | None:
-        """A fresh token for one call, where it can be run again."""
-        return FirstRun() if self.gradient_checkpointing and self.training else None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Encoder: ResNet part
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -377,6 +331,52 @@ class ResFormerSwinLayer(nn.Module):
         hidden_states = hidden_states + self.drop_path(self.dropout(context))
         update = self.feed_forward(self.feed_forward_norm(hidden_states))
         return hidden_states + self.drop_path(self.dropout(update)), probabilities
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gradient checkpointing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FirstRun:
+    """Passed along with a call, tells its first run from a recomputation, which sees the same object again."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+
+@contextmanager
+def kept_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
+    """Lets batch norms inside `module` run on clones of their buffers, so that running statistics stay as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
+
+
+class ResFormerCheckpointedLayer(GradientCheckpointingLayer):
+    """A layer with batch norms that gradient checkpointing may run twice and whose statistics move once."""
+
+    def forward(self, hidden_states: torch.Tensor, first_run: FirstRun | None = None, **options: bool) -> Any:
+        if first_run is None or not first_run.is_over:
+            if first_run is not None:
+                first_run.is_over = True
+            return self.compute(hidden_states, **options)
+        with kept_batch_norm_statistics(self):
+            return self.compute(hidden_states, **options)
+
+    def compute(self, hidden_states: torch.Tensor, **options: bool) -> Any:
+        """What the layer does; `forward` decides on the batch-norm statistics."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+
+    def new_run(self) -> FirstRun | None:
+        """A fresh token for one call, where it can be run again."""
+        return FirstRun() if self.gradient_checkpointing and self.training else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

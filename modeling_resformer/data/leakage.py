@@ -230,7 +230,12 @@ def write_matches(matches: Sequence[Match], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["kind", "is_leak", "distance", *(f"{side}_{name}" for side in ("first", "second") for name in fields.values())]
+            [
+                "kind",
+                "is_leak",
+                "distance",
+                *(f"{side}_{name}" for side in ("first", "second") for name in fields.values()),
+            ]
         )
         for match in matches:
             places = [asdict(place)[name] for place in (match.first, match.second) for name in fields]
