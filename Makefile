@@ -13,10 +13,11 @@ BIN := $(VENV)/bin
 CHOICE := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS),--upgrade --upgrade-strategy eager)
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) $(CHOICE)
 OUTPUT ?= outputs/demo
+SITE ?= outputs/site
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow test-isic-scorer test-clients update-constraints quality style clean
+.PHONY: help demo test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -80,6 +81,12 @@ quality: $(DEV_STAMP)
 style: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+## make docs       build the site of README, docs and docstrings into outputs/site; a warning is an error
+docs: $(DEV_STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -b html -c docs . $(SITE)
+	@printf '<meta http-equiv="refresh" content="0; url=docs/index.html">\n' > $(SITE)/index.html
+	@echo "open $(SITE)/index.html"
 
 ## make clean      remove what the commands above wrote inside the checkout
 clean:

@@ -22,12 +22,13 @@ EXTRAS = {
     "hub": ["Jinja2>=3.1.6"],
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
     "space": ["gradio>=6.31"],
+    "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2025.7"],
     "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
 }
 EXTRAS["dev"] = sorted(
     {
         requirement
-        for extra in ("vision", "data", "train", "track", "predict", "hub", "serve")
+        for extra in ("vision", "data", "train", "track", "predict", "hub", "serve", "docs")
         for requirement in EXTRAS[extra]
     }
     | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}

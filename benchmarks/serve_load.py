@@ -29,7 +29,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "serve.py"
-PICTURE = ROOT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data" / "ISIC_0000051.jpg"
+IMAGE = ROOT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data" / "ISIC_0000051.jpg"
 WAITING = 16
 PHASES = ((1, 200), (4, 600), (16, 1500), (64, 2000))  # clients, requests of all of them
 SAMPLE_SECONDS = 1.0
@@ -152,8 +152,8 @@ def alone(port: int, body: bytes) -> bytes:
     return connection.getresponse().read()
 
 
-def measure(model: str, picture: Path) -> dict:
-    body = picture.read_bytes()
+def measure(model: str, image: Path) -> dict:
+    body = image.read_bytes()
     command = [sys.executable, str(SCRIPT), model, "--port", "0", "--cpu-threads", "1", "--queue", str(WAITING)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -177,7 +177,7 @@ def measure(model: str, picture: Path) -> dict:
         "machine": f"two-core {platform.machine().replace('_', '-')} CPU",
         "other_load": f"other jobs ran on it: load average {os.getloadavg()[1]:.1f} over the last five minutes",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "picture": f"{picture.name}, {len(body)} bytes",
+        "image": f"{image.name}, {len(body)} bytes",
         "waiting": WAITING,
         "phases": [asdict(phase) for phase in phases],
         "resident_mib": {
@@ -200,7 +200,7 @@ def report(results: dict) -> str:
     how = (
         f"`benchmarks/serve_load.py`, {results['date']}, on a {results['machine']}; {results['other_load']}, and the "
         "clients ran on the same two cores, so the times are those of a busy machine. One forward thread, "
-        f"{results['model']}, picture {results['picture']}, both tasks asked (`/predict`), {results['waiting']} requests "
+        f"{results['model']}, image {results['image']}, both tasks asked (`/predict`), {results['waiting']} requests "
         "may wait. Every answer was compared, byte by byte, with that of a lone client."
     )
     seen = (
@@ -221,11 +221,11 @@ def report(results: dict) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a model")
-    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--image", type=Path, default=IMAGE)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "serve_load")
     parser.add_argument("--name", default="a small model", help="what the report calls the model")
     arguments = parser.parse_args()
-    results = {**measure(arguments.model, arguments.picture), "model": arguments.name}
+    results = {**measure(arguments.model, arguments.image), "model": arguments.name}
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (arguments.output / "README.md").write_text(report(results))

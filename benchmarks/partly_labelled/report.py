@@ -15,10 +15,10 @@ from modeling_resformer.metrics.scores import area_under_curve
 
 SAMPLES, LEVEL = 2000, 0.95
 README = """\
-# Partly labelled pictures: dropped, or used?
+# Partly labelled images: dropped, or used?
 
-Many collections hold pictures with a mask but no diagnosis, and pictures with a diagnosis but no mask. The paper leaves
-open how to train on them (arXiv 2412.00351). Here an unlabelled task costs a picture exactly nothing, so they can be
+Many collections hold images with a mask but no diagnosis, and images with a diagnosis but no mask. The paper leaves
+open how to train on them (arXiv 2412.00351). Here an unlabelled task costs an image exactly nothing, so they can be
 used as they are. This compares using them with dropping them.
 
 - `full_rows_only`: the {full:.0%} of the {train} training images that keep both mask and diagnosis;

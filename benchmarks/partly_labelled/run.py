@@ -1,17 +1,17 @@
-"""What are pictures worth that carry a mask or a diagnosis, but not both? Three runs on one dataset compare.
+"""What are images worth that carry a mask or a diagnosis, but not both? Three runs on one dataset compare.
 
     python benchmarks/partly_labelled/run.py --dataset data/isic2017 --output runs/partly_labelled --max_steps 1500
 
 A seed divides the training cases: a fifth keeps mask and labels, two fifths keep the mask only, two fifths the labels
 only. Validation and test parts stay whole. Three arms train by `scripts/train.py` and the `recipe.json` beside this
-file, for the same number of steps and so on the same number of pictures, each on one CPU thread:
+file, for the same number of steps and so on the same number of images, each on one CPU thread:
 
-    full_rows_only   the fifth alone: what is left for a method that needs both annotations of every picture
-    partly_labelled  all pictures, each with the annotation that it kept
-    all_labels       all pictures with both annotations: the upper reference
+    full_rows_only   the fifth alone: what is left for a method that needs both annotations of every image
+    partly_labelled  all images, each with the annotation that it kept
+    all_labels       all images with both annotations: the upper reference
 
 A second call passes over arms that are finished and starts an interrupted one anew. When all are finished, the figures
-go to `results.json` and `README.md` in the folder --report. One step of 12 pictures at 96 pixels takes about 0.7 s of
+go to `results.json` and `README.md` in the folder --report. One step of 12 images at 96 pixels takes about 0.7 s of
 one thread.
 """
 
@@ -39,14 +39,14 @@ TRAIN = HERE.parents[1] / "scripts" / "train.py"
 
 
 def divide(case_ids: Sequence[str], full: float, mask_only: float, seed: int) -> dict[str, set[str]]:
-    """Cases by what their pictures keep: `both`, `mask`, and `labels` for the rest. A pure function of its arguments."""
+    """Cases by what their images keep: `both`, `mask`, and `labels` for the rest. A pure function of its arguments."""
     cases = np.random.default_rng(seed).permutation(sorted(set(case_ids)))
     first, second = round(full * len(cases)), round((full + mask_only) * len(cases))
     return {"both": set(cases[:first]), "mask": set(cases[first:second]), "labels": set(cases[second:])}
 
 
 def partly_labelled(rows: Dataset, kept: dict[str, set[str]]) -> Dataset:
-    """The same rows, each without the annotation that its case does not keep. No picture is encoded again."""
+    """The same rows, each without the annotation that its case does not keep. No image is encoded again."""
 
     def strip(row: dict) -> dict:
         if row["case_id"] in kept["mask"]:
