@@ -382,10 +382,14 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _check_backbone(self) -> None:
         if self.backbone_join not in BACKBONE_JOINS:
-            raise ValueError(f"backbone_join={self.backbone_join!r} is unknown; use one of {', '.join(BACKBONE_JOINS)}.")
+            raise ValueError(
+                f"backbone_join={self.backbone_join!r} is unknown; use one of {', '.join(BACKBONE_JOINS)}."
+            )
         if self.backbone_config is None:
             if self.backbone_strides is not None:
-                raise ValueError(f"backbone_strides={list(self.backbone_strides)} needs a backbone_config, or leave it out.")
+                raise ValueError(
+                    f"backbone_strides={list(self.backbone_strides)} needs a backbone_config, or leave it out."
+                )
         elif any(self.cnn_depths):
             raise ValueError(
                 f"cnn_depths={list(self.cnn_depths)} has no meaning with a backbone_config, which takes the place of the "

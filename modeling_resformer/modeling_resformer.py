@@ -13,7 +13,7 @@ Shapes: B batch, C channels, H x W picture, S mask classes with background, K im
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -510,6 +510,8 @@ class ResFormerGlobalBranch(GradientCheckpointingLayer):
             ResFormerSwinLayer(config, channels, num_heads, config.window_size // 2 * (index % 2), rate)
             for index, rate in enumerate(drop_path_rates)
         )
+        for layer in self.swin_layers:
+            layer.attention.output.starts_at_zero = layer.feed_forward.reduce.starts_at_zero = True
         # As the paper's patch merging, which is a convolution of 3 x 3 at stride 2.
         ratio = stage_input.ratio
         kernel = ratio // 2 * 2 + 1
@@ -696,7 +698,7 @@ class ResFormerDecoder(nn.Module):
             for skip, previous, size in zip(skips, sizes[:-1], sizes[1:], strict=True)
         )
         strides = list(reversed(config.strides))
-        self.factors = [coarse // fine for coarse, fine in zip(strides[:-1], strides[1:], strict=True)]
+        self.factors = [coarse // fine for coarse, fine in pairwise(strides)]
 
     def forward(self, skip_connections: Sequence[torch.Tensor]) -> torch.Tensor:
         hidden_states = skip_connections[-1]
@@ -933,17 +935,15 @@ class ResFormerPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, ResFormerRelativePositionBias):
             init.trunc_normal_(module.table, std=std)
             init.copy_(module.index, module.offsets())
-        elif isinstance(module, ResFormerGlobalBranch):
-            # After its layers' own: the last layer of each residual at zero.
-            for layer in module.swin_layers:
-                init.zeros_(layer.attention.output.weight)
-                init.zeros_(layer.feed_forward.reduce.weight)
         else:
             super()._init_weights(module)
 
@@ -1001,6 +1001,10 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
         self.num_features = [*stem, *self.config.hidden_sizes]
         self.encoder = build_encoder(self.config)
         self.post_init()
+
+    def post_init(self) -> None:
+        # Without the mixin's, by which a backbone inside this one would take down each of its hidden states twice.
+        super(BackboneMixin, self).post_init()
 
     def forward(
         self,

@@ -96,7 +96,7 @@ def measured_levels(given: PreTrainedConfig, num_channels: int) -> BackboneLevel
     """
     config = copy.deepcopy(given)
     with torch.device("meta"):
-        if len(config.out_indices) < 2:
+        if len(getattr(config, "out_indices", None) or ()) < 2:
             names = getattr(config, "stage_names", None) or _built(config).stage_names
             config.out_indices = list(range(len(names)))
         backbone = _built(config)
@@ -208,7 +208,9 @@ def stage_inputs(backbone: PreTrainedModel, stages: Sequence[nn.Module], num_cha
         ValueError: a stage does not make the map it is thought to make.
     """
     seen: list[tuple[torch.Size, torch.Size]] = []
-    hooks = [stage.register_forward_hook(lambda _, args, out: seen.append((args[0].shape, out.shape))) for stage in stages]
+    hooks = [
+        stage.register_forward_hook(lambda _, args, out: seen.append((args[0].shape, out.shape))) for stage in stages
+    ]
     try:
         maps, _ = _run(backbone, num_channels)
     finally:
@@ -249,22 +251,33 @@ def _drop_unused(backbone: PreTrainedModel, num_channels: int) -> list[torch.Ten
     Returns the feature maps of one image on the meta device.
     """
     maps, parameters = _run(backbone, num_channels)
-    gradients = torch.autograd.grad(sum(m.sum() for m in maps), list(parameters.values()), allow_unused=True)
+    with torch.enable_grad():
+        total = sum(feature_map.sum() for feature_map in maps)
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     unused = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
-    for name, module in list(backbone.named_modules()):
-        names = {f"{name}.{own}" for own, _ in module.named_parameters()}
-        if not names or not names <= unused:
-            continue
-        unused -= names
+    for name in reversed(_modules_of(backbone, unused)):  # the last first, since what feeds it must still fit it
+        module = backbone.get_submodule(name)
         parent, _, child = name.rpartition(".")
         setattr(backbone.get_submodule(parent), child, nn.Identity())
         try:
             _run(backbone, num_channels)
         except ValueError:  # it is called with more than one argument, or gives more than one value
-            setattr(backbone.get_submodule(parent), child, module.requires_grad_(False))
+            setattr(backbone.get_submodule(parent), child, module)
+        else:
+            unused -= {f"{name}.{own}" for own, _ in module.named_parameters()}
     for name in unused:
         backbone.get_parameter(name).requires_grad_(False)
     return maps
+
+
+def _modules_of(backbone: nn.Module, parameters: set[str]) -> list[str]:
+    """Names of the outermost modules that have no parameters but these."""
+    found: list[str] = []
+    for name, module in backbone.named_modules():
+        own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
+        if own and own <= parameters and not name.startswith(tuple(f"{outer}." for outer in found)):
+            found.append(name)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
