@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from conftest import MASK_CLASSES
+from test_remote_code import packages_without, run_as_stranger
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 from transformers import (
@@ -162,6 +163,18 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(join, name, blo
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
+@pytest.mark.parametrize(("join", "name"), [("neck", "resnet"), ("neck", "swin"), ("inside", "convnextv2")])
+def test_classification_alone_learns_all_that_leads_to_its_two_levels(join, name):
+    model = awake(ResFormerForImageClassification(config_of(name, backbone_join=join)))
+    model(PIXELS, batch()["class_labels"]).loss.backward()
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    branches = {int(name.split(".")[2]) for name in learning if name.startswith("encoder.global_branches")}
+    assert branches == ({2, 3} if join == "neck" else {0, 1, 2, 3})
+    frozen = {name for name, _ in model.named_parameters()} - learning
+    assert all("global_branches" in name or "hidden_states_norms" in name for name in frozen)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [{"transformer_depths": [0, 0, 0, 2]}, {"transformer_depths": [0, 0, 0, 0], "use_dfe": False}],
@@ -201,8 +214,18 @@ def test_parts_that_no_level_depends_on_are_left_out():
     assert [type(layer).__name__ for layer in layers] == ["ResNetStage", "ResNetStage", "Identity", "Identity"]
 
 
-@pytest.mark.parametrize("model_class", [ResFormerForMultiTask, ResFormerForImageClassification, ResFormerBackbone])
-@pytest.mark.parametrize(("join", "name"), [BOTH_JOINS[1], *BOTH_JOINS[4:]])
+@pytest.mark.parametrize(
+    ("model_class", "join", "name"),
+    [
+        (ResFormerForMultiTask, "neck", "swin"),
+        (ResFormerForSemanticSegmentation, "neck", "dinov3_convnext"),
+        (ResFormerForImageClassification, "inside", "convnextv2"),
+        (ResFormerBackbone, "inside", "convnextv2"),
+        pytest.param(ResFormerForMultiTask, "inside", "test_efficientnet", marks=TIMM),
+        pytest.param(ResFormerForMultiTask, "neck", "tf_efficientnet_lite0", marks=TIMM),
+        pytest.param(ResFormerBackbone, "inside", "test_convnext", marks=TIMM),
+    ],
+)
 def test_saving_and_loading_keeps_every_value_and_asks_no_hub(model_class, join, name, tmp_path, monkeypatch):
     model = awake(model_class(config_of(name, backbone_join=join))).eval()
     for module in model.modules():
@@ -327,6 +350,55 @@ def test_backbone_parameters_are_the_backbones():
         hidden_sizes=[8, 16], cnn_depths=[1, 1], transformer_depths=[1, 1], num_attention_heads=[1, 1]
     )
     assert not list(ResFormerForMultiTask(paper).backbone_parameters())
+
+
+@pytest.mark.parametrize(("join", "name"), [("neck", "swin"), ("inside", "resnet")])
+def test_the_way_of_attention_and_the_type_of_numbers_reach_the_backbone(join, name, tmp_path):
+    model = awake(ResFormerForMultiTask(config_of(name, backbone_join=join))).eval()
+    model.save_pretrained(tmp_path)
+    eager = ResFormerForMultiTask.from_pretrained(tmp_path, attn_implementation="eager")
+    assert eager.config._attn_implementation == eager.encoder.backbone.config._attn_implementation == "eager"
+    with torch.no_grad():
+        expected = model(PIXELS).segmentation_logits
+        torch.testing.assert_close(eager(PIXELS).segmentation_logits, expected, atol=1e-5, rtol=1e-5)
+        eager.set_attn_implementation({"": "sdpa"})
+        torch.testing.assert_close(eager(PIXELS).segmentation_logits, expected, atol=1e-5, rtol=1e-5)
+    half = ResFormerForMultiTask.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    assert half(PIXELS.bfloat16()).segmentation_logits.isfinite().all()
+
+
+STRANGER = """
+import importlib.util, sys
+import torch
+from transformers import AutoModel
+assert importlib.util.find_spec("modeling_resformer") is None
+expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=True)
+for folder in ("/saved", "/again"):
+    model = AutoModel.from_pretrained(sys.argv[1] + folder, trust_remote_code=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(expected["pixel_values"]).segmentation_logits, expected["logits"])
+    model.save_pretrained(sys.argv[1] + "/again")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnextv2", pytest.param("test_efficientnet", marks=TIMM)])
+def test_a_stranger_loads_it_by_remote_code(name, tmp_path):
+    model = awake(ResFormerForMultiTask(config_of(name, backbone_join="inside"))).eval()
+    model.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        logits = model(PIXELS).segmentation_logits
+    torch.save({"pixel_values": PIXELS, "logits": logits}, tmp_path / "expected.pt")
+    run_as_stranger(STRANGER, packages_without(tmp_path / "packages"), str(tmp_path))
+
+
+def test_an_attention_that_the_backbone_does_not_know_is_refused_with_the_cure(tmp_path):
+    ResFormerForMultiTask(config_of("resnet")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"attn_implementation; give \{'': \.\.\.\}"):
+        ResFormerForMultiTask.from_pretrained(tmp_path, attn_implementation="sdpa")
+    model = ResFormerForMultiTask.from_pretrained(tmp_path, attn_implementation={"": "sdpa"})
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_no_part_of_a_backbone_is_torn_apart():

@@ -146,6 +146,10 @@ def _told_in_one_line(config: PreTrainedConfig) -> Iterator[None]:
         what = f"backbone_config of type {config.model_type!r}"
         if said.startswith("Unrecognized configuration class"):
             raise ValueError(f"{what} is none that transformers has a backbone for; {HOW_TO_GIVE}.") from error
+        if "attention implementation" in said:
+            raise ValueError(
+                f"{what} does not know this attn_implementation; give {{'': ...}}, which means ResFormer's own attention."
+            ) from error
         raise ValueError(f"{what} gives no backbone: {said[:300]}; {HOW_TO_GIVE}.") from error
 
 
@@ -154,12 +158,16 @@ def _told_in_one_line(config: PreTrainedConfig) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+def build_backbone(config: PreTrainedConfig, num_levels: int | None = None) -> PreTrainedModel:
     """The backbone of a ResFormer config, of random weights and without network access.
 
     "Same" padding of TensorFlow's kind, which depends on the input's size and which `torch.export` therefore does not
     come to an end with, is fixed where that is exact. Parts that no selected map depends on are left out, or frozen
     where the rest cannot do without.
+
+    Args:
+        config: of the model around it.
+        num_levels: The number of levels, from the deepest, that the model learns by; the rest is frozen.
 
     Raises:
         ValueError: it gives other maps than the config says.
@@ -176,6 +184,10 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
             f"{expected}; leave these two out of the config."
         )
     _fix_same_padding(backbone, config.num_channels, config.backbone_strides[-1])
+    if num_levels is not None:
+        maps, parameters = _run(backbone, config.num_channels)
+        for name in _unused(maps[-num_levels:], parameters):
+            backbone.get_parameter(name).requires_grad_(False)
     return backbone
 
 
@@ -251,10 +263,7 @@ def _drop_unused(backbone: PreTrainedModel, num_channels: int) -> list[torch.Ten
     Returns the feature maps of one image on the meta device.
     """
     maps, parameters = _run(backbone, num_channels)
-    with torch.enable_grad():
-        total = sum(feature_map.sum() for feature_map in maps)
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    unused = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+    unused = _unused(maps, parameters)
     for name in reversed(_modules_of(backbone, unused)):  # the last first, since what feeds it must still fit it
         module = backbone.get_submodule(name)
         parent, _, child = name.rpartition(".")
@@ -268,6 +277,14 @@ def _drop_unused(backbone: PreTrainedModel, num_channels: int) -> list[torch.Ten
     for name in unused:
         backbone.get_parameter(name).requires_grad_(False)
     return maps
+
+
+def _unused(maps: Sequence[torch.Tensor], parameters: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the parameters that none of these maps depends on."""
+    with torch.enable_grad():
+        total = sum(feature_map.sum() for feature_map in maps)
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 
 
 def _modules_of(backbone: nn.Module, parameters: set[str]) -> list[str]:

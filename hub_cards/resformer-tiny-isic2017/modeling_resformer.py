@@ -48,6 +48,7 @@ AUTO_MAP = {
 PIPELINE_TASK = "multitask-image-analysis"
 UNLABELLED = -100
 FOCAL_GAMMA = 2.0
+POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
 # CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
 MOST_HEADS = 65_535
 
@@ -545,10 +546,10 @@ class ResFormerGlobalBranch(GradientCheckpointingLayer):
 class ResFormerBackboneEncoder(nn.Module):
     """A backbone's maps with Swin layers beside it or inside it, of the image padded to the deepest stride used."""
 
-    def __init__(self, config: ResFormerConfig) -> None:
+    def __init__(self, config: ResFormerConfig, num_levels: int | None = None) -> None:
         super().__init__()
         self.padding = ResFormerPadding(config.num_channels, config.strides[-1])
-        self.backbone = build_backbone(config)
+        self.backbone = build_backbone(config, num_levels)
         # Whole on one device where the backbone does not say what may be torn apart; read by `device_map`.
         self._no_split_modules = set(self.backbone._no_split_modules or {type(self.backbone).__name__})
         self.is_inside = config.backbone_join == "inside"
@@ -566,6 +567,9 @@ class ResFormerBackboneEncoder(nn.Module):
             for stage, branch in zip(stages, self.global_branches, strict=True):
                 # Before the hooks by which the backbone itself takes its maps.
                 stage.register_forward_hook(branch.join, prepend=True)
+        elif num_levels is not None:
+            for branch in list(self.global_branches)[:-num_levels]:
+                branch.requires_grad_(False)
 
     def forward(
         self, pixel_values: torch.Tensor, output_attentions: bool = False
@@ -603,9 +607,19 @@ class ResFormerBackboneEncoder(nn.Module):
         return feature_maps, kept
 
 
-def build_encoder(config: ResFormerConfig) -> ResFormerEncoder | ResFormerBackboneEncoder:
-    """The paper's encoder, or the one around the config's backbone."""
-    return ResFormerEncoder(config) if config.backbone_config is None else ResFormerBackboneEncoder(config)
+def build_encoder(
+    config: ResFormerConfig, num_levels: int | None = None
+) -> ResFormerEncoder | ResFormerBackboneEncoder:
+    """The paper's encoder, or the one around the config's backbone.
+
+    Args:
+        config: of the model.
+        num_levels: The number of levels, from the deepest, that a model learns by, where it is not all of them. What
+            does not lead there, such as Swin layers at the neck of a finer level, is frozen, since it gets no gradient.
+    """
+    if config.backbone_config is None:
+        return ResFormerEncoder(config)
+    return ResFormerBackboneEncoder(config, num_levels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -728,11 +742,11 @@ class ResFormerClassificationHead(nn.Module):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__()
-        self.hidden = nn.Linear(sum(config.hidden_sizes[-2:]), config.classifier_hidden_size)
+        self.hidden = nn.Linear(sum(config.hidden_sizes[-POOLED_LEVELS:]), config.classifier_hidden_size)
         self.classifier = nn.Linear(config.classifier_hidden_size, len(config.image_class_names))
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-2:]], dim=1)
+        pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-POOLED_LEVELS:]], dim=1)
         return self.classifier(self.hidden(pooled))
 
 
@@ -1143,7 +1157,7 @@ class ResFormerForImageClassification(ResFormerPreTrainedModel):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_classification())
-        self.encoder = build_encoder(self.config)
+        self.encoder = build_encoder(self.config, POOLED_LEVELS)
         self.classification_head = ResFormerClassificationHead(self.config)
         self.post_init()
 
