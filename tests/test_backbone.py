@@ -199,6 +199,21 @@ def test_dilation_rates_may_differ_by_level():
     assert model(PIXELS).segmentation_logits.shape == (2, 4, 37, 53)
 
 
+@pytest.mark.parametrize("use_dfe", [True, False])
+def test_skips_of_other_widths_than_the_levels_are_made_by_a_convolution(use_dfe):
+    config = config_of("resnet", skip_hidden_sizes=[8, 12, 12, 20], use_dfe=use_dfe)
+    assert config.decoder_sizes == [12, 12, 8]
+    model = ResFormerForMultiTask(config)
+    maps = [torch.randn(2, size, 4, 4) for size in SIZES]
+    skips = model.dilated_feature_enhancement(maps)
+    assert [skip.shape[1] for skip in skips] == [8, 12, 12, 20]
+    model(**batch()).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.dilated_feature_enhancement.parameters())
+    wide = ResFormerConfig(backbone_config=ResNetConfig(depths=DEPTHS))
+    assert (wide.hidden_sizes, wide.skip_sizes) == ([256, 512, 1024, 2048], [256, 512, 512, 512])
+    assert wide.decoder_sizes == [256, 256, 256]
+
+
 @TIMM
 def test_parts_that_no_level_depends_on_are_left_out():
     wanted = TimmBackboneConfig(backbone="tf_efficientnet_lite0", out_indices=[0, 1, 2, 3])
@@ -499,6 +514,7 @@ def test_onnx_gives_the_same_answers_at_sizes_it_has_not_seen(tmp_path):
         ),
         ({"backbone_config": BACKBONES["resnet"](), "cnn_depths": [1, 1, 1, 1]}, "cnn_depths.*leave it out"),
         ({"backbone_config": BACKBONES["resnet"](), "transformer_depths": [2, 2]}, "one entry per level"),
+        ({"backbone_config": BACKBONES["resnet"](), "skip_hidden_sizes": [8, 8]}, "4 positive entries, finest first"),
         ({"backbone_config": BACKBONES["resnet"](), "dilation_rates": [[1], [1]]}, "each of the 4 levels"),
         ({"backbone_join": "outside"}, "neck, inside"),
         ({"backbone_strides": [2, 4]}, "needs a backbone_config"),

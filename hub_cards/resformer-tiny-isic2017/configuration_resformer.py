@@ -34,7 +34,7 @@ _PAPER = {
     "transformer_depths": (2, 2, 2, 2),
     "num_attention_heads": (2, 4, 8, 16),
 }
-_MOST_DECODER_CHANNELS = 256  # of a level by default, with a backbone; the paper's most
+_MOST_SKIP_CHANNELS, _MOST_DECODER_CHANNELS = 512, 256  # of a level by default, with a backbone; the paper's most
 _PER_IMAGE_CLASS = ("class_weights", "classification_thresholds")
 
 
@@ -104,8 +104,10 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             skips (paper, Table 9).
         dilation_rates (`list[int]` or `list[list[int]]`, defaults to `(6, 12, 18)`): One enhancement branch per rate.
             One list per level gives each its own rates, and a level with an empty list a plain skip.
-        decoder_hidden_sizes (`list[int]`, *optional*): Channels of the decoder levels, deepest first; by default the
-            reversed `hidden_sizes[:-1]`, with a backbone at most 256.
+        skip_hidden_sizes (`list[int]`, *optional*): Channels of each level's skip, finest first; by default those of the
+            level, with a backbone at most 512. A 1 x 1 convolution makes them where they differ from the level's.
+        decoder_hidden_sizes (`list[int]`, *optional*): Channels of the decoder levels, deepest first; by default those
+            of the skips but the deepest, reversed, with a backbone at most 256.
         classifier_hidden_size (`int`, defaults to 32): Width between the two linear layers of the classification head (ours).
         classification_labels (`list[str]`, *optional*): Image-level class names in order; by default the foreground
             mask classes, `id2label[1:]` (the paper's n and n + 1).
@@ -154,6 +156,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     drop_path_rate: float | int = 0.1
     use_dfe: bool = True
     dilation_rates: list[int | list[int]] | tuple[int | list[int] | tuple[int, ...], ...] = (6, 12, 18)
+    skip_hidden_sizes: list[int] | tuple[int, ...] | None = None
     decoder_hidden_sizes: list[int] | tuple[int, ...] | None = None
     classifier_hidden_size: int = 32
     classification_labels: list[str] | tuple[str, ...] | None = None
@@ -209,10 +212,18 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         return len(self.hidden_sizes)
 
     @property
+    def skip_sizes(self) -> list[int]:
+        """Channels of each level's skip, finest first."""
+        return list(self.skip_hidden_sizes or self._at_most(_MOST_SKIP_CHANNELS, self.hidden_sizes))
+
+    @property
     def decoder_sizes(self) -> list[int]:
         """Channels of the decoder levels, deepest first."""
-        most = max(self.hidden_sizes) if self.backbone_config is None else _MOST_DECODER_CHANNELS
-        return list(self.decoder_hidden_sizes or (min(size, most) for size in reversed(self.hidden_sizes[:-1])))
+        return list(self.decoder_hidden_sizes or self._at_most(_MOST_DECODER_CHANNELS, self.skip_sizes[-2::-1]))
+
+    def _at_most(self, most: int, sizes: Sequence[int]) -> list[int]:
+        """Default widths: of the paper's network as they are, of a backbone, which may be wide, up to a limit."""
+        return list(sizes) if self.backbone_config is None else [min(size, most) for size in sizes]
 
     @property
     def strides(self) -> list[int]:
@@ -364,9 +375,10 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"num_attention_heads={list(self.num_attention_heads)}: {heads} heads do not divide the "
                     f"{size} channels of hidden_sizes={list(self.hidden_sizes)}; choose a divisor of {size}."
                 )
-        sizes = self.decoder_hidden_sizes
-        if sizes is not None and (len(sizes) != levels - 1 or min(sizes) < 1):
-            raise ValueError(f"decoder_hidden_sizes={list(sizes)} needs {levels - 1} positive entries, deepest first.")
+        for field, needed, order in (("skip", levels, "finest"), ("decoder", levels - 1, "deepest")):
+            sizes = getattr(self, f"{field}_hidden_sizes")
+            if sizes is not None and (len(sizes) != needed or min(sizes) < 1):
+                raise ValueError(f"{field}_hidden_sizes={list(sizes)} needs {needed} positive entries, {order} first.")
         self._check_dilation_rates()
         self._check_backbone()
 

@@ -640,10 +640,11 @@ class ResFormerSpatialAttention(nn.Module):
 
 
 class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
-    """Dilated branches summed, rectified and gated (paper, section 3.2): (B, C, h, w) -> (B, C, h, w)."""
+    """Dilated branches summed, rectified and gated (paper, section 3.2): (B, in_channels, h, w) -> (B, C, h, w)."""
 
-    def __init__(self, channels: int, dilation_rates: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, channels: int, dilation_rates: Sequence[int]) -> None:
         super().__init__()
+        self.projection = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else None
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate, bias=False),
@@ -656,6 +657,8 @@ class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
         self.spatial_attention = ResFormerSpatialAttention()
 
     def compute(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.projection is not None:
+            hidden_states = self.projection(hidden_states)
         total = self.branches[0](hidden_states)
         for branch in self.branches[1:]:
             total = total + branch(hidden_states)
@@ -666,15 +669,22 @@ class ResFormerSkipConnections(nn.ModuleList):
     """One dilated feature enhancement per level, or plain skips with `use_dfe=False` (paper, Table 9)."""
 
     def __init__(self, config: ResFormerConfig) -> None:
-        levels = zip(config.hidden_sizes, config.level_dilation_rates, strict=True)
+        levels = zip(config.hidden_sizes, config.skip_sizes, config.level_dilation_rates, strict=True)
         super().__init__(
-            ResFormerDilatedFeatureEnhancement(size, rates) if rates else nn.Identity() for size, rates in levels
+            ResFormerDilatedFeatureEnhancement(size, skip, rates) if rates else self.plain(size, skip)
+            for size, skip, rates in levels
         )
+
+    @staticmethod
+    def plain(in_channels: int, channels: int) -> nn.Module:
+        return nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The levels' maps, after a stem's where there is one -> the levels' skips."""
         return [
-            feature_map if isinstance(layer, nn.Identity) else layer(feature_map, first_run=layer.new_run())
+            layer(feature_map, first_run=layer.new_run())
+            if isinstance(layer, ResFormerDilatedFeatureEnhancement)
+            else layer(feature_map)
             for layer, feature_map in zip(self, feature_maps[-len(self) :], strict=True)
         ]
 
@@ -705,8 +715,8 @@ class ResFormerDecoder(nn.Module):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__()
-        sizes = [config.hidden_sizes[-1], *config.decoder_sizes]
-        skips = list(reversed(config.hidden_sizes[:-1]))
+        deepest, *skips = reversed(config.skip_sizes)
+        sizes = [deepest, *config.decoder_sizes]
         self.layers = nn.ModuleList(
             ResFormerDecoderLayer(skip + previous, size)
             for skip, previous, size in zip(skips, sizes[:-1], sizes[1:], strict=True)
