@@ -447,7 +447,7 @@ def test_fixed_padding_is_timms_own():
 
 @TIMM
 def test_padding_stays_dynamic_where_it_depends_on_the_size():
-    """A network whose stride-2 layers see odd sizes even of padded images: at 1/2 of it, with 1/2 as deepest stride."""
+    """Of images padded to multiples of 4 alone, layers beyond 1/4 may see odd sizes."""
     backbone = AutoBackbone.from_config(TimmBackboneConfig(backbone="tf_efficientnet_lite0", out_indices=[0, 1, 2]))
     backbone_resformer._fix_same_padding(backbone, 3, deepest=4)
     kinds = {name: type(m).__name__ for name, m in backbone.named_modules() if "Same" in type(m).__name__}

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import re
 import sys
 
@@ -145,7 +146,9 @@ def test_a_network_of_timm_comes_with_its_weights_and_normalisation(monkeypatch)
 
 
 def test_a_folder_of_a_transformers_model_is_a_start(tmp_path):
-    settings = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic")
+    settings = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic", num_labels=20
+    )
     resnet = ResNetForImageClassification(settings).eval()
     resnet.save_pretrained(tmp_path)
     ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
@@ -153,6 +156,8 @@ def test_a_folder_of_a_transformers_model_is_a_start(tmp_path):
     assert (start.image_mean, start.image_std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     model = ResFormerForMultiTask(ResFormerConfig(backbone_config=start.backbone_config)).eval()
     fill_backbone(model, start)
+    assert str(tmp_path) not in json.dumps(model.config.to_dict())
+    assert len(model.config.backbone_config.id2label) == 2
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         own = resnet(pixel_values, output_hidden_states=True).hidden_states[1:]

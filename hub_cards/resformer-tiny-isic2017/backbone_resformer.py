@@ -75,7 +75,8 @@ def as_backbone_config(given: PreTrainedConfig | dict[str, Any], num_channels: i
         config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(given))
     else:
         config = copy.deepcopy(given)
-    # Weights are loaded by name; asking for them here would ask the Hub.
+    config.name_or_path = ""  # it may be a folder of this machine
+    # As earlier versions of transformers write it; weights come by other ways, and this one would ask the Hub.
     if getattr(config, "use_pretrained_backbone", None):
         config.use_pretrained_backbone = False
     if getattr(config, "num_channels", num_channels) != num_channels:
@@ -352,4 +353,15 @@ def _fix_same_padding(backbone: PreTrainedModel, num_channels: int, deepest: int
             setattr(backbone.get_submodule(parent), child, FixedSameConv2d.of(layer))
 
 
-__all__ = ["FixedSameConv2d"]
+__all__ = [
+    "BACKBONE_JOINS",
+    "BackboneLevels",
+    "FixedSameConv2d",
+    "StageInput",
+    "as_backbone_config",
+    "build_backbone",
+    "default_num_heads",
+    "measured_levels",
+    "stage_inputs",
+    "stage_modules",
+]

@@ -7,6 +7,9 @@ ours: the 7 x 7 stride-1 stem, ResNet-34 depths, stochastic depth, windows of 7 
 widths that mirror the encoder, bilinear up-sampling, and a width of 32 between the two linear layers of the
 classification head.
 
+With `config.backbone_config` a network trained before takes the place of stem and ResNet blocks; the Swin layers, the
+enhanced skips, the decoder and the heads stay what they are.
+
 Shapes: B batch, C channels, H x W picture, S mask classes with background, K image-level classes.
 """
 
@@ -460,7 +463,7 @@ class ResFormerPadding(nn.Module):
             )
 
 
-def drop_path_rates(config: ResFormerConfig) -> list[list[float]]:
+def drop_path_rates_by_level(config: ResFormerConfig) -> list[list[float]]:
     """Rates of the Swin layers by level, rising linearly from 0 over all of them."""
     total = sum(config.transformer_depths)
     rates = [config.drop_path_rate * index / max(total - 1, 1) for index in range(total)]
@@ -476,7 +479,7 @@ class ResFormerEncoder(nn.Module):
         self.padding = ResFormerPadding(config.num_channels, config.strides[-1])
         self.stem = ResFormerStem(config)
         self.stages = nn.ModuleList(
-            ResFormerStage(config, level, rates) for level, rates in enumerate(drop_path_rates(config))
+            ResFormerStage(config, level, rates) for level, rates in enumerate(drop_path_rates_by_level(config))
         )
 
     def forward(
@@ -544,7 +547,11 @@ class ResFormerGlobalBranch(GradientCheckpointingLayer):
 
 
 class ResFormerBackboneEncoder(nn.Module):
-    """A backbone's maps with Swin layers beside it or inside it, of the image padded to the deepest stride used."""
+    """A backbone's maps with Swin layers beside it or inside it, of the image padded to the deepest stride used.
+
+    Inside, the Swin layers run in forward hooks of the backbone's stages. These leave attention probabilities with their
+    module, so that a model that is asked for them there must not run in two threads at once.
+    """
 
     def __init__(self, config: ResFormerConfig, num_levels: int | None = None) -> None:
         super().__init__()
@@ -561,7 +568,7 @@ class ResFormerBackboneEncoder(nn.Module):
             inputs = [StageInput(channels[i], strides[i + 1] // strides[i]) for i in range(len(config.strides))]
         self.global_branches = nn.ModuleList(
             ResFormerGlobalBranch(config, level, stage_input, rates)
-            for level, (stage_input, rates) in enumerate(zip(inputs, drop_path_rates(config), strict=True))
+            for level, (stage_input, rates) in enumerate(zip(inputs, drop_path_rates_by_level(config), strict=True))
         )
         if self.is_inside:
             for stage, branch in zip(stages, self.global_branches, strict=True):

@@ -174,6 +174,7 @@ def _timm_start(name: str) -> BackboneStart:
 def _transformers_start(name: str) -> BackboneStart:
     with named_failure(FLAG, name, EXPECTED):
         config = AutoConfig.from_pretrained(name)
+    config.num_labels = 2  # else a thousand names of ImageNet's classes would be saved with every model
     config = _with_all_levels(name, config)
     with torch.device("meta"):
         backbone_class = type(AutoBackbone.from_config(config))
