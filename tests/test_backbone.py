@@ -47,11 +47,15 @@ BACKBONES = {
     "test_convnext": lambda: TimmBackboneConfig(backbone="test_convnext"),
 }
 TIMM = pytest.mark.skipif(not is_timm_available(), reason="timm is not installed")
-BOTH_JOINS = [
-    *(("neck", name) for name in ("resnet", "swin", "dinov3_convnext")),
-    *(("inside", name) for name in ("resnet", "convnextv2")),
-    *(pytest.param(join, "test_efficientnet", marks=TIMM) for join in ("neck", "inside")),
-    pytest.param("inside", "test_convnext", marks=TIMM),
+VARIANTS = [
+    ("neck", "resnet", "sequential"),
+    ("neck", "swin", "parallel"),
+    ("neck", "dinov3_convnext", "sequential"),
+    ("inside", "resnet", "parallel"),
+    ("inside", "convnextv2", "sequential"),
+    pytest.param("neck", "test_efficientnet", "sequential", marks=TIMM),
+    pytest.param("inside", "test_efficientnet", "parallel", marks=TIMM),
+    pytest.param("inside", "test_convnext", "sequential", marks=TIMM),
 ]
 PIXELS = torch.randn(2, 3, 37, 53, generator=torch.Generator().manual_seed(1))
 
@@ -107,8 +111,7 @@ def test_the_levels_are_the_backbones(name, channels, strides):
     ]
 
 
-@pytest.mark.parametrize("block_type", ["sequential", "parallel"])
-@pytest.mark.parametrize(("join", "name"), BOTH_JOINS)
+@pytest.mark.parametrize(("join", "name", "block_type"), VARIANTS)
 def test_the_first_pass_is_the_backbones_own(join, name, block_type):
     config = config_of(name, backbone_join=join, block_type=block_type, out_indices=[0, 1, 2, 3])
     model = ResFormerBackbone(config).eval()
@@ -153,8 +156,7 @@ def test_parallel_adds_what_the_swin_layers_make_of_the_stages_input():
     assert branch.patch_merging.kernel_size == (3, 3) and branch.patch_merging.stride == (2, 2)
 
 
-@pytest.mark.parametrize("block_type", ["sequential", "parallel"])
-@pytest.mark.parametrize(("join", "name"), BOTH_JOINS)
+@pytest.mark.parametrize(("join", "name", "block_type"), VARIANTS)
 def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(join, name, block_type):
     model = awake(ResFormerForMultiTask(config_of(name, backbone_join=join, block_type=block_type)))
     model(**batch()).loss.backward()
@@ -456,14 +458,18 @@ def test_padding_stays_dynamic_where_it_depends_on_the_size():
 
 @TIMM
 @pytest.mark.parametrize(
-    ("model_class", "join"),
+    ("model_class", "join", "levels"),
     [
-        (ResFormerForImageClassification, "inside"),
-        pytest.param(ResFormerForMultiTask, "neck", marks=pytest.mark.slow),
+        (ResFormerForImageClassification, "inside", 3),
+        pytest.param(ResFormerForMultiTask, "neck", 5, marks=pytest.mark.slow),
     ],
 )
-def test_export_runs_at_sizes_it_has_not_seen(model_class, join):
-    config = config_of("tf_efficientnet_lite0", backbone_join=join, transformer_depths=[0, 0, 0, 1, 0])
+def test_export_runs_at_sizes_it_has_not_seen(model_class, join, levels):
+    backbone = TimmBackboneConfig(backbone="tf_efficientnet_lite0", out_indices=list(range(levels)))
+    depths = [0] * (levels - 2) + [1, 0]
+    config = ResFormerConfig(
+        backbone_config=backbone, backbone_join=join, transformer_depths=depths, window_size=4, id2label=MASK_CLASSES
+    )
     model = awake(model_class(config)).eval()
     dynamic = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with shape_config.patch(backed_size_oblivious=True):
