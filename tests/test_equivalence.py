@@ -194,7 +194,7 @@ def test_spatial_attention_is_cbams():
 
 def test_dilated_feature_enhancement_is_the_papers():
     rates = [6, 12, 18]
-    module = randomised(ResFormerDilatedFeatureEnhancement(tiny_config(dilation_rates=rates), 6)).eval()
+    module = randomised(ResFormerDilatedFeatureEnhancement(6, 6, rates)).eval()
     x = torch.randn(2, 6, 24, 20, dtype=torch.float64)
     torch.testing.assert_close(module(x), enhanced(x, module, rates))
 

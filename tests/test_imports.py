@@ -38,6 +38,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 OURS = {
     "modeling_resformer",
+    "modeling_resformer.backbone_resformer",
     "modeling_resformer.configuration_resformer",
     "modeling_resformer.image_processing_pil_resformer",
     "modeling_resformer.image_processing_resformer",
@@ -74,7 +75,9 @@ def test_a_wheel_runs_where_only_the_core_is_installed(tmp_path):
     run_as_stranger(FORWARD, packages)
 
 
-@pytest.mark.parametrize("name", ["configuration", "modeling", "image_processing", "image_processing_pil", "pipeline"])
+@pytest.mark.parametrize(
+    "name", ["backbone", "configuration", "modeling", "image_processing", "image_processing_pil", "pipeline"]
+)
 def test_hub_files_follow_the_loaders_rules(name):
     """Flat siblings by `from .file import name`, nothing absolute from this package, core packages only."""
     source = (ROOT / "modeling_resformer" / f"{name}_resformer.py").read_text()

@@ -33,6 +33,7 @@ from modeling_resformer.publishing.repository import make_repository
 ROOT = Path(__file__).parents[1]
 REPO = "org/resformer-tiny-isic2017"
 CODE = {
+    "backbone_resformer.py",
     "configuration_resformer.py",
     "handler.py",
     "image_processing_pil_resformer.py",

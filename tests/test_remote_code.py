@@ -24,6 +24,7 @@ from modeling_resformer import (
 
 
 CODE_FILES = {
+    "backbone_resformer.py",
     "configuration_resformer.py",
     "modeling_resformer.py",
     "image_processing_resformer.py",

@@ -7,13 +7,16 @@ ours: the 7 x 7 stride-1 stem, ResNet-34 depths, stochastic depth, windows of 7 
 widths that mirror the encoder, bilinear up-sampling, and a width of 32 between the two linear layers of the
 classification head.
 
+With `config.backbone_config` a network trained before takes the place of stem and ResNet blocks; the Swin layers, the
+enhanced skips, the decoder and the heads stay what they are.
+
 Shapes: B batch, C channels, H x W image, S mask classes with background, K image-level classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
+from .backbone_resformer import StageInput, build_backbone, stage_inputs, stage_modules
 from .configuration_resformer import ResFormerConfig
 
 
@@ -47,6 +51,7 @@ AUTO_MAP = {
 PIPELINE_TASK = "multitask-image-analysis"
 UNLABELLED = -100
 FOCAL_GAMMA = 2.0
+POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
 # CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
 MOST_HEADS = 65_535
 
@@ -61,8 +66,9 @@ class ResFormerMultiTaskOutput(ModelOutput):
         classification_loss: Scalar, unweighted; `None` without `class_labels`.
         segmentation_logits: (B, S, H, W) at the input's size, before the softmax over S.
         classification_logits: (B, K), before the sigmoid.
-        hidden_states: Stem and levels, each (B, C, h, w) of the input padded to whole strides.
-        attentions: One (B, windows, heads, N, N) per Swin layer, N the tokens of a window.
+        hidden_states: Stem and levels, each (B, C, h, w) of the input padded to whole strides; with a backbone the
+            levels alone.
+        attentions: One (B, windows, heads, N, N) per Swin layer of ours, N the tokens of a window.
     """
 
     loss: torch.FloatTensor | None = None
@@ -429,38 +435,15 @@ class ResFormerStage(ResFormerCheckpointedLayer):
         return self.block(hidden_states, output_attentions)
 
 
-class ResFormerEncoder(nn.Module):
-    """Stem and levels at 1/2, 1/4, 1/8 and 1/16 of the image, which is padded to a multiple of 16 first."""
+class ResFormerPadding(nn.Module):
+    """Zeros on the right and bottom up to whole strides: (B, C, H, W) -> (B, C, h, w)."""
 
-    def __init__(self, config: ResFormerConfig) -> None:
+    def __init__(self, num_channels: int, stride: int) -> None:
         super().__init__()
-        self.num_channels = config.num_channels
-        self.stride = 2 ** len(config.hidden_sizes)
-        self.stem = ResFormerStem(config)
-        total = sum(config.transformer_depths)
-        rates = [config.drop_path_rate * index / max(total - 1, 1) for index in range(total)]
-        starts = [sum(config.transformer_depths[:level]) for level in range(len(config.hidden_sizes))]
-        self.stages = nn.ModuleList(
-            ResFormerStage(config, level, rates[start : start + config.transformer_depths[level]])
-            for level, start in enumerate(starts)
-        )
+        self.num_channels = num_channels
+        self.stride = stride
 
-    def forward(
-        self, pixel_values: torch.Tensor, output_attentions: bool = False
-    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
-        """(B, num_channels, H, W) -> stem and level feature maps, and the attention probabilities where asked for."""
-        hidden_states = self.stem(self.pad(pixel_values))
-        feature_maps, attentions = [hidden_states], []
-        for stage in self.stages:
-            hidden_states, probabilities = stage(
-                hidden_states, first_run=stage.new_run(), output_attentions=output_attentions
-            )
-            feature_maps.append(hidden_states)
-            attentions.extend(probabilities)
-        return feature_maps, tuple(attentions) if output_attentions else None
-
-    def pad(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Zeros on the right and bottom up to whole strides."""
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         self.check_input(pixel_values)
         height, width = pixel_values.shape[-2:]
         bottom = (height + self.stride - 1) // self.stride * self.stride - height
@@ -478,6 +461,172 @@ class ResFormerEncoder(nn.Module):
                 f"pixel_values has the type {pixel_values.dtype}; expected normalised floats, as the image processor "
                 "makes them."
             )
+
+
+def drop_path_rates_by_level(config: ResFormerConfig) -> list[list[float]]:
+    """Rates of the Swin layers by level, rising linearly from 0 over all of them."""
+    total = sum(config.transformer_depths)
+    rates = [config.drop_path_rate * index / max(total - 1, 1) for index in range(total)]
+    starts = [sum(config.transformer_depths[:level]) for level in range(len(config.hidden_sizes))]
+    return [rates[start : start + depth] for start, depth in zip(starts, config.transformer_depths, strict=True)]
+
+
+class ResFormerEncoder(nn.Module):
+    """Stem and levels at 1/2, 1/4, 1/8 and 1/16 of the image, which is padded to a multiple of 16 first."""
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        self.padding = ResFormerPadding(config.num_channels, config.strides[-1])
+        self.stem = ResFormerStem(config)
+        self.stages = nn.ModuleList(
+            ResFormerStage(config, level, rates) for level, rates in enumerate(drop_path_rates_by_level(config))
+        )
+
+    def forward(
+        self, pixel_values: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
+        """(B, num_channels, H, W) -> stem and level feature maps, and the attention probabilities where asked for."""
+        hidden_states = self.stem(self.padding(pixel_values))
+        feature_maps, attentions = [hidden_states], []
+        for stage in self.stages:
+            hidden_states, probabilities = stage(
+                hidden_states, first_run=stage.new_run(), output_attentions=output_attentions
+            )
+            feature_maps.append(hidden_states)
+            attentions.extend(probabilities)
+        return feature_maps, tuple(attentions) if output_attentions else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoder: a backbone with the Swin part
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ResFormerGlobalBranch(GradientCheckpointingLayer):
+    """The Swin layers of a level whose local branch is a stage of a backbone; they start by changing nothing."""
+
+    def __init__(
+        self, config: ResFormerConfig, level: int, stage_input: StageInput, drop_path_rates: Sequence[float]
+    ) -> None:
+        super().__init__()
+        channels, num_heads = config.hidden_sizes[level], config.num_attention_heads[level]
+        self.swin_layers = nn.ModuleList(
+            ResFormerSwinLayer(config, channels, num_heads, config.window_size // 2 * (index % 2), rate)
+            for index, rate in enumerate(drop_path_rates)
+        )
+        for layer in self.swin_layers:
+            layer.attention.output.starts_at_zero = layer.feed_forward.reduce.starts_at_zero = True
+        # As the paper's patch merging, which is a convolution of 3 x 3 at stride 2.
+        ratio = stage_input.ratio
+        kernel = ratio // 2 * 2 + 1
+        self.patch_merging = (
+            nn.Conv2d(stage_input.channels, channels, kernel, stride=ratio, padding=kernel // 2)
+            if config.block_type == "parallel" and len(self.swin_layers) > 0
+            else None
+        )
+        self.kept_attentions: list[torch.Tensor] | None = None
+
+    def forward(
+        self, local: torch.Tensor, stage_input: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """A stage's output (B, C, h, w) and its input -> the level's map (B, C, h, w), and attention probabilities."""
+        start = local if self.patch_merging is None else self.patch_merging(stage_input)
+        tokens, attentions = start.permute(0, 2, 3, 1), []
+        for layer in self.swin_layers:
+            tokens, probabilities = layer(tokens, output_attentions)
+            attentions.append(probabilities)
+        context = tokens.permute(0, 3, 1, 2)
+        return context if self.patch_merging is None else local + (context - start), attentions
+
+    def join(self, stage: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """A forward hook of the stage: what follows is given the level's map in place of the stage's output."""
+        joined, attentions = self(output, args[0], output_attentions=self.kept_attentions is not None)
+        if self.kept_attentions is not None:
+            self.kept_attentions.extend(attentions)
+        return joined
+
+
+class ResFormerBackboneEncoder(nn.Module):
+    """A backbone's maps with Swin layers beside it or inside it, of the image padded to the deepest stride used.
+
+    Inside, the Swin layers run in forward hooks of the backbone's stages. These leave attention probabilities with their
+    module, so that a model that is asked for them there must not run in two threads at once.
+    """
+
+    def __init__(self, config: ResFormerConfig, num_levels: int | None = None) -> None:
+        super().__init__()
+        self.padding = ResFormerPadding(config.num_channels, config.strides[-1])
+        self.backbone = build_backbone(config, num_levels)
+        # Whole on one device where the backbone does not say what may be torn apart; read by `device_map`.
+        self._no_split_modules = set(self.backbone._no_split_modules or {type(self.backbone).__name__})
+        self.is_inside = config.backbone_join == "inside"
+        if self.is_inside:
+            stages = stage_modules(self.backbone)
+            inputs = stage_inputs(self.backbone, stages, config.num_channels)
+        else:
+            channels, strides = [config.num_channels, *config.hidden_sizes], [1, *config.strides]
+            inputs = [StageInput(channels[i], strides[i + 1] // strides[i]) for i in range(len(config.strides))]
+        self.global_branches = nn.ModuleList(
+            ResFormerGlobalBranch(config, level, stage_input, rates)
+            for level, (stage_input, rates) in enumerate(zip(inputs, drop_path_rates_by_level(config), strict=True))
+        )
+        if self.is_inside:
+            for stage, branch in zip(stages, self.global_branches, strict=True):
+                # Before the hooks by which the backbone itself takes its maps.
+                stage.register_forward_hook(branch.join, prepend=True)
+        elif num_levels is not None:
+            for branch in list(self.global_branches)[:-num_levels]:
+                branch.requires_grad_(False)
+
+    def forward(
+        self, pixel_values: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
+        """(B, num_channels, H, W) -> level feature maps, and the Swin layers' attention probabilities where asked for."""
+        pixel_values = self.padding(pixel_values)
+        join = self.joined_inside if self.is_inside else self.joined_at_the_neck
+        feature_maps, attentions = join(pixel_values, output_attentions)
+        return feature_maps, tuple(attentions) if output_attentions else None
+
+    def joined_at_the_neck(
+        self, pixel_values: torch.Tensor, output_attentions: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+        local_maps = self.backbone(pixel_values, return_dict=True).feature_maps
+        feature_maps, attentions = [], []
+        for branch, local, finer in zip(self.global_branches, local_maps, [pixel_values, *local_maps], strict=False):
+            joined, probabilities = branch(local, finer, output_attentions=output_attentions)
+            feature_maps.append(joined)
+            attentions.extend(probabilities)
+        return feature_maps, attentions
+
+    def joined_inside(
+        self, pixel_values: torch.Tensor, output_attentions: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+        if not output_attentions:
+            return list(self.backbone(pixel_values, return_dict=True).feature_maps), []
+        kept: list[torch.Tensor | None] = []
+        try:
+            for branch in self.global_branches:
+                branch.kept_attentions = kept
+            feature_maps = list(self.backbone(pixel_values, return_dict=True).feature_maps)
+        finally:
+            for branch in self.global_branches:
+                branch.kept_attentions = None
+        return feature_maps, kept
+
+
+def build_encoder(
+    config: ResFormerConfig, num_levels: int | None = None
+) -> ResFormerEncoder | ResFormerBackboneEncoder:
+    """The paper's encoder, or the one around the config's backbone.
+
+    Args:
+        config: of the model.
+        num_levels: The number of levels, from the deepest, that a model learns by, where it is not all of them. What
+            does not lead there, such as Swin layers at the neck of a finer level, is frozen, since it gets no gradient.
+    """
+    if config.backbone_config is None:
+        return ResFormerEncoder(config)
+    return ResFormerBackboneEncoder(config, num_levels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -498,10 +647,11 @@ class ResFormerSpatialAttention(nn.Module):
 
 
 class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
-    """Dilated branches summed, rectified and gated (paper, section 3.2): (B, C, h, w) -> (B, C, h, w)."""
+    """Dilated branches summed, rectified and gated (paper, section 3.2): (B, in_channels, h, w) -> (B, C, h, w)."""
 
-    def __init__(self, config: ResFormerConfig, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, dilation_rates: Sequence[int]) -> None:
         super().__init__()
+        self.projection = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else None
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate, bias=False),
@@ -509,11 +659,13 @@ class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
                 nn.Conv2d(channels, channels, 1, bias=False),
                 nn.BatchNorm2d(channels),
             )
-            for rate in config.dilation_rates
+            for rate in dilation_rates
         )
         self.spatial_attention = ResFormerSpatialAttention()
 
     def compute(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.projection is not None:
+            hidden_states = self.projection(hidden_states)
         total = self.branches[0](hidden_states)
         for branch in self.branches[1:]:
             total = total + branch(hidden_states)
@@ -524,18 +676,29 @@ class ResFormerSkipConnections(nn.ModuleList):
     """One dilated feature enhancement per level, or plain skips with `use_dfe=False` (paper, Table 9)."""
 
     def __init__(self, config: ResFormerConfig) -> None:
-        sizes = config.hidden_sizes if config.use_dfe else ()
-        super().__init__(ResFormerDilatedFeatureEnhancement(config, size) for size in sizes)
+        levels = zip(config.hidden_sizes, config.skip_sizes, config.level_dilation_rates, strict=True)
+        super().__init__(
+            ResFormerDilatedFeatureEnhancement(size, skip, rates) if rates else self.plain(size, skip)
+            for size, skip, rates in levels
+        )
+
+    @staticmethod
+    def plain(in_channels: int, channels: int) -> nn.Module:
+        return nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        if len(self) == 0:
-            return list(feature_maps)
-        return [layer(x, first_run=layer.new_run()) for layer, x in zip(self, feature_maps, strict=True)]
+        """The levels' maps, after a stem's where there is one -> the levels' skips."""
+        return [
+            layer(feature_map, first_run=layer.new_run())
+            if isinstance(layer, ResFormerDilatedFeatureEnhancement)
+            else layer(feature_map)
+            for layer, feature_map in zip(self, feature_maps[-len(self) :], strict=True)
+        ]
 
 
-def upsample(hidden_states: torch.Tensor) -> torch.Tensor:
-    """Bilinear up-sampling by 2."""
-    return F.interpolate(hidden_states, scale_factor=2, mode="bilinear", align_corners=False)
+def upsample(hidden_states: torch.Tensor, factor: int = 2) -> torch.Tensor:
+    """Bilinear up-sampling."""
+    return F.interpolate(hidden_states, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 class ResFormerDecoderLayer(nn.Module):
@@ -552,21 +715,27 @@ class ResFormerDecoderLayer(nn.Module):
 
 
 class ResFormerDecoder(nn.Module):
-    """From the skips, finest first, to (B, C, H/2, W/2); the paper's last up-sampling is left to the head."""
+    """From the skips, finest first, to the size of the finest, (B, C, H/2, W/2) in the paper's network.
+
+    The paper's last up-sampling is left to the head.
+    """
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__()
-        sizes = [config.hidden_sizes[-1], *config.decoder_sizes]
-        skips = list(reversed(config.hidden_sizes[:-1]))
+        deepest, *skips = reversed(config.skip_sizes)
+        sizes = [deepest, *config.decoder_sizes]
         self.layers = nn.ModuleList(
             ResFormerDecoderLayer(skip + previous, size)
             for skip, previous, size in zip(skips, sizes[:-1], sizes[1:], strict=True)
         )
+        strides = list(reversed(config.strides))
+        self.factors = [coarse // fine for coarse, fine in pairwise(strides)]
 
     def forward(self, skip_connections: Sequence[torch.Tensor]) -> torch.Tensor:
         hidden_states = skip_connections[-1]
-        for layer, skip_connection in zip(self.layers, reversed(skip_connections[:-1]), strict=True):
-            hidden_states = layer(skip_connection, upsample(hidden_states))
+        steps = zip(self.layers, reversed(skip_connections[:-1]), self.factors, strict=True)
+        for layer, skip_connection, factor in steps:
+            hidden_states = layer(skip_connection, upsample(hidden_states, factor))
         return hidden_states
 
 
@@ -579,9 +748,10 @@ class ResFormerSegmentationHead(nn.Module):
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__()
         self.classifier = nn.Conv2d(config.decoder_sizes[-1], len(config.mask_class_names), 1)
+        self.factor = config.strides[0]
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return upsample(self.classifier(hidden_states))[..., :height, :width]
+        return upsample(self.classifier(hidden_states), self.factor)[..., :height, :width]
 
 
 class ResFormerClassificationHead(nn.Module):
@@ -589,11 +759,11 @@ class ResFormerClassificationHead(nn.Module):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__()
-        self.hidden = nn.Linear(sum(config.hidden_sizes[-2:]), config.classifier_hidden_size)
+        self.hidden = nn.Linear(sum(config.hidden_sizes[-POOLED_LEVELS:]), config.classifier_hidden_size)
         self.classifier = nn.Linear(config.classifier_hidden_size, len(config.image_class_names))
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-2:]], dim=1)
+        pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-POOLED_LEVELS:]], dim=1)
         return self.classifier(self.hidden(pooled))
 
 
@@ -770,6 +940,7 @@ class ResFormerPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = [
         "ResFormerStage",
+        "ResFormerGlobalBranch",
         "ResFormerDilatedFeatureEnhancement",
         "ResFormerDecoderLayer",
         "ResFormerSegmentationHead",
@@ -795,7 +966,10 @@ class ResFormerPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, ResFormerRelativePositionBias):
@@ -829,6 +1003,14 @@ class ResFormerPreTrainedModel(PreTrainedModel):
             self.config.custom_pipelines = {PIPELINE_TASK: {**implementation, "pt": [self._pipeline_auto_class]}}
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of `config.backbone_config`'s network, to be frozen or to learn at a rate of their own.
+
+        They exclude the Swin layers that join it; none without a backbone.
+        """
+        if self.config.backbone_config is not None:
+            yield from self.encoder.backbone.parameters()
+
     def option(self, given: bool | None, name: str) -> bool:
         """An argument of `forward`, or the config's default for it."""
         return bool(getattr(self.config, name) if given is None else given)
@@ -846,9 +1028,14 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_shared())
-        self.num_features = [self.config.hidden_sizes[0], *self.config.hidden_sizes]
-        self.encoder = ResFormerEncoder(self.config)
+        stem = [self.config.hidden_sizes[0]] if self.config.backbone_config is None else []
+        self.num_features = [*stem, *self.config.hidden_sizes]
+        self.encoder = build_encoder(self.config)
         self.post_init()
+
+    def post_init(self) -> None:
+        # Without the mixin's, by which a backbone inside this one would take down each of its hidden states twice.
+        super(BackboneMixin, self).post_init()
 
     def forward(
         self,
@@ -857,7 +1044,7 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> BackboneOutput | tuple:
-        """Feature maps of the input padded on the right and bottom to a multiple of 16.
+        """Feature maps of the input padded on the right and bottom to whole strides (16 without a backbone).
 
         Args:
             pixel_values: (B, num_channels, H, W) normalised floats.
@@ -881,7 +1068,7 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_shared())
-        self.encoder = ResFormerEncoder(self.config)
+        self.encoder = build_encoder(self.config)
         self.dilated_feature_enhancement = ResFormerSkipConnections(self.config)
         self.decoder = ResFormerDecoder(self.config)
         self.segmentation_head = ResFormerSegmentationHead(self.config)
@@ -912,7 +1099,7 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
         """
         height, width = pixel_values.shape[-2:]
         feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
-        decoded = self.decoder(self.dilated_feature_enhancement(feature_maps[1:]))
+        decoded = self.decoder(self.dilated_feature_enhancement(feature_maps))
         segmentation_logits = self.segmentation_head(decoded, height, width)
         classification_logits = self.classification_head(feature_maps)
 
@@ -947,7 +1134,7 @@ class ResFormerForSemanticSegmentation(ResFormerPreTrainedModel):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_shared())
-        self.encoder = ResFormerEncoder(self.config)
+        self.encoder = build_encoder(self.config)
         self.dilated_feature_enhancement = ResFormerSkipConnections(self.config)
         self.decoder = ResFormerDecoder(self.config)
         self.segmentation_head = ResFormerSegmentationHead(self.config)
@@ -964,7 +1151,7 @@ class ResFormerForSemanticSegmentation(ResFormerPreTrainedModel):
         """Mask logits (B, S, H, W), and the segmentation loss for `labels` (B, H, W); see `ResFormerForMultiTask`."""
         height, width = pixel_values.shape[-2:]
         feature_maps, attentions = self.encoder(pixel_values, self.option(output_attentions, "output_attentions"))
-        decoded = self.decoder(self.dilated_feature_enhancement(feature_maps[1:]))
+        decoded = self.decoder(self.dilated_feature_enhancement(feature_maps))
         logits = self.segmentation_head(decoded, height, width)
         output = SemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, labels, self.config),
@@ -987,7 +1174,7 @@ class ResFormerForImageClassification(ResFormerPreTrainedModel):
 
     def __init__(self, config: ResFormerConfig) -> None:
         super().__init__(config.as_classification())
-        self.encoder = ResFormerEncoder(self.config)
+        self.encoder = build_encoder(self.config, POOLED_LEVELS)
         self.classification_head = ResFormerClassificationHead(self.config)
         self.post_init()
 
