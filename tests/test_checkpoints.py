@@ -16,11 +16,11 @@ from modeling_resformer.training.checkpoints import (
     checkpoints_in,
     choose_checkpoint,
     clean_up,
+    mark_finished,
+    mark_unfinished,
     named_checkpoint_failure,
     problem_of,
-    publish,
     rotate,
-    write_manifest,
 )
 
 
@@ -29,15 +29,15 @@ SETTINGS = {"fixed": {"seed": 0}, "noted": {"processes": 1}}
 
 def save(run, steps, resumable=True):
     """A small checkpoint, the way a run leaves one."""
-    unfinished = run / UNFINISHED / f"checkpoint-{steps}"
-    unfinished.mkdir(parents=True)
-    save_file({"weight": torch.full((64,), float(steps))}, unfinished / "model.safetensors")
-    torch.save({"step": steps}, unfinished / "optimizer.pt")
-    (unfinished / "trainer_state.json").write_text(json.dumps({"global_step": steps}))
-    (unfinished / "config.json").write_text("{}")
-    write_manifest(unfinished, SETTINGS, resumable)
-    publish(unfinished, run / f"checkpoint-{steps}")
-    return run / f"checkpoint-{steps}"
+    checkpoint = run / f"checkpoint-{steps}"
+    mark_unfinished(checkpoint)
+    checkpoint.mkdir(parents=True)
+    save_file({"weight": torch.full((64,), float(steps))}, checkpoint / "model.safetensors")
+    torch.save({"step": steps}, checkpoint / "optimizer.pt")
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": steps}))
+    (checkpoint / "config.json").write_text("{}")
+    mark_finished(checkpoint, SETTINGS, resumable)
+    return checkpoint
 
 
 def names(run):
@@ -188,8 +188,21 @@ def test_other_errors_pass(tmp_path):
             raise error
 
 
-def test_what_a_killed_run_left_is_cleaned_up(tmp_path):
-    (tmp_path / UNFINISHED / "checkpoint-4").mkdir(parents=True)
+def test_what_a_killed_run_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
     save(tmp_path, 2)
+    mark_unfinished(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "optimizer.pt").write_bytes(b"half")
+    assert choose_checkpoint("true", tmp_path) == tmp_path / "checkpoint-2"
+    with pytest.raises(BadInputError, match=r"no manifest\.json"):
+        choose_checkpoint(str(tmp_path / "checkpoint-4"), tmp_path)
     clean_up(tmp_path)
     assert os.listdir(tmp_path) == ["checkpoint-2"]
+
+
+def test_a_checkpoint_of_another_program_is_passed_over_and_left_alone(tmp_path):
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "optimizer.pt").write_bytes(b"whole")
+    assert choose_checkpoint("true", tmp_path) is None
+    clean_up(tmp_path)
+    assert (tmp_path / "checkpoint-4" / "optimizer.pt").read_bytes() == b"whole"

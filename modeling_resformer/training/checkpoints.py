@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not there: written aside, renamed when complete, checked before they are read.
+"""Checkpoints that are whole or marked unfinished, and are checked before they are read.
 
-A run's folder holds `checkpoint-N` for some numbers of steps N. Each is written to `.unfinished/checkpoint-N`, gets a
-`manifest.json` last, and is renamed. A run that dies on the way leaves `.unfinished` behind, which the next one removes.
+A run's folder holds `checkpoint-N` for some numbers of steps N. While one is written, `.unfinished/checkpoint-N` lies in
+the run's folder; its `manifest.json` comes last. A run that dies on the way leaves both behind: nobody goes on from such
+a checkpoint, and the next run removes it.
 
 `manifest.json`:
 
@@ -35,9 +36,14 @@ MANIFEST = "manifest.json"
 
 
 def checkpoints_in(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, whole or not, by ascending number of steps."""
+    """The checkpoint folders that a run has finished, sound or not, by ascending number of steps."""
     found = [path for path in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=steps_of)
+    return sorted((path for path in found if path.is_dir() and not _mark(path).exists()), key=steps_of)
+
+
+def _mark(checkpoint: Path) -> Path:
+    """Lies there while a checkpoint is written."""
+    return checkpoint.parent / UNFINISHED / checkpoint.name
 
 
 def steps_of(checkpoint: Path) -> int:
@@ -130,7 +136,14 @@ def _problem_of_file(path: Path, recorded: Mapping[str, int]) -> str | None:
     return None
 
 
-def write_manifest(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]], resumable: bool) -> None:
+def mark_unfinished(checkpoint: Path) -> None:
+    """Before the first file is written; an earlier one of that name goes away."""
+    if checkpoint.exists():
+        discard(checkpoint)
+    _mark(checkpoint).mkdir(parents=True, exist_ok=True)
+
+
+def mark_finished(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]], resumable: bool) -> None:
     """Record all files of a checkpoint that is otherwise complete, and see that they are on the disk."""
     files = {}
     # Program text and cards go along for whoever loads the model; nothing that resumes reads them.
@@ -140,13 +153,9 @@ def write_manifest(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]], 
     manifest = {"files": files, "resumable": resumable, "settings": settings}
     (checkpoint / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     _flush(checkpoint / MANIFEST)
-
-
-def publish(unfinished: Path, checkpoint: Path) -> None:
-    """Let a complete folder appear under its name; an earlier one of that name goes away."""
-    if checkpoint.exists():
-        discard(checkpoint)
-    unfinished.rename(checkpoint)
+    _mark(checkpoint).rmdir()
+    with suppress(OSError):  # something else lies there
+        _mark(checkpoint).parent.rmdir()
 
 
 def discard(checkpoint: Path) -> None:
@@ -172,7 +181,9 @@ def no_empty_folder_left(run: Path) -> Iterator[None]:
 
 
 def clean_up(run: Path) -> None:
-    """Remove what a killed run left half done."""
+    """Remove what a killed run left half done, and last the marks by which it is known."""
+    for mark in (run / UNFINISHED).glob("checkpoint-*"):
+        shutil.rmtree(run / mark.name, ignore_errors=True)
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 
 
