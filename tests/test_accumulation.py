@@ -7,6 +7,7 @@ from test_trainer import make_trainer
 from transformers import TrainerCallback
 
 from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask
+from modeling_resformer.data.rows import EpochSampler
 from modeling_resformer.heads import task_named
 
 
@@ -66,7 +67,7 @@ def test_four_micro_batches_of_two_are_one_batch_of_eight_for_the_cross_entropy(
 def test_the_step_of_both_tasks_is_that_of_the_mean_of_the_micro_batches_losses(dataset, tmp_path):
     """Which for the pooled Dice coefficient is not the loss of the whole batch."""
     found, log, trainer = one_step(dataset, tmp_path, ResFormerForMultiTask, 2, 4)
-    rows = [trainer.train_dataset[position] for position in trainer._get_train_sampler()]
+    rows = [trainer.train_dataset[position] for position in EpochSampler(8, trainer.args.seed)]
     task, losses = task_named("ResFormerForMultiTask"), []
     trainer.model.train()
     for start in range(0, 8, 2):

@@ -132,6 +132,7 @@ def write_nifti(path, voxels, units=2, pixdim=(0.5, 0.25, 2.0), **changes):
         "datatype": codes[str(voxels.dtype)],
         "pixdim": (1.0, *pixdim, 0.0, 0.0, 0.0, 0.0),
         "magic": b"n+1\0",
+        "srow": (),
     } | changes
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)
@@ -142,6 +143,9 @@ def write_nifti(path, voxels, units=2, pixdim=(0.5, 0.25, 2.0), **changes):
     header[123] = units
     struct.pack_into("<hh", header, 252, 1, 0)  # the place of the first voxel is given, the axes are the patient's
     struct.pack_into("<3f", header, 268, *ORIGIN)
+    if fields["srow"]:
+        struct.pack_into("<h", header, 254, 1)
+        struct.pack_into("<12f", header, 280, *fields["srow"])
     header[344:348] = fields["magic"]
     content = bytes(header) + voxels.tobytes()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
@@ -403,6 +407,9 @@ def test_photographs_in_dicom(tmp_path):
         ({"dim": (3, 11, 7, 6, 1, 1, 1, 1)}, "claims 814 bytes, it holds 737: it is truncated"),
         ({"dim": (3, 32767, 32767, 32767, 1, 1, 1, 1)}, "more than the 4294967296"),
         ({"datatype": 128}, "data type 128, expected positive sizes and one plain number per voxel"),
+        # ITK turns for ever around this one.
+        ({"srow": (0, 0, 0, math.inf, *(0,) * 8)}, "its sform holds NaN or infinite values"),
+        ({"srow": (math.nan,) * 12}, "its sform holds NaN or infinite values"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

@@ -12,8 +12,12 @@ import torch
 from conftest import tiny_config
 from prepared_data import prepared_dataset
 from safetensors.torch import load_file
+from test_trainer import make_trainer
+from transformers import Trainer
 
 from modeling_resformer.training.checkpoints import checkpoints_in, problem_of
+from modeling_resformer.training.resuming import ResumableTrainer
+from modeling_resformer.training.trainer import ResFormerTrainer
 
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +166,28 @@ def test_a_misspelt_metric_ends_before_the_first_step_and_lists_the_names(folder
     assert re.search(r"error: --metric_for_best_model is 'jacard'.*expected one of .*\bauc,.* jaccard,", error)
     assert "runtime" not in error
     assert not checkpoints_in(folder / "misspelt")
+
+
+def test_a_run_at_its_end_takes_no_further_step(tmp_path):
+    """In the middle of an epoch, where the Trainer alone would begin another step."""
+    settings = {"max_steps": 3, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3}
+    dataset = prepared_dataset(train=8, validation=2, test=2)
+    first = make_trainer(dataset, tmp_path, **settings)
+    first.train()
+    again = make_trainer(dataset, tmp_path, **settings)
+    again.train(True)
+    assert again.state.global_step == first.state.global_step == 3
+    assert again.state.num_train_epochs == first.state.num_train_epochs == 1
+    assert again.state.log_history[-1]["train_loss"] == first.state.log_history[-1]["train_loss"]
+    for name, tensor in first.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_nothing_private_of_the_trainer_is_overridden():
+    """Such names change from release to release without a word."""
+    private = {name for name in dir(Trainer) if name.startswith("_") and not name.startswith("__")}
+    for own in (ResFormerTrainer, ResumableTrainer):
+        assert not private & set(vars(own))
 
 
 WORKER = """

@@ -220,7 +220,7 @@ def test_a_loss_that_is_no_number_stops_training_and_names_the_cases(dataset, tm
     """Two rows a batch, drawn in the sampler's order, so that the poisoned batch is known."""
     trainer = make_trainer(dataset, tmp_path, per_device_train_batch_size=2, num_train_epochs=1)
     trainer.data_collator = poisoned(trainer.data_collator, "case_1")
-    cases = [dataset["train"]["case_id"][position] for position in trainer._get_train_sampler()]
+    cases = [dataset["train"]["case_id"][position] for position in EpochSampler(8, trainer.args.seed)]
     number, batch = next((i, cases[i : i + 2]) for i in range(0, 8, 2) if "case_1" in cases[i : i + 2])
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.train()

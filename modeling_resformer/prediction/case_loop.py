@@ -40,37 +40,29 @@ Problem = dict[str, str]
 Unit = list[Case]  # images that share a forward pass, or one volume
 
 
-class Inline(Executor):
-    """Does each job at once, on the thread that submits it."""
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future:
-        future: Future = Future()
-        try:
-            future.set_result(function(*arguments, **options))
-        except Exception as error:  # delivered where the result is asked for, as by any executor
-            future.set_exception(error)
-        return future
-
-
 def ordered(
-    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], limit: int
+    pool: Executor | None, function: Callable[[Any], Any], items: Iterable[Any], limit: int = 1
 ) -> Iterator[tuple[Any, Any, Exception | None]]:
-    """Yields (item, result, None) or (item, None, error) in order, with at most `limit` jobs begun and not taken.
+    """Yields what `attempt` makes of each item, in order: on this thread, or in a pool with at most `limit` jobs begun."""
+    if pool is None:
+        yield from (attempt(function, item) for item in items)
+        return
+    begun: deque[Future] = deque()
+    for item in items:
+        begun.append(pool.submit(attempt, function, item))
+        if len(begun) >= limit:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def attempt(function: Callable[[Any], Any], item: Any) -> tuple[Any, Any, Exception | None]:
+    """(item, result, None) or (item, None, error).
 
     An error is the item's own, whatever a library made of it, but `OutputError`: that ends the run, and is raised.
     """
-    begun: deque[tuple[Any, Future]] = deque()
-    for item in items:
-        begun.append((item, pool.submit(function, item)))
-        if len(begun) >= limit:
-            yield outcome(*begun.popleft())
-    while begun:
-        yield outcome(*begun.popleft())
-
-
-def outcome(item: Any, future: Future) -> tuple[Any, Any, Exception | None]:
     try:
-        return item, future.result(), None
+        return item, function(item), None
     except OutputError:
         raise
     except Exception as error:  # the boundary of a case: decoders raise what they meet in a damaged file
@@ -102,8 +94,8 @@ class Run:
         predictor: the checkpoint.
         journal: where finished cases are noted.
         stamps: of the cases that are still to do, by source.
-        pool: who reads and writes.
-        workers: how many those are; 0 for `Inline`.
+        pool: who reads and writes; None for the thread that predicts.
+        workers: how many those are.
         batch_size: slices of a volume in a forward pass.
         draw: whether to write overlays, sheets and en-face views.
         problems: what could not be done, filled by the run.
@@ -112,7 +104,7 @@ class Run:
     predictor: Predictor
     journal: Journal
     stamps: dict[str, Stamp]
-    pool: Executor
+    pool: Executor | None
     workers: int
     batch_size: int
     draw: bool
@@ -123,29 +115,21 @@ class Run:
     def output(self) -> Path:
         return self.journal.output
 
-    @property
-    def ahead(self) -> int:
-        return 2 * self.batch_size if self.workers else 1
-
-    @property
-    def behind(self) -> int:
-        return 2 * self.workers if self.workers else 1
-
     def do(self, units: Iterable[Unit]) -> None:
         for is_volume, group in groupby(units, key=lambda unit: isinstance(unit[0], VolumeCase)):
-            if is_volume:
-                for (case,) in group:
-                    self.do_volume(case)
-            else:
-                self.do_images(group)
+            finished = self.finished_volumes if is_volume else self.finished_images
+            for case, record, error in finished(group):
+                self.note(case, error) if error else self.journal.add(record)
+                self.bar.update()
 
-    def do_images(self, units: Iterable[Unit]) -> None:
+    def finished_volumes(self, units: Iterable[Unit]) -> Iterator[tuple[Case, Record | None, Exception | None]]:
+        return ordered(None, self.finish_volume, (case for (case,) in units))
+
+    def finished_images(self, units: Iterable[Unit]) -> Iterator[tuple[Case, Record | None, Exception | None]]:
         predicted = self.predicted(units, lambda case: self.predictor.prepare(case.open()), self.note)
         wanted = ((case, logits) for case, logits in predicted if case.source in self.stamps)
-        finished = ordered(self.pool, lambda pair: self.finish_image(*pair), wanted, self.behind)
-        for (case, _), record, error in finished:
-            self.note(case, error) if error else self.journal.add(record)
-            self.bar.update()
+        finished = ordered(self.pool, lambda pair: self.finish_image(*pair), wanted, 2 * self.workers)
+        return ((case, record, error) for (case, _), record, error in finished)
 
     def predicted(
         self,
@@ -155,7 +139,7 @@ class Run:
     ) -> Iterator[tuple[Any, Logits]]:
         """Yields each item with its logits, items of a batch together; what cannot be prepared is noted and left out."""
         numbered = ((number, item) for number, batch in enumerate(batches) for item in batch)
-        prepared = ordered(self.pool, lambda pair: prepare(pair[1]), numbered, self.ahead)
+        prepared = ordered(self.pool, lambda pair: prepare(pair[1]), numbered, 2 * self.batch_size)
         for _, group in groupby(prepared, key=lambda result: result[0][0]):
             batch = []
             for (_, item), inputs, error in group:
@@ -216,18 +200,7 @@ class Run:
             row |= {f"{fact}_{name}": rounded(value) for fact, value in facts.items()}
         return row, mask
 
-    def do_volume(self, case: VolumeCase) -> None:
-        try:
-            record = self.finished_volume(case)
-        except OutputError:
-            raise
-        except Exception as error:  # the boundary of a case, as in `outcome`
-            self.note(case, error)
-        else:
-            self.journal.add(record)
-        self.bar.update()
-
-    def finished_volume(self, case: VolumeCase) -> Record:
+    def finish_volume(self, case: VolumeCase) -> Record:
         """Predicts one volume slice by slice, and writes its files; a slice that cannot be done fails the volume.
 
         Raises:
@@ -257,7 +230,7 @@ class Run:
         )
         shown = tqdm(predicted, case.name, len(indices), unit="slice", leave=False, disable=self.bar.disable)
         rows = []
-        for (index, _), row, error in ordered(self.pool, finish, shown, self.behind):
+        for (index, _), row, error in ordered(self.pool, finish, shown, 2 * self.workers):
             if error:
                 fail(index, error)
             rows.append(row)

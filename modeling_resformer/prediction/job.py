@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import BadInputError
-from .case_loop import Inline, Problem, Run, units_of
+from .case_loop import Problem, Run, units_of
 from .cases import Case, VolumeCase, dataset_cases, find_cases
 from .journal import Journal, Record, prepare_output
 from .predictor import Predictor, load_pipeline
@@ -206,10 +207,7 @@ def run_share(
         tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
     ):
         run = Run(predictor, journal, todo, pool, workers, request.batch_size, request.draw, bar)
-        try:
-            run.do(share)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        run.do(share)
     return run.problems
 
 
@@ -222,8 +220,17 @@ def worker_count(cpu_threads: int | None) -> int:
     return 0 if wanted == 1 else min(wanted, MOST_WORKERS)
 
 
-def pool_of(workers: int) -> Executor:
-    return ThreadPoolExecutor(workers) if workers else Inline()
+@contextmanager
+def pool_of(workers: int) -> Iterator[Executor | None]:
+    """Threads for a block, whose end drops what they have not begun; None where there are none."""
+    if not workers:
+        yield None
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_results(

@@ -43,7 +43,10 @@ class WeightAverage:
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
-        """Within the block `model` has the averaged weights; afterwards its own again, bit for bit."""
+        """Within the block `model` has the averaged weights, if any; afterwards its own again, bit for bit."""
+        if not self.updates:
+            yield
+            return
         self._exchange(model)
         try:
             yield

@@ -8,19 +8,23 @@ processes and threads are as many. For this
   evaluation nor the number of data-loading workers changes them;
 - checkpoints are whole or not there, see `checkpoints.py`, and hold averaged and raw weights, the counter of early
   stopping, and the sums behind the next line of the log.
+
+Of the Trainer only public methods are overridden. It saves after a step or an epoch and before the next begins, and then
+finds another output folder in its arguments; `on_save` adds what is missing and renames.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -38,17 +42,18 @@ from ..files import whole_file
 from .checkpoints import (
     UNFINISHED,
     check_settings,
-    checkpoints_in,
     clean_up,
-    discard,
     named_checkpoint_failure,
     newest_whole,
     problem_of,
     publish,
     rotate,
+    steps_of,
     write_manifest,
 )
 from .ema import WeightAverage
+from .loss_sums import LossSums
+from .run_settings import settings_of
 
 
 logger = logging.getLogger(__name__)
@@ -56,71 +61,55 @@ logger = logging.getLogger(__name__)
 RAW_WEIGHTS = "raw_weights.pt"
 TRAINER_STATE = "trainer_state.json"
 
-# Arguments that make a run another run, and those that only change its last digits, its length or its choice.
-FIXED_ARGUMENTS = (
-    "seed",
-    "data_seed",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "optim",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "dataloader_drop_last",
-)
-NOTED_ARGUMENTS = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "max_grad_norm",
-    "bf16",
-    "fp16",
-    "metric_for_best_model",
-    "greater_is_better",
+# Of torch's DataLoader; the Trainer's arguments are named dataloader_*.
+LOADER_SETTINGS = (
+    *("num_workers", "pin_memory", "persistent_workers", "prefetch_factor"),
+    *("multiprocessing_context", "in_order", "drop_last"),
 )
 
 
 class RepeatableSteps(TrainerCallback):
-    """Makes every step a function of (seed, step), so that it matters to none whether the run was resumed before it."""
+    """Makes every step a function of (seed, step), and a checkpoint whole once the Trainer has written its part."""
 
     def __init__(self, trainer: "ResumableTrainer") -> None:
         self.trainer = trainer
         self.save_at_epoch_end = False
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.restore_progress()
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.begin()
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.write_aside(False)
         # On several processes Accelerate loses the sampler behind its shards when an epoch is resumed in its middle.
         self.trainer.train_sampler.set_epoch(int(state.epoch))
         self.save_at_epoch_end = False
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.write_aside(False)
         source = np.random.SeedSequence((args.seed, state.global_step, args.process_index))
         torch.manual_seed(int(source.generate_state(1)[0]))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.trainer.average is not None:
             self.trainer.average.update(self.trainer.model)
+        self.trainer.write_aside(True)
         # A checkpoint of an epoch's last step waits for the epoch's evaluation, which a resumed run would skip.
         if control.should_save and (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
             control.should_save, self.save_at_epoch_end = False, True
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.write_aside(True)
         control.should_save |= self.save_at_epoch_end
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
+        if self.trainer.is_in_train and args.metric_for_best_model is not None:
+            self.trainer.check_metric(of["metrics"])
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.finish_checkpoint()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.write_aside(False)
 
 
 class ResumableTrainer(Trainer):
@@ -144,8 +133,13 @@ class ResumableTrainer(Trainer):
             )
         self.average = None if ema_decay is None else WeightAverage(self.model, ema_decay)
         self.train_sampler: EpochSampler | None = None
-        self._unfinished: Path | None = None
+        self.loss_parts: Sequence[str] = ()
+        self.sums = LossSums.start(self.args.device)
         self._resumed_from: Path | None = None
+        self._run = Path(self.args.output_dir)
+        self._unfinished: Path | None = None
+        self._most_checkpoints: int | None = None
+        self._num_epochs = 0
         self.add_callback(RepeatableSteps(self))
 
     # Training
@@ -162,51 +156,98 @@ class ResumableTrainer(Trainer):
             BadInputError: the checkpoint is of a run with other settings, or `metric_for_best_model` is unknown.
             CheckpointWriteError: a checkpoint cannot be written.
         """
-        run = Path(self.args.output_dir)
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = newest_whole(run)
+            resume_from_checkpoint = newest_whole(self._run)
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         if self._resumed_from is None:
             self._check_metric_name()
         else:
             self._note_differences(check_settings(self._resumed_from, self._settings()))
         if self.args.should_save:
-            clean_up(run)
-        output = super().train(str(self._resumed_from) if self._resumed_from else None, trial, ignore_keys_for_eval)
+            clean_up(self._run)
+        with self._own_checkpoints():
+            output = super().train(self._resumed_from and str(self._resumed_from), trial, ignore_keys_for_eval)
         self._end_averaging()
         # Whatever is evaluated from here on stops nothing.
         self.remove_callback(EarlyStoppingCallback)
         return output
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.train_sampler = EpochSampler(len(dataset), seed)
-        return self.train_sampler
+    @contextmanager
+    def _own_checkpoints(self) -> Iterator[None]:
+        """Within the block the Trainer deletes no checkpoint, and a full disk is named in one line."""
+        args = self.args
+        self._most_checkpoints, args.save_total_limit = args.save_total_limit, None
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if self._unfinished is None:
+                raise
+            with named_checkpoint_failure(self._unfinished.name, self._run):
+                raise error
+        finally:
+            args.save_total_limit = self._most_checkpoints
+            self.write_aside(False)
+        # As the Trainer does: under a limit of one, the best alone is left in the end.
+        if args.should_save and args.save_total_limit == 1 and self.state.best_model_checkpoint is not None:
+            best = Path(self.state.best_model_checkpoint)
+            rotate(best.parent, 1, best, best)
 
-    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
-        epochs_trained, batches_trained = super()._init_training_state(max_steps, *args)
-        if self._resumed_from is None:
-            return epochs_trained, batches_trained
-        early_stopping = self._restore_callbacks()
-        self._check_best()
-        stopped = any(stop.early_stopping_patience_counter >= stop.early_stopping_patience for stop in early_stopping)
-        if stopped or self.state.global_step >= max_steps:
-            # The Trainer would go on for one more step or epoch: it knows the end only when it runs into it.
-            return self.state.num_train_epochs, 0
-        return epochs_trained, batches_trained
+    def write_aside(self, aside: bool) -> None:
+        """Where the Trainer writes checkpoints from here on: where nobody takes them for whole, or in the run's folder."""
+        self.args.output_dir = str(self._run / UNFINISHED if aside else self._run)
 
-    def _restore_callbacks(self) -> list[EarlyStoppingCallback]:
-        """Set the counters of early stopping to those of the checkpoint; the patience is that of this run."""
-        early_stopping = []
-        for callback in (*self.callback_handler.callbacks, self.control):
-            if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
-            if isinstance(callback, EarlyStoppingCallback):
-                attributes = self.state.stateful_callbacks[type(callback).__name__]["attributes"]
-                callback.early_stopping_patience_counter = attributes["early_stopping_patience_counter"]
-                early_stopping.append(callback)
-        return early_stopping
+    def get_train_dataloader(self) -> DataLoader:
+        """Each epoch in an order of its own, see `rows.py`."""
+        args = self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.train_sampler = EpochSampler(len(self.train_dataset), seed)
+        loader = DataLoader(
+            self.train_dataset,
+            # That of one process, also where the Trainer has found one that fits.
+            self.get_total_train_batch_size(args) // (args.gradient_accumulation_steps * args.world_size),
+            sampler=self.train_sampler,
+            collate_fn=self.data_collator,
+            **{name: getattr(args, f"dataloader_{name}") for name in LOADER_SETTINGS},
+        )
+        return self.accelerator.prepare(loader)
+
+    def set_initial_training_values(self, *args: Any) -> tuple[Any, ...]:
+        """The Trainer's; no epoch for a run at its end, where it would go on for one more step or epoch."""
+        self._num_epochs, *others, max_steps = super().set_initial_training_values(*args)
+        at_end = self._resumed_from is not None and (
+            steps_of(self._resumed_from) >= max_steps or self._restore_early_stopping()
+        )
+        return (0 if at_end else self._num_epochs, *others, max_steps)
+
+    def begin(self) -> None:
+        """Go on from the checkpoint that is resumed, if any: with what the Trainer does not restore of it."""
+        self.state.num_train_epochs = self._num_epochs
+        self.sums = LossSums.start(self.args.device)
+        if self._resumed_from is not None:
+            for callback in (*self.callback_handler.callbacks, self.control):
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+            self._check_best()
+            self._restore_weights(self._resumed_from / RAW_WEIGHTS)
+            if (path := self._progress_file(self._resumed_from)).is_file():
+                self.sums = LossSums.load(path, self.args.device)
+
+    def _restore_early_stopping(self) -> bool:
+        """Set the counters to those of the checkpoint; the patience is this run's. Whether it is at an end."""
+        saved = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE)).stateful_callbacks
+        stopping = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        for one in stopping:
+            attributes = saved.get(type(one).__name__, one.state())["attributes"]
+            one.early_stopping_patience_counter = attributes["early_stopping_patience_counter"]
+        return any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
+
+    def _restore_weights(self, path: Path) -> None:
+        """The Trainer has loaded the averaged weights, if the checkpoint has any: go on from the raw ones."""
+        if path.is_file():
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+            if self.average is not None:
+                self.average.load(self.model, raw["updates"])
+            self.model.load_state_dict(raw["weights"])
 
     def _check_best(self) -> None:
         """Find the best checkpoint again, where the run was moved; select anew where it is lost or broken."""
@@ -226,45 +267,28 @@ class ResumableTrainer(Trainer):
             self.average.copy_to(self.model)
         self.average = None
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> AbstractContextManager[None]:
         """Within the block the model has the averaged weights, if there are any."""
-        if self.average is None or not self.average.updates:
-            yield
-            return
-        with self.average.in_place_of(self.model):
-            yield
+        return nullcontext() if self.average is None else self.average.in_place_of(self.model)
 
-    # The sums behind the next line of the log
+    # The log
 
-    def progress(self) -> dict[str, Any]:
-        """What this process has summed up since the last line of the log; goes into each checkpoint."""
-        return {
-            "loss": self._tr_loss,
-            "logged_loss": self._total_loss_scalar,
-            "logged_step": self._globalstep_last_logged,
-        }
-
-    def load_progress(self, progress: dict[str, Any]) -> None:
-        """The reverse of `progress`."""
-        self._tr_loss = progress["loss"].to(self.args.device)
-        self._total_loss_scalar = progress["logged_loss"]
-        self._globalstep_last_logged = progress["logged_step"]
-
-    def restore_progress(self) -> None:
-        """Go on with the sums of the checkpoint that is resumed, if it holds this process's."""
-        path = self._resumed_from and self._progress_file(self._resumed_from)
-        if path and path.is_file():
-            self.load_progress(torch.load(path, map_location="cpu", weights_only=True))
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """The Trainer's; the loss is summed up for the log here too, since its own sums end with the process."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.sums.loss += loss
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; the mean loss of the whole run stays that of the whole run after it was resumed."""
-        if "train_loss" in logs and self.state.global_step:
-            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
+        """Log the means over what was trained since the last line, and in the end over the whole run."""
+        step = self.state.global_step
+        if "loss" in logs and step > self.sums.logged_step:
+            logs |= self.sums.line(self.loss_parts, step, partial(self.accelerator.reduce, reduction="mean"))
+        if "train_loss" in logs and step:
+            logs["train_loss"] = self.sums.mean_of_run(step)
         super().log(logs, start_time)
-
-    def _progress_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"progress_{self.args.process_index}.pt"
 
     # Checkpoints
 
@@ -274,10 +298,12 @@ class ResumableTrainer(Trainer):
         Raises:
             CheckpointWriteError: it cannot be written.
         """
-        if self._unfinished is not None:
-            super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None:
+            self._unfinished = Path(output_dir)
+            with self.averaged_weights():
+                super().save_model(output_dir, _internal_call)
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self._run)
         with named_checkpoint_failure("the model", folder):
             unfinished = folder / UNFINISHED / "model"
             super().save_model(str(unfinished), _internal_call=True)
@@ -293,96 +319,38 @@ class ResumableTrainer(Trainer):
         """Write `trainer_state.json` beside and rename it."""
         if not self.is_world_process_zero():
             return
-        run = Path(self.args.output_dir)
-        with named_checkpoint_failure(TRAINER_STATE, run), whole_file(run / TRAINER_STATE) as partial:
-            self.state.save_to_json(str(partial))
+        with named_checkpoint_failure(TRAINER_STATE, self._run), whole_file(self._run / TRAINER_STATE) as file:
+            self.state.save_to_json(str(file))
 
-    def _get_output_dir(self, trial: Any) -> str:
-        run = super()._get_output_dir(trial)
-        return run if self._unfinished is None else str(self._unfinished)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        run = Path(self._get_output_dir(trial))
-        checkpoint = run / f"checkpoint-{self.state.global_step}"
-        with named_checkpoint_failure(checkpoint.name, run):
-            self._unfinished = run / UNFINISHED
-            try:
-                with self.averaged_weights():
-                    super()._save_checkpoint(model, trial)
-            finally:
-                self._unfinished = None
-            self._complete(run / UNFINISHED / checkpoint.name, checkpoint)
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(checkpoint))
-
-    def _complete(self, unfinished: Path, checkpoint: Path) -> None:
+    def finish_checkpoint(self) -> None:
         """Add what the Trainer leaves out, let the checkpoint appear, and delete those over the limit."""
+        unfinished, resumable = self._unfinished, not self.args.save_only_model
+        checkpoint = self._run / unfinished.name
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(checkpoint)
+        if resumable:
+            self.sums.save(self._progress_file(unfinished))
         if self.args.should_save:
             self.state.save_to_json(str(unfinished / TRAINER_STATE))
-            if self.average is not None and not self.args.save_only_model:
+            if resumable and self.average is not None:
                 torch.save(self.average.state_within(self.model), unfinished / RAW_WEIGHTS)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_manifest(unfinished, self._settings(), resumable=not self.args.save_only_model)
+            write_manifest(unfinished, self._settings(), resumable)
             publish(unfinished, checkpoint)
             best = self.state.best_model_checkpoint
-            rotate(checkpoint.parent, self.args.save_total_limit, checkpoint, best and Path(best))
+            rotate(self._run, self._most_checkpoints, checkpoint, best and Path(best))
         self.accelerator.wait_for_everyone()
+        self._unfinished = None
+        self.write_aside(False)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        torch.save(self.progress(), self._progress_file(Path(output_dir)))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: the Trainer calls this before the checkpoint has its place."""
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / RAW_WEIGHTS
-        if path.is_file():
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-            if self.average is not None:
-                self.average.load(self.model, raw["updates"])
-            self.model.load_state_dict(raw["weights"])
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        # The Trainer deletes the last checkpoint under a limit of one, and would leave half of it if it were killed.
-        if self.args.should_save and self.args.save_total_limit == 1:
-            for checkpoint in checkpoints_in(Path(self.args.output_dir)):
-                if checkpoint.name != Path(self.state.best_model_checkpoint).name:
-                    discard(checkpoint)
+    def _progress_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"progress_{self.args.process_index}.pt"
 
     # Settings and selection
 
     def _settings(self) -> dict[str, dict[str, Any]]:
-        """What a resumed run must have in common with its checkpoint, and what it is told about."""
-        args, rows = self.args, self.train_dataset
-        model = self.accelerator.unwrap_model(self.model)
-        # Architecture, labels and losses; what else stands in a config is filled in when it is saved, or later.
-        own = {"id2label", *type(model.config).__annotations__} - {"classification_thresholds", "resformer_version"}
-        fixed = {
-            "training rows": len(rows),
-            "checksum of their cases": crc32("\n".join(rows.rows["case_id"]).encode()),
-            "images a step (processes x batch size x accumulation)": (
-                args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
-            ),
-            "model": type(model).__name__,
-            **{f"config {name}": value for name, value in model.config.to_dict().items() if name in own},
-            **{name: getattr(args, name) for name in FIXED_ARGUMENTS},
-        }
-        noted = {
-            "processes": args.world_size,
-            "augmentation": repr(rows.augmentation),
-            "image size": str(getattr(self.processing_class, "size", None)),
-            "ema_decay": None if self.average is None else self.average.decay,
-            "CPU threads": torch.get_num_threads() if args.device.type == "cpu" else None,
-            "torch": str(torch.__version__),
-            **{name: getattr(args, name) for name in NOTED_ARGUMENTS},
-        }
-        return {"fixed": fixed, "noted": noted}
+        return settings_of(self, None if self.average is None else self.average.decay)
 
     def _note_differences(self, differences: list[str]) -> None:
         if differences:
@@ -397,14 +365,10 @@ class ResumableTrainer(Trainer):
         name = self.args.metric_for_best_model
         selects = self.args.load_best_model_at_end or self.args.save_strategy == SaveStrategy.BEST
         if selects and name not in (None, "loss", "eval_loss") and self.eval_dataset is not None:
-            self._known_metric(self.predict(self.eval_dataset, metric_key_prefix="eval").metrics)
+            self.check_metric(self.predict(self.eval_dataset, metric_key_prefix="eval").metrics)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        if self.args.metric_for_best_model is not None:
-            self._known_metric(metrics)
-        return super()._determine_best_metric(metrics, trial)
-
-    def _known_metric(self, metrics: dict[str, float]) -> None:
+    def check_metric(self, metrics: dict[str, float]) -> None:
+        """Refuses a `metric_for_best_model` that is not among those of an evaluation."""
         names = {name.removeprefix("eval_") for name in metrics}
         if self.args.metric_for_best_model.removeprefix("eval_") not in names:
             known = sorted(name for name in names if not name.endswith(("runtime", "_per_second", "_time")))

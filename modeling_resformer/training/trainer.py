@@ -41,8 +41,7 @@ class ResFormerTrainer(ResumableTrainer):
             self.remove_callback(printing)
         self.add_callback(ProgressLines(bar=not self.args.disable_tqdm))
         self.task = task_named(type(self.model).__name__)
-        self._loss_sums = torch.zeros(len(self.task.losses), device=self.args.device)
-        self._loss_steps = 0
+        self.loss_parts = self.task.losses
 
     def _settle_data_loading(self) -> None:
         """What torch would warn of: pinned memory without an accelerator, and more workers than cores."""
@@ -66,18 +65,8 @@ class ResFormerTrainer(ResumableTrainer):
         if not loss.isfinite():
             values = zip(self.task.losses, parts.tolist(), strict=True)
             self._stop(f"The loss ({', '.join(f'{name} {value}' for name, value in values)})", inputs["case_index"])
-        self._loss_sums += parts
-        self._loss_steps += 1
+        self.sums.add_parts(parts)
         return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each task's loss beside their weighted sum in the lines about training."""
-        if "loss" in logs and self._loss_steps:
-            means = self.accelerator.reduce(self._loss_sums / self._loss_steps, reduction="mean")
-            logs |= dict(zip(self.task.losses, means.tolist(), strict=True))
-            self._loss_sums.zero_()
-            self._loss_steps = 0
-        super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation split for any."""
@@ -101,16 +90,6 @@ class ResFormerTrainer(ResumableTrainer):
                 buffer.copy_(broadcast(buffer))
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
-    def progress(self) -> dict[str, Any]:
-        """The Trainer's, with the sums of each task's loss."""
-        return {**super().progress(), "loss_sums": self._loss_sums, "loss_steps": self._loss_steps}
-
-    def load_progress(self, progress: dict[str, Any]) -> None:
-        """The reverse of `progress`."""
-        super().load_progress(progress)
-        self._loss_sums = progress["loss_sums"].to(self.args.device)
-        self._loss_steps = progress["loss_steps"]
-
     def prediction_step(
         self,
         model: nn.Module,
@@ -122,11 +101,10 @@ class ResFormerTrainer(ResumableTrainer):
 
         No loss is returned: the Trainer would average it over batches, `EvaluationMetrics` computes it exactly.
         """
-        inputs = self._prepare_inputs(inputs)
+        plain = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(pixel_values=inputs["pixel_values"])
-        config = self.accelerator.unwrap_model(model).config
-        ignore_index = config.semantic_loss_ignore_index
+            outputs = model(pixel_values=inputs["pixel_values"].to(plain.dtype))
+        ignore_index = plain.config.semantic_loss_ignore_index
         statistics = row_statistics(outputs, inputs, self.task, self.processing_class, ignore_index)
         numbers = [values.flatten(1) for values in statistics.values() if values.is_floating_point()]
         finite = torch.cat(numbers, dim=1).isfinite().all(dim=1)

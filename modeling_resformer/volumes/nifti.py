@@ -58,6 +58,10 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     (offset,) = struct.unpack_from(f"{order}f", head, 108)
     if not FIRST_OFFSET <= offset < MAX_VOLUME_BYTES:  # ITK would begin elsewhere without a word
         raise BadInputError(f"{path}: vox_offset is {offset:g}, expected {FIRST_OFFSET} or more; export it again")
+    (has_sform,) = struct.unpack_from(f"{order}h", head, 254)
+    if has_sform and not all(map(math.isfinite, struct.unpack_from(f"{order}12f", head, 280))):
+        # On some of these ITK looks for a rotation for ever.
+        raise BadInputError(f"{path}: its sform holds NaN or infinite values; export it again")
     claimed = columns * rows * slices * SAMPLE_BYTES[datatype] + int(offset)
     _check_size(path, claimed, packed)
     _check_content(path, claimed, packed, int(offset), {16: f"{order}f4", 64: f"{order}f8"}.get(datatype))
