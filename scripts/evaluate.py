@@ -38,11 +38,6 @@ from modeling_resformer.errors import BadInputError, NonFiniteLossError, named_w
 from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.evaluation.report_page import recall_training, write_pages
 from modeling_resformer.evaluation.results import Scoring, evaluate_split
-from modeling_resformer.evaluation.threshold_choice import (
-    choose_on_validation,
-    warn_of_older_results,
-    write_thresholds,
-)
 from modeling_resformer.files import check_writable
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import EvaluationArguments, parse_evaluation_arguments
@@ -54,6 +49,11 @@ from modeling_resformer.training.building import (
     load_model,
 )
 from modeling_resformer.training.progress import quieten_libraries
+from modeling_resformer.training.threshold_choice import (
+    choose_on_validation,
+    warn_of_older_results,
+    write_thresholds,
+)
 from modeling_resformer.training.trainer import ResFormerTrainer
 
 

@@ -21,11 +21,12 @@ from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.errors import BadInputError
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
 from modeling_resformer.evaluation.per_case import per_case_lines, write_per_case
 from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.evaluation.report_page import headline
 from modeling_resformer.evaluation.results import Scoring, format_table, pixel_volumes, summarise
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
+from modeling_resformer.evaluation.row_statistics import RowStatistics
 from modeling_resformer.metrics.scores import Bootstrap, figure
 
 

@@ -15,7 +15,8 @@ from modeling_resformer.data.collation import MultiTaskCollator
 from modeling_resformer.data.rows import EpochSampler, EvaluationRows, TrainingRows
 from modeling_resformer.data.transforms import Augmentation, default_augmentation
 from modeling_resformer.errors import NonFiniteLossError
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
+from modeling_resformer.evaluation.row_statistics import RowStatistics
 from modeling_resformer.training.trainer import ResFormerTrainer
 
 

@@ -17,7 +17,8 @@ pytest.importorskip("SimpleITK")
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.rows import EvaluationRows
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, row_statistics
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
+from modeling_resformer.evaluation.row_statistics import row_statistics
 from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import segmentation_scores

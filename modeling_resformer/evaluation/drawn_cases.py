@@ -14,7 +14,8 @@ from ..data.rows import EvaluationRows
 from ..drawing import displayable, label_lines
 from ..metrics.scores import jaccard
 from ..training.trainer import ResFormerTrainer
-from .row_statistics import EvaluationMetrics, RowStatistics
+from .evaluation_metrics import EvaluationMetrics
+from .row_statistics import RowStatistics
 
 
 if TYPE_CHECKING:

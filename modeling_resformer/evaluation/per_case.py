@@ -21,7 +21,7 @@ import numpy as np
 from ..files import whole_file
 from ..metrics.counts import Counts
 from ..metrics.scores import dice, jaccard
-from .row_statistics import EvaluationMetrics
+from .evaluation_metrics import EvaluationMetrics
 
 
 FORMATS = ("csv", "parquet")

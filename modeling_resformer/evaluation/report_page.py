@@ -30,8 +30,9 @@ from .drawn_cases import (
     evenly_spaced,
     ranking,
 )
+from .evaluation_metrics import EvaluationMetrics
 from .results import besides
-from .row_statistics import EvaluationMetrics, RowStatistics
+from .row_statistics import RowStatistics
 
 
 if TYPE_CHECKING:

@@ -57,9 +57,10 @@ from ..metrics.calibration import reliability
 from ..metrics.counts import Counts, label_counts
 from ..metrics.scores import Bootstrap, Score, figure, occurring, segmentation_scores
 from ..training.trainer import ResFormerTrainer
+from .evaluation_metrics import EvaluationMetrics
 from .per_case import per_case_lines, write_per_case
 from .raw_masks import RawMaskRows
-from .row_statistics import EvaluationMetrics, RowStatistics
+from .row_statistics import RowStatistics
 
 
 logger = logging.getLogger(__name__)

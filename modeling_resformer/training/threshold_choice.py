@@ -9,7 +9,7 @@ import datasets
 from ..data.rows import EvaluationRows
 from ..files import write_whole
 from ..metrics.thresholds import choose_thresholds, measured_elsewhere
-from ..training.trainer import ResFormerTrainer
+from .trainer import ResFormerTrainer
 
 
 logger = logging.getLogger(__name__)
