@@ -121,7 +121,7 @@ def test_rows_that_fill_up_a_last_batch_count_once():
     joined = RowStatistics.join([batch([2, 3]), batch([0, 1]), batch([4, 0])])
     assert joined.row_index.tolist() == [0, 1, 2, 3, 4]
     assert joined.case_index.tolist() == [0, 10, 20, 30, 40]
-    assert joined.counts.tp.sum(axis=0).tolist() == [5, 5]
+    assert joined.mask_counts[:, 0].sum(axis=0).tolist() == [5, 5]
 
 
 def test_both_losses_are_logged_and_add_up(dataset, tmp_path):

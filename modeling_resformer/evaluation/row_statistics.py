@@ -13,7 +13,7 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..heads import Task
-from ..metrics.counts import Counts, mask_counts
+from ..metrics.counts import mask_counts
 from ..modeling_resformer import dice_statistics, pixel_losses
 
 
@@ -47,41 +47,6 @@ class RowStatistics:
         joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         _, first = np.unique(joined["row_index"], return_index=True)
         return cls(**{name: array[first] for name, array in joined.items()})
-
-    def take(self, rows: np.ndarray) -> "RowStatistics":
-        """Some of the rows, by index or boolean mask."""
-        kept = {name: None if array is None else array[rows] for name, array in vars(self).items()}
-        return RowStatistics(**kept)
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether the model segments."""
-        return self.mask_counts is not None
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the model classifies."""
-        return self.classification_logits is not None
-
-    @property
-    def annotated(self) -> np.ndarray:
-        """(N,) whether a row has anything that the model's heads are scored on: a mask with a known pixel, a known label."""
-        some = np.zeros(len(self.row_index), dtype=bool)
-        if self.has_masks:
-            some |= (self.mask_counts > 0).any(axis=(1, 2))
-        if self.has_labels:
-            some |= (self.class_labels >= 0).any(axis=1)
-        return some
-
-    @property
-    def counts(self) -> Counts:
-        """The mask counts, each (N, S)."""
-        return Counts(*np.moveaxis(self.mask_counts, 1, 0))
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """(N, K) sigmoid of the logits."""
-        return torch.from_numpy(self.classification_logits).double().sigmoid().numpy()
 
 
 @torch.no_grad()
