@@ -1,8 +1,10 @@
 """report.png and samples.png: the panels of each task, which cases are shown, and nothing written over anything else."""
 
 import importlib.util
+from collections import Counter
 from itertools import combinations
 
+import datasets
 import matplotlib.text
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from modeling_resformer.evaluation.drawn_cases import (
 )
 from modeling_resformer.evaluation.evaluation import Scoring
 from modeling_resformer.evaluation.panels import TrainingLog, curve, exclude_each_other
+from modeling_resformer.evaluation.per_case import write_per_case
 from modeling_resformer.evaluation.report_page import cases_title, draw_page, draw_samples, write_pages
 from modeling_resformer.evaluation.results import write_results
 from modeling_resformer.evaluation.row_images import DrawnImage
@@ -100,6 +103,26 @@ def test_each_task_has_its_panels_and_no_text_lies_on_another(dataset, tmp_path,
     for name, box in boxes:
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, name
     assert [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)] == []
+
+
+def test_images_are_read_once_beside_the_model_and_by_no_writer(dataset, tmp_path, monkeypatch):
+    """A page shows some images twice, baselines need all of them: still each is decoded for the model and once more."""
+    decoded, decode = Counter(), datasets.Image.decode_example
+    monkeypatch.setattr(
+        datasets.Image,
+        "decode_example",
+        lambda self, value, **rest: decoded.update([value["bytes"]]) or decode(self, value, **rest),
+    )
+    evaluation = evaluated(dataset, tmp_path)
+    images = [row["bytes"] for row in dataset["test"].cast_column("image", datasets.Image(decode=False))["image"]]
+    assert [decoded[image] for image in images] == [2] * 14
+    decoded.clear()
+    monkeypatch.setattr(Image, "open", None)
+    write_per_case(evaluation, tmp_path)
+    write_results(evaluation, tmp_path)
+    write_pages(evaluation, tmp_path)
+    assert not decoded
+    assert {path.name for path in tmp_path.iterdir()} >= {"per_case.csv", "results.json", "report.png", "samples.png"}
 
 
 def test_both_pages_are_written_whole(dataset, tmp_path):
@@ -218,7 +241,9 @@ def test_rows_of_different_scores_are_not_spread():
 def test_captions_name_every_class_at_or_above_its_threshold():
     def lines(probabilities, thresholds):
         index, labels = np.zeros(1, dtype=int), np.array([[1, -100]])
-        rows = ScoredRows(index, index, probabilities=np.array([probabilities]), class_labels=labels)
+        rows = ScoredRows(
+            index, index, labels[:, 0] >= 0, probabilities=np.array([probabilities]), class_labels=labels
+        )
         classes = Classes(("background", "lesion"), ("red", "brown"), tuple(thresholds))
         return caption_of("a", rows, 0, classes).split("\n")
 

@@ -23,7 +23,7 @@ from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.evaluation.answers import ScoredRows
 from modeling_resformer.evaluation.evaluation import Evaluation, Scoring
-from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics, answers_of
 from modeling_resformer.evaluation.per_case import write_per_case
 from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.evaluation.report_page import headline
@@ -103,7 +103,7 @@ def metrics():
 
 def evaluated(metrics, rows, group_by=None, per_case_format="csv"):
     """What an evaluation makes of the rows that the metrics have seen, by a model that finds nothing again."""
-    answers, table = metrics.answers(), EvaluationRows(rows)
+    answers, table = answers_of(metrics.rows, metrics.config), EvaluationRows(rows)
     images = read_images(table, answers.rows, lambda image, size: np.zeros(size, dtype=np.int64))
     return Evaluation.of("test", answers, table, images, Scoring(Bootstrap(0), group_by, per_case_format))
 
@@ -232,9 +232,9 @@ def test_a_model_of_one_task_counts_the_rows_that_its_head_is_scored_on(metrics)
     both.mask_counts[:4], both.class_labels[5] = 0, -100
     of_masks = dataclasses.replace(both, classification_logits=None, class_labels=None)
     of_labels = dataclasses.replace(both, mask_counts=None)
-    assert ScoredRows.of(of_masks).annotated().tolist() == [False] * 4 + [True] * 2
-    assert ScoredRows.of(of_labels).annotated().tolist() == [True] * 5 + [False]
-    assert ScoredRows.of(both).annotated().all()
+    assert ScoredRows.of(of_masks).annotated.tolist() == [False] * 4 + [True] * 2
+    assert ScoredRows.of(of_labels).annotated.tolist() == [True] * 5 + [False]
+    assert ScoredRows.of(both).annotated.all()
 
 
 @pytest.mark.parametrize(("cases", "warned"), [(9, True), (10, False)])

@@ -208,7 +208,7 @@ def test_from_file_to_scores_only_what_was_annotated_counts(tmp_path):
     assert output.classification_loss.item() == pytest.approx(binary.item(), rel=1e-5)
 
     # The scores of the volume, from NumPy alone, over annotated pixels.
-    answers = metrics.answers()
+    answers = metrics.answers
     scores = row_scores(dataclasses.replace(answers.rows, pixel_volumes=np.full(5, 0.25)), answers.classes)
     for code, name in enumerate(FLUIDS, start=1):
         true, found = (truth == code)[truth != 255], (predicted == code)[truth != 255]

@@ -46,6 +46,8 @@ class ScoredRows:
     Attributes:
         row_index: (N,) position in the split.
         case_index: (N,) integers, equal for rows of one case.
+        annotated: (N,) whether a row has anything that the model's heads are scored on: a mask with a known pixel, a known
+            label.
         counts: of the mask, (N, S) in pixels; all 0 for a row without one.
         probabilities: (N, K) in [0, 1].
         class_labels: (N, K) 1 present, 0 absent, -100 unknown.
@@ -54,6 +56,7 @@ class ScoredRows:
 
     row_index: np.ndarray
     case_index: np.ndarray
+    annotated: np.ndarray
     counts: Counts | None = None
     probabilities: np.ndarray | None = None
     class_labels: np.ndarray | None = None
@@ -62,12 +65,14 @@ class ScoredRows:
     @classmethod
     def of(cls, rows: RowStatistics) -> "ScoredRows":
         """The rows that an evaluation gathered."""
-        counts = probabilities = None
+        counts, probabilities, annotated = None, None, np.zeros(len(rows.row_index), dtype=bool)
         if rows.mask_counts is not None:
             counts = Counts(*np.moveaxis(rows.mask_counts, 1, 0))
+            annotated |= (rows.mask_counts > 0).any(axis=(1, 2))
         if rows.classification_logits is not None:
             probabilities = torch.from_numpy(rows.classification_logits).double().sigmoid().numpy()
-        return cls(rows.row_index, rows.case_index, counts, probabilities, rows.class_labels)
+            annotated |= (rows.class_labels >= 0).any(axis=1)
+        return cls(rows.row_index, rows.case_index, annotated, counts, probabilities, rows.class_labels)
 
     def take(self, chosen: np.ndarray) -> "ScoredRows":
         """Some of the rows, by index or boolean mask."""
@@ -75,15 +80,6 @@ class ScoredRows:
             name: None if array is None else array[chosen] for name, array in vars(self).items() if name != "counts"
         }
         return ScoredRows(**kept, counts=None if self.counts is None else self.counts.take(chosen))
-
-    def annotated(self) -> np.ndarray:
-        """(N,) whether a row has anything that the model's heads are scored on: a mask with a known pixel, a known label."""
-        some = np.zeros(len(self.row_index), dtype=bool)
-        if self.counts is not None:
-            some |= (self.counts.annotated > 0).any(axis=1)
-        if self.class_labels is not None:
-            some |= (self.class_labels >= 0).any(axis=1)
-        return some
 
 
 @dataclass(frozen=True)

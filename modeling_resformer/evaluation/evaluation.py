@@ -181,11 +181,10 @@ def _part_scores(
         chosen: (N,) booleans, which of all rows are those of the part.
         bootstrap: how intervals are made.
     """
-    annotated = rows.annotated()
     return PartScores(
-        images=int(annotated.sum()),
-        cases=len(np.unique(rows.case_index[annotated])),
-        unannotated=int((~annotated).sum()),
+        images=int(rows.annotated.sum()),
+        cases=len(np.unique(rows.case_index[rows.annotated])),
+        unannotated=int((~rows.annotated).sum()),
         model=row_scores(rows, classes, bootstrap),
         baselines={
             name: segmentation_scores(

@@ -13,7 +13,9 @@ from .row_statistics import RowStatistics
 
 
 class EvaluationMetrics:
-    """The Trainer's `compute_metrics` under `batch_eval_metrics=True`; afterwards `rows` holds what it saw.
+    """The Trainer's `compute_metrics` under `batch_eval_metrics=True`.
+
+    Afterwards `rows` holds what it saw, and `answers` what the model made of it by the thresholds that it then had.
 
     Args:
         config: names, thresholds and loss settings of the model.
@@ -24,6 +26,7 @@ class EvaluationMetrics:
         self.config = config
         self.auc_classes = tuple(auc_classes)
         self.rows: RowStatistics | None = None
+        self.answers: Answers | None = None
         self._batches: list[dict[str, np.ndarray]] = []
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
@@ -35,16 +38,16 @@ class EvaluationMetrics:
         if not compute_result:
             return {}
         self.rows, self._batches = RowStatistics.join(self._batches), []
-        answers = self.answers()
+        self.answers = answers = answers_of(self.rows, self.config, self.auc_classes)
         suffixes = tuple(f"_{name}" for name in (*answers.classes.masks, *answers.classes.labels))
         scores = row_scores(answers.rows, answers.classes)
         overall = {name: score for name, score in scores.items() if not name.endswith(suffixes)}
         return {**answers.losses, **{name: score.value for name, score in overall.items() if score.n}}
 
-    def answers(self) -> Answers:
-        """What the model answered on the rows seen, by the thresholds that its config has by now."""
-        losses = split_losses(self.rows, self.config)
-        return Answers(ScoredRows.of(self.rows), Classes.of(self.config, self.auc_classes), losses)
+
+def answers_of(rows: RowStatistics, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> Answers:
+    """What a model of that config answered on the rows."""
+    return Answers(ScoredRows.of(rows), Classes.of(config, auc_classes), split_losses(rows, config))
 
 
 def split_losses(rows: RowStatistics, config: ResFormerConfig) -> dict[str, float]:

@@ -80,15 +80,16 @@ def read_images(
         only_shown: reads no other rows, as a process does that writes nothing but holds a part of the model.
     """
     native, shown = isinstance(rows, RawMaskRows), ShownRows.of(scored)
+    to_draw = shown.positions
     everything = (native or learned is not None) and not only_shown
     areas, drawn, counts = np.ones(len(scored.row_index)), {}, []
-    for position in range(len(areas)) if everything else sorted(shown.positions):
+    for position in range(len(areas)) if everything else sorted(to_draw):
         row = rows[int(scored.row_index[position])]
         if native:
             areas[position] = row["image"].width * row["image"].height / np.prod(row["original_size"])
-        if learned is not None:
+        if everything and learned is not None:
             counts.append(baseline_counts(row, learned))
-        if position in shown.positions:
+        if position in to_draw:
             drawn[position] = _to_draw(row, predict)
     baselines = {name: Counts.join([one[name] for one in counts]) for name in (counts[0] if counts else ())}
     return RowImages(_resolution(scored, native), baselines, areas, shown, drawn)

@@ -29,7 +29,7 @@ def evaluate_split(
     """
     rows = EvaluationRows(dataset[split]) if rows is None else rows
     trainer.evaluate(rows, metric_key_prefix=split)
-    answers, config, learned = trainer.compute_metrics.answers(), trainer.compute_metrics.config, None
+    answers, config, learned = trainer.compute_metrics.answers, trainer.compute_metrics.config, None
     main = trainer.is_world_process_zero()
     if main and answers.rows.counts is not None and "train" in dataset:
         learned = learned_masks(dataset["train"], len(answers.classes.masks), config.semantic_loss_ignore_index)
