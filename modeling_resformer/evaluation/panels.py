@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..metrics.score_table import main_first
 from ..metrics.scores import roc_curve
 from .answers import ScoredRows
 from .evaluation import Evaluation
@@ -18,15 +20,7 @@ if TYPE_CHECKING:
 
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")  # Okabe and Ito's that show on white
 LOSS_PANELS = {"segmentation_loss": "Segmentation loss", "classification_loss": "Classification loss"}
-SCORE_PANELS = {
-    "Validation: masks": {"dice": "Dice", "jaccard": "Jaccard", "dice_present": "Dice, class present"},
-    "Validation: image-level classes": {
-        "auc": "AUC, mean",
-        "accuracy": "accuracy",
-        "sensitivity": "sensitivity",
-        "specificity": "specificity",
-    },
-}
+SCORE_PANELS = {"masks": "Validation: masks", "classes": "Validation: image-level classes"}
 
 Panel = Callable[["Axes"], None]
 
@@ -49,16 +43,17 @@ def curve_panels(log: TrainingLog) -> list[Panel]:
     panels: list[Panel] = []
     for key, title in LOSS_PANELS.items():
         lines = {"training": curve(log.lines, key), "validation": curve(log.lines, f"eval_{key}")}
-        panels.append(lambda axes, title=title, lines=lines: _draw_curves(axes, title, lines, log.selected_epoch))
-    for title, names in SCORE_PANELS.items():
-        lines = {label: curve(log.lines, f"eval_{name}") for name, label in names.items()}
-        if lines.get("Dice, class present") == lines.get("Dice"):
-            lines.pop("Dice, class present", None)
-        panels.append(
-            lambda axes, title=title, lines=lines: _draw_curves(axes, title, lines, log.selected_epoch, (0, 1))
-        )
-    known = [bool(curve(log.lines, f"eval_{key}")) for key in (*LOSS_PANELS, "dice", "auc")]
-    return [panel for panel, drawn in zip(panels, known, strict=True) if drawn]
+        if lines["validation"]:
+            panels.append(partial(_draw_curves, title=title, lines=lines, selected=log.selected_epoch))
+    for of, title in SCORE_PANELS.items():
+        shown = [score for score in main_first(of) if score.curve is not None]
+        curves = {score.name: curve(log.lines, f"eval_{score.name}") for score in shown}
+        # Where every image holds every class, the two are one.
+        repeated = {score.name for score in shown if score.where_present and curves[score.name] == curves["dice"]}
+        lines = {score.curve: curves[score.name] for score in shown if score.name not in repeated}
+        if curves[shown[0].name]:
+            panels.append(partial(_draw_curves, title=title, lines=lines, selected=log.selected_epoch, limits=(0, 1)))
+    return panels
 
 
 def curve(lines: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import whole_file
+from ..metrics.score_table import MAIN_SCORES
 from .drawn_cases import PREDICTION, TRUTH, DrawnCase, class_style, draw_case, drawn_cases
 from .evaluation import Evaluation
 from .panels import Panel, TrainingLog, class_panels, curve_panels
@@ -91,7 +92,7 @@ def cases_title(end: str, shown: int, ranked: Ranking) -> str:
 def headline(evaluation: Evaluation) -> str:
     """What was evaluated and the main scores with their intervals."""
     everything, shown = evaluation.everything, []
-    for name in ("dice", "jaccard", "auc"):
+    for name in MAIN_SCORES:
         score = everything.model.get(name)
         if score and score.n and not math.isnan(score.value):
             interval = "" if math.isnan(score.low) else f" ({score.low:.3f} to {score.high:.3f})"

@@ -45,26 +45,12 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..metrics.score_table import SCORES
 from ..metrics.scores import Score, figure
 from .evaluation import Evaluation, PartScores
 
 
 logger = logging.getLogger(__name__)
-
-TABLE_SCORES = (
-    "dice",
-    "jaccard",
-    "dice_present",
-    "jaccard_present",
-    "dice_volume",
-    "volume_difference",
-    "false_positive_rate_empty",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "auc",
-    "calibration_error",
-)
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> None:
@@ -104,7 +90,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     """The main scores of the model, those the data define, with n and interval, beside the baselines; then by group."""
     model, baselines = results["model"], results["baselines"]
     lines = [["score", "n", "model", f"{results['interval']['level']:.0%} interval", *baselines]]
-    names = [*TABLE_SCORES, *(name for name in model if name.startswith("auc_"))]
+    names = [*(score.name for score in SCORES), *(name for name in model if name.startswith("auc_"))]
     for name in names:
         if name not in model or not model[name]["n"]:
             continue
@@ -147,7 +133,8 @@ def _of_image_classes(evaluation: Evaluation) -> dict[str, Any]:
 
 def _group_lines(groups: Mapping[str, Mapping[str, Any]], group_by: str) -> list[list[str]]:
     """One line a group, one column a score that any of them defines."""
-    names = [name for name in TABLE_SCORES if any(group["model"].get(name, {}).get("n") for group in groups.values())]
+    defined = {name for group in groups.values() for name, score in group["model"].items() if score["n"]}
+    names = [score.name for score in SCORES if score.name in defined]
     some_left_out = any(group.get("left_out_of_means") for group in groups.values())
     some_unannotated = any(group.get("unannotated") for group in groups.values())
     besides_them = ["not annotated"] if some_unannotated else []

@@ -37,10 +37,10 @@ import numpy as np
 
 from .calibration import BinnedGaps
 from .counts import Counts, label_counts, sum_by_case
+from .score_table import SCORES
 
 
-# Whose means run over the classes that occur in the truth alone.
-_OVERLAPS = ("dice_present", "jaccard_present", "dice", "jaccard", "dice_volume")
+_OVERLAPS = [score.name for score in SCORES if score.over_occurring]
 
 # Row weights (R, N) -> one column per score (R, M): ones give the score itself, resampled weights its bootstrap.
 Statistic = Callable[[np.ndarray], np.ndarray]
