@@ -30,6 +30,7 @@ from modeling_resformer.evaluation.report_page import headline
 from modeling_resformer.evaluation.results import format_table, results_of
 from modeling_resformer.evaluation.row_images import read_images
 from modeling_resformer.evaluation.row_statistics import RowStatistics
+from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import Bootstrap, figure
 
 
@@ -327,6 +328,16 @@ def test_raw_masks_are_scored_at_their_own_size(resized):
     # Everything lesion scores the share of the lesion in the masks at their own size.
     share = np.mean([mask.mean() for mask in masks.values()])
     assert results["baselines"]["everything_lesion"]["jaccard"]["value"] == pytest.approx(share)
+
+
+def test_a_pixel_of_a_raw_mask_covers_a_quarter_of_a_stored_one_of_half_the_side(resized):
+    folder, _ = resized
+    rows = RawMaskRows(DatasetDict.load_from_disk(str(folder / "dataset"))["test"], folder / "masks", {0: 0, 255: 1})
+    counts = Counts(*np.ones((4, 4, 2), dtype=int))
+    scored = ScoredRows(np.arange(4), np.arange(4), np.ones(4, dtype=bool), counts)
+    images = read_images(rows, scored, lambda image, size: np.zeros(size, dtype=int))
+    assert images.pixel_areas.tolist() == [0.25] * 4
+    assert images.drawn[0].true.shape == images.drawn[0].predicted.shape == (40, 48)
 
 
 def test_a_mask_that_the_preparation_left_out_stays_out(resized):
