@@ -35,14 +35,11 @@ import torch
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.errors import BadInputError, NonFiniteLossError, named_write_failure
+from modeling_resformer.evaluation.evaluation import Scoring
+from modeling_resformer.evaluation.per_case import write_per_case
 from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
-from modeling_resformer.evaluation.report_page import recall_training, write_pages
-from modeling_resformer.evaluation.results import Scoring, evaluate_split
-from modeling_resformer.evaluation.threshold_choice import (
-    choose_on_validation,
-    warn_of_older_results,
-    write_thresholds,
-)
+from modeling_resformer.evaluation.report_page import write_pages
+from modeling_resformer.evaluation.results import write_results
 from modeling_resformer.files import check_writable
 from modeling_resformer.metrics.scores import Bootstrap
 from modeling_resformer.training.arguments import EvaluationArguments, parse_evaluation_arguments
@@ -54,7 +51,14 @@ from modeling_resformer.training.building import (
     load_model,
 )
 from modeling_resformer.training.progress import quieten_libraries
+from modeling_resformer.training.split_evaluation import evaluate_split
+from modeling_resformer.training.threshold_choice import (
+    choose_on_validation,
+    warn_of_older_results,
+    write_thresholds,
+)
 from modeling_resformer.training.trainer import ResFormerTrainer
+from modeling_resformer.training.training_log import recall_training
 
 
 logger = logging.getLogger(__name__)
@@ -76,7 +80,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
         compute_metrics=build_metrics(model, arguments.auc_classes),
     )
     check(arguments, trainer, prepared)
-    recall_training(trainer, Path(arguments.model_name_or_path))
+    log = recall_training(Path(arguments.model_name_or_path))
     rows = rows_to_score(arguments, prepared)
     if arguments.choose_thresholds:
         thresholds = choose_on_validation(trainer, prepared.dataset)
@@ -87,8 +91,11 @@ def evaluate(arguments: EvaluationArguments) -> None:
             warn_of_older_results(trainer, checkpoint, output)
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
     with named_write_failure(output, "--output"):
-        results = evaluate_split(trainer, prepared.dataset, arguments.split, output, scoring, rows)
-        write_pages(trainer, rows, results, output)
+        evaluation = evaluate_split(trainer, prepared.dataset, arguments.split, scoring, rows)
+        if evaluation is not None:
+            write_per_case(evaluation, output)
+            write_results(evaluation, output)
+            write_pages(evaluation, output, log)
     trainer.accelerator.end_training()
 
 

@@ -65,8 +65,10 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from modeling_resformer.data.prepared import PreparedDataset, load_prepared
 from modeling_resformer.data.rows import EvaluationRows, TrainingRows, annotated_rows
 from modeling_resformer.errors import BadInputError, CheckpointWriteError, NonFiniteLossError
+from modeling_resformer.evaluation.evaluation import Scoring
+from modeling_resformer.evaluation.per_case import write_per_case
 from modeling_resformer.evaluation.report_page import write_pages
-from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.evaluation.results import write_results
 from modeling_resformer.files import check_writable
 from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.scores import Bootstrap
@@ -85,7 +87,9 @@ from modeling_resformer.training.progress import quieten_libraries
 from modeling_resformer.training.resnet import fill_from_resnet
 from modeling_resformer.training.run_checks import check_annotations, check_devices, check_image_size, check_splits
 from modeling_resformer.training.run_record import RunClock, code_version, write_run_record
+from modeling_resformer.training.split_evaluation import evaluate_split
 from modeling_resformer.training.trainer import ResFormerTrainer
+from modeling_resformer.training.training_log import training_log
 
 
 logger = logging.getLogger(__name__)
@@ -121,11 +125,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     trainer.save_model()
     trainer.save_state()
     with named_checkpoint_failure("results", output):
-        rows = EvaluationRows(prepared.dataset["test"])
-        results = evaluate_split(trainer, prepared.dataset, "test", output, scoring, rows)
-        if trainer.is_world_process_zero():
+        evaluation = evaluate_split(trainer, prepared.dataset, "test", scoring)
+        if evaluation is not None:
+            write_per_case(evaluation, output)
+            write_results(evaluation, output)
             write_run_record(trainer, prepared, model_args, data_args, code)
-        write_pages(trainer, rows, results, output)
+            write_pages(evaluation, output, training_log(trainer.state))
     trainer.accelerator.end_training()
     if push is not None and trainer.is_world_process_zero():
         push(output)

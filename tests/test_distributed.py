@@ -25,7 +25,7 @@ from modeling_resformer import (
     ResFormerImageProcessor,
 )
 from modeling_resformer.data.rows import EvaluationRows
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
 
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"

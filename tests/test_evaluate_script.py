@@ -93,12 +93,12 @@ def test_the_page_of_a_later_evaluation_keeps_the_curves_of_the_training(dataset
     draw_page = report_page.draw_page
     monkeypatch.setattr(report_page, "draw_page", lambda *page: drawn.append(page) or draw_page(*page))
     assert run(trained, dataset[1], tmp_path / "again")[0] == 0
-    _, _, log, selected, _ = drawn[0]
+    _, log = drawn[0]
     state = json.loads((trained / "trainer_state.json").read_text())
-    assert [line for line in log if "eval_loss" in line] == [
+    assert [line for line in log.lines if "eval_loss" in line] == [
         line for line in state["log_history"] if "eval_loss" in line
     ]
-    assert selected == 1.0
+    assert log.selected_epoch == 1.0
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

@@ -18,6 +18,7 @@ from modeling_resformer.metrics import counts as counts_module
 from modeling_resformer.metrics.baselines import baseline_counts, otsu_mask, otsu_threshold, summarise_training_masks
 from modeling_resformer.metrics.calibration import BinnedGaps, reliability
 from modeling_resformer.metrics.counts import Counts, label_counts, mask_counts, sum_by_case
+from modeling_resformer.metrics.score_table import SCORES, is_better_lower
 from modeling_resformer.metrics.scores import (
     Bootstrap,
     area_under_curve,
@@ -452,8 +453,8 @@ def test_baselines_worked_out_by_hand():
     np.testing.assert_array_equal(training.mean_mask(8, 8), left)
     image = Image.fromarray(np.where(left, 10, 200).astype(np.uint8))
     rows = [{"image": image, "mask": masks[0]}, {"image": image, "mask": None}]
-    counts = baseline_counts(rows, training)
-    jaccards = {name: jaccard(part)[:, 1].tolist() for name, part in counts.items()}
+    first, second = (baseline_counts(row, training) for row in rows)
+    jaccards = {name: jaccard(Counts.join([first[name], second[name]]))[:, 1].tolist() for name in first}
     assert jaccards["everything_lesion"] == pytest.approx([0.5, np.nan], nan_ok=True)
     assert jaccards["mean_training_mask"] == pytest.approx([1, np.nan], nan_ok=True)
     assert jaccards["otsu_threshold"] == pytest.approx([1, np.nan], nan_ok=True)
@@ -491,3 +492,15 @@ print(json.dumps([masks, labels]))
     assert label_scores["auc_a"] == 1
     assert (label_scores["sensitivity"], label_scores["specificity"], label_scores["n"]["accuracy"]) == (0.5, 1, 3)
     assert not (tmp_path / "home" / "metrics").exists()
+
+
+def test_the_table_of_scores_has_those_that_are_computed():
+    counts, rows = Counts(*np.ones((4, 2, 2), dtype=int)), np.arange(2)
+    of_masks = segmentation_scores(counts, rows, ["", ""], pixel_volume=np.ones(2))
+    of_classes = classification_scores(np.eye(2), np.eye(2), rows, ["", ""])
+    for of, computed in (("masks", of_masks), ("classes", of_classes)):
+        assert {score.name for score in SCORES if score.of == of} == {name for name in computed if name[-1] != "_"}
+    lower = {"volume_difference", "false_positive_rate_empty", "calibration_error"}
+    assert {score.name for score in SCORES if score.better == "lower"} == lower
+    assert is_better_lower("calibration_error_melanoma")
+    assert not is_better_lower("auc_melanoma")

@@ -1,8 +1,10 @@
 """report.png and samples.png: the panels of each task, which cases are shown, and nothing written over anything else."""
 
 import importlib.util
+from collections import Counter
 from itertools import combinations
 
+import datasets
 import matplotlib.text
 import numpy as np
 import pytest
@@ -18,28 +20,25 @@ from modeling_resformer import (
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
 )
-from modeling_resformer.data.rows import EvaluationRows
+from modeling_resformer.evaluation.answers import Classes, ScoredRows
 from modeling_resformer.evaluation.drawn_cases import (
     PREDICTION,
     TRUTH,
     DrawnCase,
     caption_of,
     drawn_cases,
-    evenly_spaced,
     image_names,
-    ranking,
 )
-from modeling_resformer.evaluation.report_page import (
-    cases_title,
-    curve,
-    draw_page,
-    draw_samples,
-    exclude_each_other,
-    write_pages,
-)
-from modeling_resformer.evaluation.results import Scoring, evaluate_split
+from modeling_resformer.evaluation.evaluation import Scoring
+from modeling_resformer.evaluation.panels import TrainingLog, curve, exclude_each_other
+from modeling_resformer.evaluation.per_case import write_per_case
+from modeling_resformer.evaluation.report_page import cases_title, draw_page, draw_samples, write_pages
+from modeling_resformer.evaluation.results import write_results
+from modeling_resformer.evaluation.row_images import DrawnImage
 from modeling_resformer.evaluation.row_statistics import RowStatistics
+from modeling_resformer.evaluation.shown_rows import evenly_spaced, ranking
 from modeling_resformer.metrics.scores import Bootstrap
+from modeling_resformer.training.split_evaluation import evaluate_split
 
 
 LOG = [
@@ -73,10 +72,9 @@ def dataset():
 
 
 def evaluated(dataset, folder, model_class=ResFormerForMultiTask):
-    """(trainer, rows, results) after an evaluation of the test split with random weights."""
+    """An evaluation of the test split with random weights."""
     trainer = make_trainer(dataset, folder, model_class=model_class)
-    rows = EvaluationRows(dataset["test"])
-    return trainer, rows, evaluate_split(trainer, dataset, "test", folder, Scoring(Bootstrap(20)), rows)
+    return evaluate_split(trainer, dataset, "test", Scoring(Bootstrap(20)))
 
 
 @pytest.mark.parametrize(
@@ -88,17 +86,12 @@ def evaluated(dataset, folder, model_class=ResFormerForMultiTask):
     ],
 )
 def test_each_task_has_its_panels_and_no_text_lies_on_another(dataset, tmp_path, model_class, tasks):
-    log, (trainer, rows, results) = LOG, evaluated(dataset, tmp_path, model_class)
-    positions = ranking(trainer.compute_metrics.rows).positions
-    cases = {
-        "Worst cases": drawn_cases(trainer, rows, positions[:6]),
-        "Best": drawn_cases(trainer, rows, positions[6:]),
-    }
+    log, evaluation = LOG, evaluated(dataset, tmp_path, model_class)
     for task in set(UNKNOWN) - set(tasks):
         log = [
             {k: v for k, v in line.items() if not k.removeprefix("eval_").startswith(UNKNOWN[task])} for line in log
         ]
-    figure = draw_page(trainer.compute_metrics, results, log, 2.0, cases)
+    figure = draw_page(evaluation, TrainingLog(log, 2.0))
     figure.savefig(tmp_path / "page.png")
     panels = {axes.get_title() for part in figure.subfigs[:2] for axes in part.axes}
     assert {title for title in panels if "case_" not in title} == {t for task in tasks for t in TITLES[task]}
@@ -112,9 +105,28 @@ def test_each_task_has_its_panels_and_no_text_lies_on_another(dataset, tmp_path,
     assert [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)] == []
 
 
+def test_images_are_read_once_beside_the_model_and_by_no_writer(dataset, tmp_path, monkeypatch):
+    """A page shows some images twice, baselines need all of them: still each is decoded for the model and once more."""
+    decoded, decode = Counter(), datasets.Image.decode_example
+    monkeypatch.setattr(
+        datasets.Image,
+        "decode_example",
+        lambda self, value, **rest: decoded.update([value["bytes"]]) or decode(self, value, **rest),
+    )
+    evaluation = evaluated(dataset, tmp_path)
+    images = [row["bytes"] for row in dataset["test"].cast_column("image", datasets.Image(decode=False))["image"]]
+    assert [decoded[image] for image in images] == [2] * 14
+    decoded.clear()
+    monkeypatch.setattr(Image, "open", None)
+    write_per_case(evaluation, tmp_path)
+    write_results(evaluation, tmp_path)
+    write_pages(evaluation, tmp_path)
+    assert not decoded
+    assert {path.name for path in tmp_path.iterdir()} >= {"per_case.csv", "results.json", "report.png", "samples.png"}
+
+
 def test_both_pages_are_written_whole(dataset, tmp_path):
-    trainer, rows, results = evaluated(dataset, tmp_path)
-    write_pages(trainer, rows, results, tmp_path)
+    write_pages(evaluated(dataset, tmp_path), tmp_path)
     for name in ("report.png", "samples.png"):
         with Image.open(tmp_path / name) as page:
             page.load()
@@ -123,11 +135,11 @@ def test_both_pages_are_written_whole(dataset, tmp_path):
 
 
 def test_without_matplotlib_one_line_says_so(dataset, tmp_path, monkeypatch, caplog):
-    trainer, rows, results = evaluated(dataset, tmp_path)
+    evaluation = evaluated(dataset, tmp_path)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
     caplog.clear()
-    write_pages(trainer, rows, results, tmp_path)
+    write_pages(evaluation, tmp_path)
     assert [record.message for record in caplog.records] == [
         "No report.png: matplotlib is not installed; pip install matplotlib."
     ]
@@ -136,10 +148,11 @@ def test_without_matplotlib_one_line_says_so(dataset, tmp_path, monkeypatch, cap
 
 def test_a_part_of_one_image_is_evaluated_and_drawn(tmp_path):
     dataset = prepared_dataset(train=4, validation=1, test=1)
-    trainer, rows, results = evaluated(dataset, tmp_path)
-    write_pages(trainer, rows, results, tmp_path)
-    assert (results["images"], results["model"]["dice"]["low"]) == (1, None)
-    assert results["absent_classes"] == ["brown"]
+    evaluation = evaluated(dataset, tmp_path)
+    write_pages(evaluation, tmp_path)
+    assert evaluation.everything.images == 1
+    assert np.isnan(evaluation.everything.model["dice"].low)
+    assert evaluation.absent_classes == ["brown"]
     assert (tmp_path / "report.png").is_file()
 
 
@@ -149,21 +162,23 @@ def test_screen_and_page_say_how_many_images_are_not_annotated(tmp_path, caplog)
     rows = [row | (nothing if number in (1, 2) else {}) for number, row in enumerate(dataset["test"])]
     dataset["test"] = Dataset.from_list(rows, features=dataset["test"].features)
     with caplog.at_level("INFO"):
-        trainer, rows, results = evaluated(dataset, tmp_path)
+        evaluation = evaluated(dataset, tmp_path)
+        write_results(evaluation, tmp_path)
     assert any(line.startswith("2 test images (2 more are not annotated)\n") for line in caplog.messages)
-    page = draw_page(trainer.compute_metrics, results, [], None, {})
+    page = draw_page(evaluation, TrainingLog())
     assert page.get_suptitle().startswith("2 test images of 2 cases (2 more are not annotated)\n")
 
 
 def test_what_is_drawn_is_what_was_scored(dataset, tmp_path):
     """The contours' masks give the Jaccard of the caption again; the images are small, so nothing was resized."""
-    trainer, rows, _ = evaluated(dataset, tmp_path)
-    ranked = ranking(trainer.compute_metrics.rows)
+    evaluation = evaluated(dataset, tmp_path)
+    ranked = evaluation.images.shown.ranked
     positions, scores = ranked.positions, ranked.scores
     assert ranked.name == "Jaccard"
     assert list(scores) == sorted(scores)
-    for case, score in zip(drawn_cases(trainer, rows, positions), scores, strict=True):
-        expected = sklearn.metrics.jaccard_score(case.true.ravel(), case.predicted.ravel())
+    cases = drawn_cases(evaluation, positions)  # of so few rows, all are among the worst or the best
+    for case, score in zip(cases, scores, strict=True):
+        expected = sklearn.metrics.jaccard_score(case.drawn.true.ravel(), case.drawn.predicted.ravel())
         assert score == pytest.approx(expected)
         assert f": {expected:.2f}\n" in case.caption
 
@@ -176,7 +191,7 @@ def test_rows_are_ranked_by_the_right_answer_where_there_are_no_masks():
         classification_logits=logits,
         class_labels=np.array([[1, 0], [1, -100], [-100, -100]]),
     )
-    ranked = ranking(rows)
+    ranked = ranking(ScoredRows.of(rows))
     assert ranked.positions.tolist() == [1, 0]
     assert ranked.scores.tolist() == pytest.approx([0.1, 0.9])
 
@@ -191,7 +206,7 @@ def ranked_masks(wrong, kinds, labels=None):
     rows = RowStatistics(
         *[np.arange(len(wrong))] * 2, mask_counts=counts, classification_logits=logits, class_labels=labels
     )
-    return ranking(rows)
+    return ranking(ScoredRows.of(rows))
 
 
 def test_equally_bad_rows_are_ranked_by_wrong_pixels_and_spread_over_classes():
@@ -217,30 +232,30 @@ def test_rows_of_different_scores_are_not_spread():
     counts = np.zeros((4, 4, 3), dtype=np.int64)
     counts[:, 0, 1], counts[:, 2, 1] = [1, 2, 3, 9], [9, 8, 7, 1]
     rows = RowStatistics(np.arange(4), np.arange(4), mask_counts=counts)
-    ranked = ranking(rows)
+    ranked = ranking(ScoredRows.of(rows))
     assert ranked.worst(2) == [0, 1]
     assert ranked.best(2, but=[0, 1]) == [3, 2]
     assert cases_title("best", 2, ranked) == "Best cases by Jaccard: 2 of 4"
 
 
-def test_captions_name_every_class_at_or_above_its_threshold(dataset, tmp_path):
-    trainer, _, _ = evaluated(dataset, tmp_path)
-    metrics = trainer.compute_metrics
-    metrics.rows.classification_logits[0] = [np.log(0.3 / 0.7), np.log(0.2 / 0.8)]
-    metrics.config.classification_thresholds = [0.25, 0.1]
-    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["flagged: red 0.30", "flagged: brown 0.20"]
-    metrics.config.classification_thresholds = [0.25, 0.9]
-    assert "brown 0." not in caption_of("a", metrics, 0)
-    metrics.config.classification_thresholds = [0.9, 0.9]
-    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.30"]
-    metrics.rows.classification_logits[0, 0] = np.log(0.4953 / 0.5047)
-    metrics.config.classification_thresholds = [0.5, 0.5]
-    assert caption_of("a", metrics, 0).split("\n")[1:3] == ["none flagged", "highest: red 0.495"]
+def test_captions_name_every_class_at_or_above_its_threshold():
+    def lines(probabilities, thresholds):
+        index, labels = np.zeros(1, dtype=int), np.array([[1, -100]])
+        rows = ScoredRows(
+            index, index, labels[:, 0] >= 0, probabilities=np.array([probabilities]), class_labels=labels
+        )
+        classes = Classes(("background", "lesion"), ("red", "brown"), tuple(thresholds))
+        return caption_of("a", rows, 0, classes).split("\n")
+
+    assert lines([0.3, 0.2], [0.25, 0.1]) == ["a", "flagged: red 0.30", "flagged: brown 0.20", "truth: red"]
+    assert not any("brown 0." in line for line in lines([0.3, 0.2], [0.25, 0.9]))
+    assert lines([0.3, 0.2], [0.9, 0.9])[1:3] == ["none flagged", "highest: red 0.30"]
+    assert lines([0.4953, 0.2], [0.5, 0.5])[1:3] == ["none flagged", "highest: red 0.495"]
 
 
 def test_a_case_of_several_rows_is_named_with_its_slice(dataset, tmp_path):
-    trainer, rows, _ = evaluated(prepared_dataset(train=4, validation=4, test=3), tmp_path)
-    first = [case.caption.split(":")[0].split("\n")[0] for case in drawn_cases(trainer, rows, [0, 1, 2])]
+    evaluation = evaluated(prepared_dataset(train=4, validation=4, test=3), tmp_path)
+    first = [case.caption.split(":")[0].split("\n")[0] for case in drawn_cases(evaluation, [0, 1, 2])]
     (a, b, c) = dataset["test"]["case_id"][:3]
     assert a == b != c
     assert first == [f"{a} slice 0", f"{a} slice 1", c]
@@ -258,7 +273,7 @@ def test_truth_and_prediction_differ_in_colour_and_several_classes_in_line_and_n
     true, predicted = np.zeros((2, 40, 40), dtype=int)
     true[5:15, 5:15], true[25:35, 5:15] = 1, 2
     predicted[5:15, 15:30], predicted[25:35, 15:30] = 1, 3
-    case = DrawnCase(Image.new("RGB", (40, 40)), true, predicted, "case")
+    case = DrawnCase(DrawnImage(Image.new("RGB", (40, 40)), true, predicted), "case")
     figure = draw_samples([case], ["background", "IRF", "SRF", "PED"], "test", 49)
     assert figure.get_suptitle() == "1 of 49 test images, evenly spaced, not chosen by result"
     (axes,) = [axes for axes in figure.axes if axes.get_title() == "case"]

@@ -21,11 +21,16 @@ from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.errors import BadInputError
-from modeling_resformer.evaluation.per_case import per_case_lines, write_per_case
+from modeling_resformer.evaluation.answers import ScoredRows
+from modeling_resformer.evaluation.evaluation import Evaluation, Scoring
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics, answers_of
+from modeling_resformer.evaluation.per_case import write_per_case
 from modeling_resformer.evaluation.raw_masks import RawMaskRows, mask_values_of
 from modeling_resformer.evaluation.report_page import headline
-from modeling_resformer.evaluation.results import Scoring, format_table, pixel_volumes, summarise
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
+from modeling_resformer.evaluation.results import format_table, results_of
+from modeling_resformer.evaluation.row_images import read_images
+from modeling_resformer.evaluation.row_statistics import RowStatistics
+from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import Bootstrap, figure
 
 
@@ -97,10 +102,22 @@ def metrics():
     return metrics
 
 
+def evaluated(metrics, rows, group_by=None, per_case_format="csv"):
+    """What an evaluation makes of the rows that the metrics have seen, by a model that finds nothing again."""
+    answers, table = answers_of(metrics.rows, metrics.config), EvaluationRows(rows)
+    images = read_images(table, answers.rows, lambda image, size: np.zeros(size, dtype=np.int64))
+    return Evaluation.of("test", answers, table, images, Scoring(Bootstrap(0), group_by, per_case_format))
+
+
+def repeated(rows, times, case_index):
+    """The same rows one after the other, as so many cases."""
+    kept = {name: np.concatenate([array] * times) for name, array in vars(rows).items()}
+    return RowStatistics(**{**kept, "case_index": case_index})
+
+
 @pytest.fixture
 def results(metrics, oct_rows):
-    dataset = DatasetDict({"test": oct_rows})
-    return summarise(metrics, dataset, "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    return results_of(evaluated(metrics, oct_rows))
 
 
 def test_scores_of_each_vendor_worked_out_by_hand(results):
@@ -178,7 +195,7 @@ def test_means_and_their_baselines_leave_out_classes_that_no_true_mask_holds(res
 def test_what_is_predicted_of_an_absent_class_counts_in_false_positives_and_volumes(metrics, oct_rows):
     """Topcon, where nobody has any detachment: 10 pixels of it in one of two slices, at 0.02 mm3 a pixel."""
     metrics.rows.mask_counts[3, 1, 2], metrics.rows.mask_counts[3, 3, 2] = 10, 90
-    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    results = results_of(evaluated(metrics, oct_rows))
     topcon = results["groups"]["Topcon"]
     assert topcon["left_out_of_means"] == ["detachment"]
     # Fluid is absent from the other slice, where none is predicted; 3 pixels of it are missed in volume c.
@@ -189,7 +206,7 @@ def test_what_is_predicted_of_an_absent_class_counts_in_false_positives_and_volu
 
 
 def test_a_group_without_any_class_has_no_means(metrics, oct_rows):
-    by_case = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0), "case_id"))
+    by_case = results_of(evaluated(metrics, oct_rows, "case_id"))
     assert by_case["groups"]["b"]["left_out_of_means"] == ["fluid", "detachment"]
     assert by_case["groups"]["b"]["model"]["dice"] == {"value": None, "low": None, "high": None, "n": 0}
     assert by_case["groups"]["b"]["model"]["false_positive_rate_empty_fluid"]["value"] == 1
@@ -199,7 +216,8 @@ def test_rows_without_any_annotation_are_not_counted_as_scored(metrics, oct_rows
     """Slice 1 of a and all of b have neither mask nor labels; slice 0 of c has labels only, the one of d a mask only."""
     metrics.rows.mask_counts[[1, 2, 3]] = 0
     metrics.rows.class_labels[[1, 2, 5]] = -100
-    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    evaluation = evaluated(metrics, oct_rows)
+    results = results_of(evaluation)
     assert [results[key] for key in ("images", "cases", "unannotated")] == [4, 3, 2]
     assert "Only 3 cases were scored" in results["warnings"][0]
     groups = {n: [g[key] for key in ("images", "cases", "unannotated")] for n, g in results["groups"].items()}
@@ -207,7 +225,7 @@ def test_rows_without_any_annotation_are_not_counted_as_scored(metrics, oct_rows
     lines = [line.split("  ") for line in format_table(results).splitlines()]
     table = [[cell.strip() for cell in line if cell.strip()][:4] for line in lines[-4:]]
     assert table[:2] == [["vendor", "images", "cases", "not annotated"], ["Cirrus", "1", "1", "2"]]
-    assert headline(results).startswith("4 test images of 3 cases (2 more are not annotated)\n")
+    assert headline(evaluation).startswith("4 test images of 3 cases (2 more are not annotated)\n")
 
 
 def test_a_model_of_one_task_counts_the_rows_that_its_head_is_scored_on(metrics):
@@ -215,24 +233,23 @@ def test_a_model_of_one_task_counts_the_rows_that_its_head_is_scored_on(metrics)
     both.mask_counts[:4], both.class_labels[5] = 0, -100
     of_masks = dataclasses.replace(both, classification_logits=None, class_labels=None)
     of_labels = dataclasses.replace(both, mask_counts=None)
-    assert of_masks.annotated.tolist() == [False] * 4 + [True] * 2
-    assert of_labels.annotated.tolist() == [True] * 5 + [False]
-    assert both.annotated.all()
+    assert ScoredRows.of(of_masks).annotated.tolist() == [False] * 4 + [True] * 2
+    assert ScoredRows.of(of_labels).annotated.tolist() == [True] * 5 + [False]
+    assert ScoredRows.of(both).annotated.all()
 
 
 @pytest.mark.parametrize(("cases", "warned"), [(9, True), (10, False)])
 def test_few_cases_are_warned_of_in_the_results(metrics, oct_rows, cases, warned):
-    rows = metrics.rows.take(np.arange(12) % 6)
-    metrics.rows = dataclasses.replace(rows, case_index=np.minimum(np.arange(12), cases - 1))
+    metrics.rows = repeated(metrics.rows, 2, np.minimum(np.arange(12), cases - 1))
     plain = oct_rows.remove_columns(["vendor", "slice_spacing"])
-    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(plain), Scoring(Bootstrap(0)))
+    results = results_of(evaluated(metrics, plain))
     expected = "Only 9 cases were scored: with fewer than 10, no figure is more than an impression."
     assert results["warnings"] == ([expected] if warned else [])
 
 
 def test_groups_of_few_cases_are_warned_of_by_name(metrics, oct_rows):
-    metrics.rows = dataclasses.replace(metrics.rows.take(np.arange(12) % 6), case_index=np.arange(12))
-    results = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0)))
+    metrics.rows = repeated(metrics.rows, 2, np.arange(12))
+    results = results_of(evaluated(metrics, oct_rows))
     (warning,) = results["warnings"]
     assert warning.startswith("Fewer than 10 cases were scored of Cirrus (6), Topcon (4), unknown (2):")
 
@@ -242,19 +259,18 @@ def test_any_column_of_single_values_can_group_and_others_are_refused(metrics, o
     for name in ("vendr", "mask", "spacing"):
         with pytest.raises(BadInputError, match=f"--group_by {name}: no such column; expected one of .*'vendor'"):
             Scoring(Bootstrap(0), name).column(oct_rows)
-    by_case = summarise(metrics, DatasetDict(), "test", EvaluationRows(oct_rows), Scoring(Bootstrap(0), "case_id"))
+    by_case = results_of(evaluated(metrics, oct_rows, "case_id"))
     assert list(by_case["groups"]) == ["a", "b", "c", "d"]
     without = oct_rows.remove_columns(["vendor", "slice_spacing"])
-    plain = summarise(metrics, DatasetDict(), "test", EvaluationRows(without), Scoring(Bootstrap(0)))
+    plain = results_of(evaluated(metrics, without))
     assert (plain["group_by"], plain["groups"]) == (None, {})
     assert "volume_difference" not in plain["model"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_lines_per_case_carry_vendor_and_volume(metrics, oct_rows, tmp_path, suffix):
-    lines = per_case_lines(metrics, oct_rows, "vendor", pixel_volumes(EvaluationRows(oct_rows), metrics))
+    write_per_case(evaluated(metrics, oct_rows, per_case_format=suffix), tmp_path)
     path = tmp_path / f"per_case.{suffix}"
-    write_per_case(lines, path)
     table = pandas.read_csv(path) if suffix == "csv" else pandas.read_parquet(path)
     assert table["vendor"].fillna("-").tolist() == ["Cirrus"] * 3 + ["Topcon"] * 2 + ["-"]
     np.testing.assert_allclose(table["volume_true_fluid"], [0.04, 0.02, 0, 0.12, 0, np.nan])
@@ -312,6 +328,16 @@ def test_raw_masks_are_scored_at_their_own_size(resized):
     # Everything lesion scores the share of the lesion in the masks at their own size.
     share = np.mean([mask.mean() for mask in masks.values()])
     assert results["baselines"]["everything_lesion"]["jaccard"]["value"] == pytest.approx(share)
+
+
+def test_a_pixel_of_a_raw_mask_covers_a_quarter_of_a_stored_one_of_half_the_side(resized):
+    folder, _ = resized
+    rows = RawMaskRows(DatasetDict.load_from_disk(str(folder / "dataset"))["test"], folder / "masks", {0: 0, 255: 1})
+    counts = Counts(*np.ones((4, 4, 2), dtype=int))
+    scored = ScoredRows(np.arange(4), np.arange(4), np.ones(4, dtype=bool), counts)
+    images = read_images(rows, scored, lambda image, size: np.zeros(size, dtype=int))
+    assert images.pixel_areas.tolist() == [0.25] * 4
+    assert images.drawn[0].true.shape == images.drawn[0].predicted.shape == (40, 48)
 
 
 def test_a_mask_that_the_preparation_left_out_stays_out(resized):

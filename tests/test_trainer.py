@@ -15,7 +15,8 @@ from modeling_resformer.data.collation import MultiTaskCollator
 from modeling_resformer.data.rows import EpochSampler, EvaluationRows, TrainingRows
 from modeling_resformer.data.transforms import Augmentation, default_augmentation
 from modeling_resformer.errors import NonFiniteLossError
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
+from modeling_resformer.evaluation.row_statistics import RowStatistics
 from modeling_resformer.training.trainer import ResFormerTrainer
 
 
@@ -120,7 +121,7 @@ def test_rows_that_fill_up_a_last_batch_count_once():
     joined = RowStatistics.join([batch([2, 3]), batch([0, 1]), batch([4, 0])])
     assert joined.row_index.tolist() == [0, 1, 2, 3, 4]
     assert joined.case_index.tolist() == [0, 10, 20, 30, 40]
-    assert joined.counts.tp.sum(axis=0).tolist() == [5, 5]
+    assert joined.mask_counts[:, 0].sum(axis=0).tolist() == [5, 5]
 
 
 def test_both_losses_are_logged_and_add_up(dataset, tmp_path):

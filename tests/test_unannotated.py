@@ -1,5 +1,6 @@
 """Volumes of which only some slices are annotated: null and 255 where nobody looked, out of loss and scores."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ pytest.importorskip("SimpleITK")
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.rows import EvaluationRows
-from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, row_statistics
+from modeling_resformer.evaluation.answers import row_scores
+from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
+from modeling_resformer.evaluation.row_statistics import row_statistics
 from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import segmentation_scores
@@ -205,7 +208,8 @@ def test_from_file_to_scores_only_what_was_annotated_counts(tmp_path):
     assert output.classification_loss.item() == pytest.approx(binary.item(), rel=1e-5)
 
     # The scores of the volume, from NumPy alone, over annotated pixels.
-    scores = metrics.scores(pixel_volume=np.full(5, 0.25))
+    answers = metrics.answers
+    scores = row_scores(dataclasses.replace(answers.rows, pixel_volumes=np.full(5, 0.25)), answers.classes)
     for code, name in enumerate(FLUIDS, start=1):
         true, found = (truth == code)[truth != 255], (predicted == code)[truth != 255]
         dice = 2 * (true & found).sum() / (true.sum() + found.sum())

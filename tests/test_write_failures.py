@@ -122,9 +122,10 @@ def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, mo
 @pytest.mark.parametrize("error", [FULL, READ_ONLY])
 @pytest.mark.parametrize("place", ["report", "pages"])
 def test_a_disk_that_fills_up_during_evaluation(tmp_path, model, dataset, monkeypatch, capsys, error, place):
-    from modeling_resformer.evaluation import report_page, results
+    from modeling_resformer.evaluation import report_page
+    from modeling_resformer.training import split_evaluation
 
-    module, name = {"report": (results, "evaluate_split"), "pages": (report_page, "write_pages")}[place]
+    module, name = {"report": (split_evaluation, "evaluate_split"), "pages": (report_page, "write_pages")}[place]
     main = main_of("evaluate.py")
 
     def refuse(*_, **__):

@@ -21,7 +21,7 @@ import numpy as np
 from ..files import whole_file
 from ..metrics.counts import Counts
 from ..metrics.scores import dice, jaccard
-from .row_statistics import EvaluationMetrics
+from .evaluation import Evaluation
 
 
 FORMATS = ("csv", "parquet")
@@ -29,42 +29,12 @@ FORMATS = ("csv", "parquet")
 Fields = dict[str, float | int | str | None]
 
 
-def per_case_lines(
-    metrics: EvaluationMetrics,
-    rows: datasets.Dataset,
-    group_by: str | None = None,
-    pixel_volume: np.ndarray | None = None,
-) -> list[Fields]:
-    """One dict of columns for every image.
-
-    Args:
-        metrics: after the evaluation.
-        rows: the split that was evaluated.
-        group_by: a column of it to carry along.
-        pixel_volume: (N,) mm3 of one pixel of the scored masks, NaN where unknown.
-    """
-    seen, config = metrics.rows, metrics.config
-    columns = ["case_id", "slice_index", *([group_by] if group_by else [])]
-    parts: list[Iterable[Fields]] = [rows.select(seen.row_index).select_columns(columns)]
-    if seen.has_masks:
-        volumes = np.full(len(seen.row_index), np.nan) if pixel_volume is None else pixel_volume
-        counts = (seen.counts.take([i]) for i in range(len(volumes)))
-        parts.append(_mask_fields(c, config.mask_class_names) for c in counts)
-        if pixel_volume is not None:
-            counts = (seen.counts.take([i]) for i in range(len(volumes)))
-            pairs = zip(counts, volumes, strict=True)
-            parts.append(_volume_fields(c, float(volume), config.mask_class_names) for c, volume in pairs)
-    if seen.has_labels:
-        labels = zip(seen.probabilities, seen.class_labels, strict=True)
-        parts.append(_label_fields(*pair, config.image_class_names) for pair in labels)
-    return [{name: part[name] for part in of_row for name in part} for of_row in zip(*parts, strict=True)]
-
-
-def write_per_case(lines: Sequence[Fields], path: Path) -> None:
-    """Write the lines as the suffix of `path` says, beside and renamed."""
-    with whole_file(path) as partial:
-        if path.suffix == ".parquet":
-            datasets.Dataset.from_list(list(lines)).to_parquet(str(partial))
+def write_per_case(evaluation: Evaluation, folder: Path) -> None:
+    """Write `per_case.csv`, or `.parquet`, beside and renamed."""
+    lines, suffix = per_case_lines(evaluation), evaluation.scoring.per_case_format
+    with whole_file(folder / f"per_case.{suffix}") as partial:
+        if suffix == "parquet":
+            datasets.Dataset.from_list(lines).to_parquet(str(partial))
             return
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(lines[0]))
@@ -72,24 +42,46 @@ def write_per_case(lines: Sequence[Fields], path: Path) -> None:
             writer.writerows(lines)
 
 
-def _mask_fields(counts: Counts, class_names: Sequence[str]) -> Fields:
-    """Counts and scores of one image, (1, S), by column name."""
+def per_case_lines(evaluation: Evaluation) -> list[Fields]:
+    """One dict of columns for every image."""
+    rows, classes, names = evaluation.rows, evaluation.classes, evaluation.names
+    parts = [[dict(zip(names, values, strict=True)) for values in zip(*names.values(), strict=True)]]
+    if rows.counts is not None:
+        parts += _mask_fields(rows.counts, rows.pixel_volumes, classes.masks)
+    if rows.probabilities is not None:
+        labels = zip(rows.probabilities, rows.class_labels, strict=True)
+        parts.append([_label_fields(*pair, classes.labels) for pair in labels])
+    return [{name: part[name] for part in of_row for name in part} for of_row in zip(*parts, strict=True)]
+
+
+def _mask_fields(counts: Counts, volumes: np.ndarray | None, class_names: Sequence[str]) -> list[list[Fields]]:
+    """Counts and scores of every image, and where there are (N,) volumes of a pixel, those of the classes besides."""
+    dices, jaccards, annotated = dice(counts), jaccard(counts), counts.annotated > 0
+    rows = range(len(annotated))
+    scored = [_score_fields(Counts(*(part[i] for part in counts)), dices[i], jaccards[i], class_names) for i in rows]
+    if volumes is None:
+        return [scored]
+    true, predicted = counts.tp + counts.fn, counts.tp + counts.fp
+    return [scored, [_volume_fields(true[i], predicted[i], annotated[i], volumes[i], class_names) for i in rows]]
+
+
+def _score_fields(counts: Counts, dices: np.ndarray, jaccards: np.ndarray, class_names: Sequence[str]) -> Fields:
+    """Counts and scores of one image, (S,) each, by column name."""
     fields: Fields = {}
-    dices, jaccards = dice(counts), jaccard(counts)
     for c, name in enumerate(class_names):
-        fields |= {f"{part}_{name}": int(values[0, c]) for part, values in counts._asdict().items()}
-        fields |= {f"dice_{name}": _none_if_nan(dices[0, c]), f"jaccard_{name}": _none_if_nan(jaccards[0, c])}
+        fields |= {f"{part}_{name}": int(values[c]) for part, values in counts._asdict().items()}
+        fields |= {f"dice_{name}": _none_if_nan(dices[c]), f"jaccard_{name}": _none_if_nan(jaccards[c])}
     return fields
 
 
-def _volume_fields(counts: Counts, pixel_volume: float, class_names: Sequence[str]) -> Fields:
+def _volume_fields(
+    true: np.ndarray, predicted: np.ndarray, annotated: np.ndarray, pixel_volume: float, class_names: Sequence[str]
+) -> Fields:
     """mm3 of the foreground classes in one image; None where the pixel's size is unknown or nothing was annotated."""
     fields: Fields = {}
     for c, name in list(enumerate(class_names))[1:]:
-        known = counts.annotated[0, c] > 0
-        true, predicted = counts.tp[0, c] + counts.fn[0, c], counts.tp[0, c] + counts.fp[0, c]
-        for what, pixels in (("true", true), ("predicted", predicted)):
-            fields[f"volume_{what}_{name}"] = _none_if_nan(pixels * pixel_volume) if known else None
+        for what, pixels in (("true", true[c]), ("predicted", predicted[c])):
+            fields[f"volume_{what}_{name}"] = _none_if_nan(pixels * pixel_volume) if annotated[c] else None
     return fields
 
 

@@ -1,6 +1,5 @@
 """Masks as the source drew them, for scores at native size where a dataset keeps only resized ones."""
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,15 +50,6 @@ class RawMaskRows(EvaluationRows):
         row = super().__getitem__(row_index)
         file = self.files.get(row["case_id"])
         return row if file is None else {**row, "raw_mask": self._read(file, tuple(row["original_size"]))}
-
-    def area_ratios(self, row_index: np.ndarray) -> np.ndarray:
-        """(N,) how many of a stored image's pixels one pixel of the source covers, for some rows."""
-        chosen = self.rows.select(row_index).cast_column("image", datasets.Image(decode=False))
-        ratios = []
-        for row in chosen.select_columns(["image", "original_size"]):
-            with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-                ratios.append(image.width * image.height / np.prod(row["original_size"]))
-        return np.array(ratios)
 
     def _read(self, file: Path, size: tuple[int, int]) -> Image.Image:
         _, image, _ = open_stored(file)

@@ -15,9 +15,15 @@ from .counts import Counts, mask_counts
 
 @dataclass(frozen=True)
 class TrainingMasks:
-    """What the training masks alone tell: `frequency` (S, G, G), the share of each class at each place of a square."""
+    """What the training masks alone tell.
+
+    Attributes:
+        frequency: (S, G, G), the share of each class at each place of a square.
+        ignore_index: value of pixels that nobody annotated.
+    """
 
     frequency: np.ndarray
+    ignore_index: int = 255
 
     @property
     def most_common_foreground(self) -> int:
@@ -48,7 +54,7 @@ def summarise_training_masks(
     for mask in masks:
         small = np.asarray(mask.resize((grid, grid), Image.Resampling.NEAREST))
         total += np.where(small == ignore_index, False, small == np.arange(num_classes)[:, None, None])
-    return TrainingMasks((total / np.maximum(total.sum(axis=0), 1)).astype(np.float32))
+    return TrainingMasks((total / np.maximum(total.sum(axis=0), 1)).astype(np.float32), ignore_index)
 
 
 def otsu_threshold(grey: np.ndarray) -> float:
@@ -78,28 +84,22 @@ def otsu_mask(image: Image.Image) -> np.ndarray:
     return (grey <= otsu_threshold(grey)).astype(np.int64)
 
 
-def baseline_counts(
-    rows: Iterable[Mapping[str, Any]], training: TrainingMasks, ignore_index: int = 255
-) -> dict[str, Counts]:
-    """Counts of every baseline on the same rows and at the same resolution as the model.
+def baseline_counts(row: Mapping[str, Any], training: TrainingMasks) -> dict[str, Counts]:
+    """Counts of every baseline on one row, at the same resolution as the model.
 
     Args:
-        rows: rows with `image` and `mask` (None where unlabelled), read one at a time; a `raw_mask` takes the place of
-            the mask.
+        row: with `image` and `mask` (None where unlabelled); a `raw_mask` takes the place of the mask.
         training: what the training masks tell.
-        ignore_index: value of pixels that nobody annotated.
 
     Returns:
-        `Counts` (N, S) by baseline. `otsu_threshold` only where there is one foreground class to find.
+        `Counts` (1, S) by baseline. `otsu_threshold` only where there is one foreground class to find.
     """
-    num_classes = len(training.frequency)
-    counts: dict[str, list[Counts]] = {}
-    for row in rows:
-        true = row.get("raw_mask") or row["mask"] or Image.new("L", row["image"].size, ignore_index)
-        true = np.asarray(true, dtype=np.int64)
-        for name, predicted in _predictions(row["image"], true.shape, training).items():
-            counts.setdefault(name, []).append(mask_counts(predicted[None], true[None], num_classes, ignore_index))
-    return {name: Counts(*map(np.concatenate, zip(*parts, strict=True))) for name, parts in counts.items()}
+    true = row.get("raw_mask") or row["mask"] or Image.new("L", row["image"].size, training.ignore_index)
+    true, num_classes = np.asarray(true, dtype=np.int64), len(training.frequency)
+    return {
+        name: mask_counts(predicted[None], true[None], num_classes, training.ignore_index)
+        for name, predicted in _predictions(row["image"], true.shape, training).items()
+    }
 
 
 def _predictions(image: Image.Image, shape: tuple[int, int], training: TrainingMasks) -> dict[str, np.ndarray]:

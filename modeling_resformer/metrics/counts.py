@@ -3,6 +3,7 @@
 Counts can be added over slices, batches and processes; scores cannot. Nothing here knows a framework or a class name.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,11 @@ class Counts(NamedTuple):
     def take(self, rows: np.ndarray) -> "Counts":
         """The counts of some rows of the first axis, by index or boolean mask."""
         return Counts(*(part[rows] for part in self))
+
+    @classmethod
+    def join(cls, parts: Sequence["Counts"]) -> "Counts":
+        """The counts of several lots of rows, one after the other."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def mask_counts(predicted: ArrayLike, true: ArrayLike, num_classes: int, ignore_index: int = 255) -> Counts:

@@ -37,10 +37,10 @@ import numpy as np
 
 from .calibration import BinnedGaps
 from .counts import Counts, label_counts, sum_by_case
+from .score_table import SCORES
 
 
-# Whose means run over the classes that occur in the truth alone.
-_OVERLAPS = ("dice_present", "jaccard_present", "dice", "jaccard", "dice_volume")
+_OVERLAPS = [score.name for score in SCORES if score.over_occurring]
 
 # Row weights (R, N) -> one column per score (R, M): ones give the score itself, resampled weights its bootstrap.
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -168,22 +168,11 @@ def segmentation_scores(
         `Score` by name: `dice` and, per class, `dice_lesion`; likewise for every other name.
     """
     case_index = np.asarray(case_index)
-    case_counts, _ = sum_by_case(counts, case_index)
-    cases = np.arange(len(case_counts.tp))
-    present = counts.tp + counts.fn > 0
-    without = np.where((counts.annotated > 0) & ~present, counts.fp > 0, np.nan)
-    values_and_units = {
-        "dice_present": (np.where(present, dice(counts), np.nan), case_index),
-        "jaccard_present": (np.where(present, jaccard(counts), np.nan), case_index),
-        "dice": (dice(counts), case_index),
-        "jaccard": (jaccard(counts), case_index),
-        "false_positive_rate_empty": (without, case_index),
-        "dice_volume": (dice(case_counts, empty=np.nan), cases),
-    }
-    if pixel_volume is not None:
-        values_and_units["volume_difference"] = (_volume_difference(counts, case_index, pixel_volume), cases)
+    cases = np.arange(len(np.unique(case_index)))
+    of_images, of_cases = _image_values(counts), _case_values(counts, case_index, pixel_volume)
     foreground, found, scores = np.arange(1, len(class_names)), occurring(counts), {}
-    for name, (values, units) in values_and_units.items():
+    for name, values in (of_images | of_cases).items():
+        units = case_index if name in of_images else cases
         known = ~np.isnan(values)
         averaged = foreground[found[1:]] if name in _OVERLAPS else foreground
         # A class whose score is undefined in all rows cannot be averaged either.
@@ -192,6 +181,26 @@ def segmentation_scores(
         basis = _with_fewest(_number_of_cases(known, units), columns)
         scores |= _estimate(_class_means(values, columns), units, _named(name, class_names), n, basis, bootstrap)
     return scores
+
+
+def _image_values(counts: Counts) -> dict[str, np.ndarray]:
+    """(N, S) values of the scores that are means over images, NaN where undefined."""
+    present, of_dice, of_jaccard = counts.tp + counts.fn > 0, dice(counts), jaccard(counts)
+    return {
+        "dice_present": np.where(present, of_dice, np.nan),
+        "jaccard_present": np.where(present, of_jaccard, np.nan),
+        "dice": of_dice,
+        "jaccard": of_jaccard,
+        "false_positive_rate_empty": np.where((counts.annotated > 0) & ~present, counts.fp > 0, np.nan),
+    }
+
+
+def _case_values(counts: Counts, case_index: np.ndarray, pixel_volume: np.ndarray | None) -> dict[str, np.ndarray]:
+    """(C, S) values of the scores that are means over cases, NaN where undefined."""
+    values = {"dice_volume": dice(sum_by_case(counts, case_index)[0], empty=np.nan)}
+    if pixel_volume is not None:
+        values["volume_difference"] = _volume_difference(counts, case_index, pixel_volume)
+    return values
 
 
 def occurring(counts: Counts) -> np.ndarray:
@@ -216,8 +225,7 @@ def classification_scores(
         case_index: (N,) integers, equal for images of one case.
         class_names: K names.
         thresholds: a class is decided present at or above it; one number, or one per class.
-        auc_classes: classes whose mean AUC is reported besides, e.g. melanoma and seborrheic_keratosis for part 3 of
-            the ISIC 2017 challenge, under the name `auc_` + their names joined by `+`.
+        auc_classes: whose mean AUC is reported besides, as `auc_` + their names joined by `+` (ISIC 2017 challenge, part 3).
         bootstrap: how intervals are made; None makes none.
 
     Returns:
@@ -229,27 +237,51 @@ def classification_scores(
     if missing := [name for name in auc_classes if name not in class_names]:
         raise ValueError(f"auc_classes names {missing}, which are not among the classes {list(class_names)}.")
     case_index = np.asarray(case_index)
-    counts = label_counts(probabilities >= np.asarray(thresholds), true)
-    known = counts.annotated > 0
+    decided = label_counts(probabilities >= np.asarray(thresholds), true)
+    scores = _decision_scores(decided, case_index, class_names, bootstrap)
+    known = decided.annotated > 0
     rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
-    with_class, without = counts.tp + counts.fn, counts.fp + counts.tn
+    scores |= _auc(probabilities, true, case_index, _named("auc", class_names), rows, bootstrap)
+    scores |= _calibration(probabilities, true, case_index, _named("calibration_error", class_names), rows, bootstrap)
+    if auc_classes:
+        chosen = np.array([list(class_names).index(name) for name in auc_classes])
+        names, n = ["auc_" + "+".join(auc_classes)], [int(known[:, chosen].any(axis=1).sum())]
+        scores |= _auc(probabilities, true, case_index, names, n, bootstrap, chosen)
+    return scores
+
+
+def _decision_scores(
+    counts: Counts, case_index: np.ndarray, class_names: Sequence[str], bootstrap: Bootstrap | None
+) -> dict[str, Score]:
+    """Accuracy, sensitivity and specificity of the decisions (N, K)."""
+    entries = {
+        accuracy: counts.annotated,
+        sensitivity: counts.tp + counts.fn,
+        specificity: counts.fp + counts.tn,
+    }
     scores: dict[str, Score] = {}
-    for score, entries_of in ((accuracy, counts.annotated), (sensitivity, with_class), (specificity, without)):
+    for score, entries_of in entries.items():
         pooled = np.column_stack([entries_of.sum(axis=1), entries_of])
         basis, n = _number_of_cases(pooled, case_index).tolist(), pooled.sum(axis=0).tolist()
         names = _named(score.__name__, class_names)
         scores |= _estimate(_micro(counts, score), case_index, names, n, basis, bootstrap)
-    both = np.minimum(_number_of_cases(with_class, case_index), _number_of_cases(without, case_index))
-    columns = np.flatnonzero(both)
-    areas = _areas(probabilities, true, columns)
-    scores |= _estimate(areas, case_index, _named("auc", class_names), rows, _with_fewest(both, columns), bootstrap)
-    scores |= _calibration(probabilities, true, case_index, _named("calibration_error", class_names), rows, bootstrap)
-    if auc_classes:
-        chosen = np.array([list(class_names).index(name) for name in auc_classes])
-        columns, name = chosen[both[chosen] > 0], "auc_" + "+".join(auc_classes)
-        areas, n = _areas(probabilities, true, columns), int(known[:, chosen].any(axis=1).sum())
-        scores |= _estimate(areas, case_index, [name], [n], _with_fewest(both, columns), bootstrap)
     return scores
+
+
+def _auc(
+    probabilities: np.ndarray,
+    true: np.ndarray,
+    case_index: np.ndarray,
+    names: list[str],
+    n: list[int],
+    bootstrap: Bootstrap | None,
+    chosen: np.ndarray | None = None,
+) -> dict[str, Score]:
+    """Areas under the ROC curve: the mean over all classes, or those chosen, then, as far as there are names, each class's."""
+    both = np.minimum(*(_number_of_cases(true == value, case_index) for value in (1, 0)))
+    columns = np.flatnonzero(both) if chosen is None else chosen[both[chosen] > 0]
+    areas = _areas(probabilities, true, columns)
+    return _estimate(areas, case_index, names, n, _with_fewest(both, columns), bootstrap)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan, annotated: np.ndarray | int = 1) -> np.ndarray:

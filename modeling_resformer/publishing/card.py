@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..errors import BadInputError
+from ..metrics.score_table import MAIN_SCORES, main_first
 from . import card_tables
 from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts
@@ -19,16 +20,7 @@ from .known_datasets import PAPER, SOFTWARE, Source
 
 TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
 ARXIV = "2412.00351"
-INDEX_METRICS = {
-    "dice": "Dice, per image, empty/empty = 1",
-    "jaccard": "Jaccard, per image, empty/empty = 1",
-    "dice_present": "Dice where the class occurs",
-    "dice_volume": "Dice by volume",
-    "auc": "mean area under the ROC curve",
-    "accuracy": "accuracy, micro",
-    "sensitivity": "sensitivity, micro",
-    "specificity": "specificity, micro",
-}
+INDEXED = [score for score in (*main_first("masks"), *main_first("classes")) if score.index is not None]
 PROSE = ("description", "intended_use", "out_of_scope", "ethics", "contact")
 Held = TypeVar("Held", Source, CardText)
 
@@ -116,7 +108,7 @@ def card_data(terms: Terms, facts: Facts, examples: Sequence[str]) -> ModelCardD
         library_name="transformers",
         pipeline_tag=(segmentation + classification)[0],
         datasets=[terms.dataset_id] if terms.dataset_id else None,
-        metrics=[name for name in INDEX_METRICS if facts.score(name) is not None],
+        metrics=[entry.name for entry in INDEXED if facts.score(entry.name) is not None],
         tags=[*tags, "synthetic-data"] if terms.synthetic else tags,
         widget=[
             {"src": f"examples/{name}", "example_title": Path(name).stem}  # from the repository's root
@@ -148,18 +140,18 @@ def eval_results(terms: Terms, facts: Facts) -> list[EvalResult]:
     parts |= {name: group["model"] for name, group in facts.groups.items()}
     return [
         EvalResult(
-            task_type="image-segmentation" if name.startswith(("dice", "jaccard")) else "image-classification",
+            task_type="image-segmentation" if entry.of == "masks" else "image-classification",
             dataset_type=terms.dataset_id or facts.dataset_identifier,
             dataset_name=facts.dataset_name or "not recorded",
             dataset_config=str(config),
             dataset_split=facts.results.get("split"),
-            metric_type=name,
-            metric_name=f"{title} ({facts.results.get('split')}, n={score.n})",
+            metric_type=entry.name,
+            metric_name=f"{entry.index} ({facts.results.get('split')}, n={score.n})",
             metric_value=round(score.value, 4),
         )
         for config, scores in parts.items()
-        for name, title in INDEX_METRICS.items()
-        if (score := facts.score(name, scores)) is not None
+        for entry in INDEXED
+        if (score := facts.score(entry.name, scores)) is not None
     ]
 
 
@@ -196,10 +188,10 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
             for name, threshold in zip(config.image_class_names, config.classification_thresholds or (), strict=False)
         ),
         "results": facts.results,
-        "scores": {name: facts.score(name) for name in ("dice", "jaccard", "auc", "calibration_error")},
+        "scores": {name: facts.score(name) for name in (*MAIN_SCORES, "calibration_error")},
         "interval": facts.results.get("interval") or {},
         "has_intervals": has_interval(facts, facts.results["model"]),
-        "headline_has_intervals": has_interval(facts, ("dice", "jaccard", "auc")),
+        "headline_has_intervals": has_interval(facts, MAIN_SCORES),
         "volumes": facts.volumes,
         "image": "bscan.png" if facts.volumes else "photo.jpg",
         "verdicts": list(card_tables.verdicts(facts)),

@@ -1,30 +1,15 @@
 """Markdown tables and sentences of the model card, each made of what the run measured and of nothing else."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from ..metrics.score_table import SCORES, main_first
 from ..metrics.scores import figure
 from .facts import NOT_RECORDED, Facts, Interval
 
 
 CHANCE = 0.5  # area under the ROC curve of a coin
 FEW_CASES = 100
-SCORE_TITLES = {
-    "dice": "Dice (`dice`)",
-    "jaccard": "Jaccard (`jaccard`)",
-    "dice_present": "Dice where the class occurs (`dice_present`)",
-    "jaccard_present": "Jaccard where the class occurs (`jaccard_present`)",
-    "dice_volume": "Dice by volume (`dice_volume`)",
-    "volume_difference": "volume difference in mm³ (`volume_difference`)",
-    "false_positive_rate_empty": "predicted although absent (`false_positive_rate_empty`)",
-    "accuracy": "accuracy, micro (`accuracy`)",
-    "sensitivity": "sensitivity, micro (`sensitivity`)",
-    "specificity": "specificity, micro (`specificity`)",
-    "auc": "area under the ROC curve, mean (`auc`)",
-    "calibration_error": "expected calibration error (`calibration_error`)",
-}
-MASK_SCORES = ("dice", "jaccard", "dice_present", "jaccard_present", "dice_volume", "false_positive_rate_empty")
-CLASS_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "calibration_error")
 BASELINES = {"otsu_threshold": "Otsu's threshold", "mean_training_mask": "mean training mask"}
 
 
@@ -53,12 +38,17 @@ def overall_table(facts: Facts, part: Mapping[str, Any]) -> str:
     """
     baselines: Mapping[str, Any] = part.get("baselines") or {}
     rows = []
-    for name, title in SCORE_TITLES.items():
-        score = facts.score(name, part["model"])
-        if score is not None and not is_repeated(facts, name, part["model"]):
-            others = [facts.score(name, scores) for scores in baselines.values()]
+    for entry in SCORES:
+        score = facts.score(entry.name, part["model"])
+        if score is not None and not is_repeated(facts, entry.name, part["model"]):
+            others = [facts.score(entry.name, scores) for scores in baselines.values()]
             rows.append(
-                [title, str(score.n), f"**{score}**", *("-" if o is None else figure(o.value) for o in others)]
+                [
+                    entry.card_title,
+                    str(score.n),
+                    f"**{score}**",
+                    *("-" if o is None else figure(o.value) for o in others),
+                ]
             )
     table = markdown_table(["score", "n", "this model", *(baseline_title(facts, name) for name in baselines)], rows)
     return "\n\n".join(text for text in (table, left_out(part)) if text)
@@ -87,23 +77,24 @@ def is_repeated(facts: Facts, name: str, scores: Mapping[str, Any]) -> bool:
 def mask_class_table(facts: Facts, scores: Mapping[str, Any] | None = None) -> str:
     """A line for every mask class, background last."""
     names = [*facts.config.mask_class_names[1:], facts.config.mask_class_names[0]]
-    return class_table(facts, names, MASK_SCORES, scores) if facts.segments else ""
+    return class_table(facts, names, "masks", scores) if facts.segments else ""
 
 
 def image_class_table(facts: Facts, scores: Mapping[str, Any] | None = None) -> str:
     """A line for every image-level class."""
-    return class_table(facts, facts.config.image_class_names, CLASS_SCORES, scores) if facts.classifies else ""
+    return class_table(facts, facts.config.image_class_names, "classes", scores) if facts.classifies else ""
 
 
 def class_table(
-    facts: Facts, names: Sequence[str], columns: Sequence[str], scores: Mapping[str, Any] | None = None
+    facts: Facts, names: Sequence[str], of: Literal["masks", "classes"], scores: Mapping[str, Any] | None = None
 ) -> str:
     """A line a class, a column a score; columns that the data define for no class are left out.
 
     The column n holds the largest of a line; a score computed from fewer says so in its cell.
     """
     model = facts.results["model"] if scores is None else scores
-    columns = [column for column in columns if not is_repeated(facts, column, model)]
+    by_class = [score.name for score in main_first(of) if score.by_class]
+    columns = [column for column in by_class if not is_repeated(facts, column, model)]
     cells = {column: [facts.score(f"{column}_{name}", scores) for name in names] for column in columns}
     cells = {column: values for column, values in cells.items() if any(value is not None for value in values)}
     rows = []

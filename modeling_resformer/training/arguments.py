@@ -17,6 +17,7 @@ from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
 from ..errors import BadInputError, one_line
 from ..flags import Spellings, plain
 from ..heads import TASKS
+from ..metrics.score_table import is_better_lower
 from ..options.evaluate import EvaluationOptions
 from ..options.evaluate import parse as parse_evaluation
 from ..options.train import DataOptions, ModelOptions, add_own, find_recipe, is_recipe
@@ -37,8 +38,6 @@ TRAINING_DEFAULTS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
 }
-# transformers takes every name that does not end in "loss" for one where more is better.
-LESS_IS_BETTER = ("loss", "calibration_error", "false_positive_rate_empty", "volume_difference")
 
 
 @dataclass
@@ -164,7 +163,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
             raise SystemExit(0)
         if given.greater_is_better is None:
             name = given.metric_for_best_model.removeprefix("eval_")
-            parser.set_defaults(greater_is_better=not name.endswith("loss") and not name.startswith(LESS_IS_BETTER))
+            # transformers takes every name that does not end in "loss" for one where more is better.
+            parser.set_defaults(greater_is_better=not name.endswith("loss") and not is_better_lower(name))
         model, data, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
         model.config = {**_json_object("config", recipe.get("config")), **model.config}
     if model.early_stopping_patience is not None and training.eval_strategy == "no":

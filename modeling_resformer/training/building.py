@@ -16,7 +16,7 @@ from ..data.class_weights import balanced_class_weights
 from ..data.collation import MultiTaskCollator
 from ..data.prepared import PreparedDataset
 from ..errors import BadInputError, named_load_failure, one_line
-from ..evaluation.row_statistics import EvaluationMetrics
+from ..evaluation.evaluation_metrics import EvaluationMetrics
 from ..heads import TASKS, Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments

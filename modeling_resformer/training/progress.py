@@ -11,10 +11,10 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 
+from ..metrics.score_table import MAIN_SCORES
+
 
 logger = logging.getLogger(__name__)
-
-SHOWN = ("dice", "jaccard", "auc")
 
 
 class ProgressLines(ProgressCallback):
@@ -86,7 +86,7 @@ class ProgressLines(ProgressCallback):
         figures = {} if self.training_loss is None else {"loss": self.training_loss}
         figures["validation loss"] = metrics["eval_loss"]
         chosen = (args.metric_for_best_model or "loss").removeprefix("eval_")
-        for name in dict.fromkeys((*SHOWN, chosen)):
+        for name in dict.fromkeys((*MAIN_SCORES, chosen)):
             value = metrics.get(f"eval_{name}")
             if name != "loss" and value is not None and not math.isnan(value):
                 figures[name] = value

@@ -19,24 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInputError
+from ..metrics.score_table import SCORES, ScoreEntry
 
 
-MASK_COLUMNS = {
-    "dice_present": "Dice (present)",
-    "jaccard_present": "Jaccard (present)",
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-    "dice_volume": "Dice (volume)",
-    "volume_difference": "Volume difference (mm3)",
-}
-LABEL_COLUMNS = {
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "auc": "AUC",
-    "calibration_error": "Calibration error",
-}
-IN_MM3 = "volume_difference"
+# As papers have them: what looks only where a class is comes first.
+COLUMNS = sorted((score for score in SCORES if score.column is not None), key=lambda score: not score.where_present)
 
 Summary = Mapping[str, Mapping[str, Any]]
 
@@ -115,23 +102,28 @@ def _tables(summary: Mapping[str, Any], style: Style, plus_minus: str) -> list[t
     """Header and rows of both tables, columns without any figure left out."""
     groups: dict[str, Summary] = {"all": summary["model"], **summary["groups"]}
     tables = []
-    for columns in (MASK_COLUMNS, LABEL_COLUMNS):
+    for of in ("masks", "classes"):
+        columns = {score.name: score for score in COLUMNS if score.of == of}
         names = [name for name in columns if any(_known(scores.get(name)) for scores in groups.values())]
         if not names:
             continue
         rows = [
-            [group, class_name, *(_cell(scores.get(key), name, style, plus_minus) for name, key in keys.items())]
+            [
+                group,
+                class_name,
+                *(_cell(scores.get(key), columns[name], style, plus_minus) for name, key in keys.items()),
+            ]
             for group, scores in groups.items()
             for class_name, keys in _keys_by_class(summary["model"], names).items()
         ]
-        tables.append(([summary["group_by"] or "split", "class", *(columns[name] for name in names)], rows))
+        tables.append(([summary["group_by"] or "split", "class", *(columns[name].column for name in names)], rows))
     return tables
 
 
 def _keys_by_class(model: Summary, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Of the mean and of every class: name of the column -> key of the score. Two names may begin alike."""
     first = names[0]
-    longer = [name for name in (*MASK_COLUMNS, *LABEL_COLUMNS) if name.startswith(f"{first}_")]
+    longer = [score.name for score in SCORES if score.name.startswith(f"{first}_")]
     classes = [
         key.removeprefix(f"{first}_")
         for key in model
@@ -142,11 +134,11 @@ def _keys_by_class(model: Summary, names: Sequence[str]) -> dict[str, dict[str, 
     return every | {class_name: {name: f"{name}_{class_name}" for name in names} for class_name in classes}
 
 
-def _cell(score: Mapping[str, Any] | None, name: str, style: Style, plus_minus: str) -> str:
+def _cell(score: Mapping[str, Any] | None, entry: ScoreEntry, style: Style, plus_minus: str) -> str:
     if not _known(score):
         return "-"
     factor, decimals = (100, style.decimals) if style.percent else (1, style.decimals + 2)
-    if name == IN_MM3:
+    if entry.in_mm3:
         factor, decimals = 1, 3
     figure = f"{score['mean'] * factor:.{decimals}f}"
     return figure if score["std"] is None else f"{figure}{plus_minus}{score['std'] * factor:.{decimals}f}"

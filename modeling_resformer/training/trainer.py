@@ -3,8 +3,10 @@
 import os
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -111,6 +113,22 @@ class ResFormerTrainer(ResumableTrainer):
         if not finite.all():
             self._stop("The model's output", inputs["case_index"][~finite])
         return None, statistics, inputs["row_index"]
+
+    @torch.no_grad()
+    def predict_mask(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray | None:
+        """Class indices (H, W) of one image at a size (height, width); None from a model that only classifies.
+
+        Every process must call this, since under FSDP each holds a part of the model.
+        """
+        if self.task.mask_logits is None:
+            return None
+        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model.eval()
+        pixels = self.processing_class(images=[image], return_tensors="pt")["pixel_values"]
+        with self.compute_loss_context_manager():
+            logits = model(pixel_values=pixels.to(self.args.device))[self.task.mask_logits].float()
+        (mask,) = self.processing_class.post_process_semantic_segmentation({"logits": logits}, target_sizes=[size])
+        return mask.cpu().numpy()
 
     def _stop(self, what: str, case_index: torch.Tensor) -> NoReturn:
         cases = dict.fromkeys(self.data_collator.case_ids[index] for index in case_index.tolist())

@@ -7,9 +7,10 @@ from pathlib import Path
 import datasets
 
 from ..data.rows import EvaluationRows
+from ..evaluation.answers import Classes
 from ..files import write_whole
 from ..metrics.thresholds import choose_thresholds, measured_elsewhere
-from ..training.trainer import ResFormerTrainer
+from .trainer import ResFormerTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def choose_on_validation(trainer: ResFormerTrainer, dataset: datasets.DatasetDic
         dataset: its validation split is evaluated; no other split is looked at.
     """
     trainer.evaluate(EvaluationRows(dataset["validation"]), metric_key_prefix="validation")
-    rows, config = trainer.compute_metrics.rows, trainer.compute_metrics.config
+    rows, config = trainer.compute_metrics.answers.rows, trainer.compute_metrics.config
     config.classification_thresholds = choose_thresholds(
         rows.probabilities, rows.class_labels, config.image_class_names
     )
@@ -38,14 +39,14 @@ def warn_of_older_results(trainer: ResFormerTrainer, folder: Path, output: Path)
         folder: of the checkpoint.
         output: where the results at the new thresholds go; those in the checkpoint's folder would be replaced.
     """
-    path, metrics = folder / "results.json", trainer.compute_metrics
+    path, classes = folder / "results.json", Classes.of(trainer.compute_metrics.config)
     if folder.resolve() == output.resolve() or not path.is_file():
         return
     try:
         measured = json.loads(path.read_text(encoding="utf-8")).get("thresholds")
     except ValueError:  # cut short; publishing refuses it
         return
-    if measured is not None and measured_elsewhere(metrics.thresholds, metrics.config.image_class_names, measured):
+    if measured is not None and measured_elsewhere(classes.thresholds, classes.labels, measured):
         logger.warning(
             "%s is out of date: its decisions were measured at %s; renew it by scripts/evaluate.py "
             "--model %s --dataset ... --output %s",

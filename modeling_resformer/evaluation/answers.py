@@ -1,0 +1,115 @@
+"""What a model answered on the rows of a split, beside the truth: all that scores are computed from.
+
+Nothing here knows which model, or which program, answered.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..configuration_resformer import ResFormerConfig
+from ..metrics.counts import Counts
+from ..metrics.scores import Bootstrap, Score, classification_scores, segmentation_scores
+from .row_statistics import RowStatistics
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a model tells apart, and where it decides.
+
+    Attributes:
+        masks: S names of mask classes, background first.
+        labels: K names of image-level classes.
+        thresholds: K, a class is decided present at or above its own.
+        auc: see `classification_scores`.
+    """
+
+    masks: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    auc: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> "Classes":
+        """Those of a config, at 0.5 where it has no thresholds."""
+        labels = tuple(config.image_class_names)
+        thresholds = config.classification_thresholds or [0.5] * len(labels)
+        return cls(tuple(config.mask_class_names), labels, tuple(thresholds), tuple(auc_classes))
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """N rows. The fields about masks are None for a model that only classifies, those about labels for one that only segments.
+
+    Attributes:
+        row_index: (N,) position in the split.
+        case_index: (N,) integers, equal for rows of one case.
+        annotated: (N,) whether a row has anything that the model's heads are scored on: a mask with a known pixel, a known
+            label.
+        counts: of the mask, (N, S) in pixels; all 0 for a row without one.
+        probabilities: (N, K) in [0, 1].
+        class_labels: (N, K) 1 present, 0 absent, -100 unknown.
+        pixel_volumes: (N,) mm3 of one pixel of the scored masks, NaN where unknown; None where all are.
+    """
+
+    row_index: np.ndarray
+    case_index: np.ndarray
+    annotated: np.ndarray
+    counts: Counts | None = None
+    probabilities: np.ndarray | None = None
+    class_labels: np.ndarray | None = None
+    pixel_volumes: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, rows: RowStatistics) -> "ScoredRows":
+        """The rows that an evaluation gathered."""
+        counts, probabilities, annotated = None, None, np.zeros(len(rows.row_index), dtype=bool)
+        if rows.mask_counts is not None:
+            counts = Counts(*np.moveaxis(rows.mask_counts, 1, 0))
+            annotated |= (rows.mask_counts > 0).any(axis=(1, 2))
+        if rows.classification_logits is not None:
+            probabilities = torch.from_numpy(rows.classification_logits).double().sigmoid().numpy()
+            annotated |= (rows.class_labels >= 0).any(axis=1)
+        return cls(rows.row_index, rows.case_index, annotated, counts, probabilities, rows.class_labels)
+
+    def take(self, chosen: np.ndarray) -> "ScoredRows":
+        """Some of the rows, by index or boolean mask."""
+        kept = {
+            name: None if array is None else array[chosen] for name, array in vars(self).items() if name != "counts"
+        }
+        return ScoredRows(**kept, counts=None if self.counts is None else self.counts.take(chosen))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows of a split as a model answered them, what it tells apart, and its losses by name."""
+
+    rows: ScoredRows
+    classes: Classes
+    losses: Mapping[str, float]
+
+
+def row_scores(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
+    """The scores of `metrics/scores.py` that the answers allow, by name.
+
+    Args:
+        rows: to score; without `pixel_volumes` there is no `volume_difference`.
+        classes: of the model.
+        bootstrap: how intervals are made; None makes none.
+    """
+    scores: dict[str, Score] = {}
+    if rows.counts is not None:
+        scores |= segmentation_scores(rows.counts, rows.case_index, classes.masks, rows.pixel_volumes, bootstrap)
+    if rows.probabilities is not None:
+        scores |= classification_scores(
+            rows.probabilities,
+            rows.class_labels,
+            rows.case_index,
+            classes.labels,
+            thresholds=classes.thresholds,
+            auc_classes=classes.auc,
+            bootstrap=bootstrap,
+        )
+    return scores
