@@ -1,16 +1,14 @@
 """Fixtures shared by the tests: a model of milliseconds and a seeded batch."""
 
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands.predict import main
 
 
-ROOT = Path(__file__).parents[1]
 MASK_CLASSES = {0: "background", 1: "IRF", 2: "SRF", 3: "PED"}
 
 
@@ -49,8 +47,8 @@ def seed() -> None:
 
 @pytest.fixture(scope="module")
 def predict() -> Callable[[list[str]], int]:
-    """`main` of scripts/predict.py."""
-    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
+    """`resformer predict` in this process."""
+    return main
 
 
 @pytest.fixture(scope="module")

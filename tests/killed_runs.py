@@ -16,11 +16,9 @@ import signal
 import sys
 from pathlib import Path
 
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "scripts")]
 import torch
-import train
 
+from modeling_resformer.commands import train
 from modeling_resformer.training.resuming import RepeatableSteps
 
 

@@ -28,7 +28,7 @@ from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.evaluation.row_statistics import EvaluationMetrics
 
 
-TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
+TRAIN = ("-m", "modeling_resformer.commands.train")
 PROCESSES = 2
 TWO_LEVELS = {
     "hidden_sizes": [4, 8],
@@ -210,7 +210,7 @@ def test_accelerate_launch_runs_the_script_from_data_to_results(tmp_path):
     recipe |= {"image_size": 32, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
     recipe |= {"class_weights": "balanced", "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(PROCESSES), str(TRAIN)]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(PROCESSES), *TRAIN]
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run")]
     flags += ["--use_cpu", "--ddp_backend", "gloo"]
     command = [sys.executable, *launch, str(tmp_path / "recipe.json"), *flags]

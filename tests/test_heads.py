@@ -3,8 +3,6 @@
 import csv
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +15,8 @@ from modeling_resformer import (
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
 )
+from modeling_resformer.commands import train
 from modeling_resformer.heads import TASKS, task_named
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
 
 
 MASK_SCORES, LABEL_SCORES = {"dice", "jaccard", "dice_volume"}, {"auc", "accuracy", "calibration_error"}

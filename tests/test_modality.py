@@ -1,7 +1,6 @@
 """The kind of the images: written by the preparation, read by the training, told in log, record and card."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from prepared_data import prepared_dataset
 from published_run import made_up_record, write_run
 from raw_data import write_isic, write_mask, write_photograph, write_retouch_volume
 
+from modeling_resformer.commands import prepare_folder, prepare_isic2017, prepare_retouch, train
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.publishing.card_tables import training_table
 from modeling_resformer.publishing.facts import read_facts
@@ -23,12 +23,6 @@ ARCHITECTURE = {
     name: getattr(tiny_config(), name)
     for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
 }
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import prepare_folder
-import prepare_isic2017
-import prepare_retouch
-import train
 
 
 def data_arguments(*flags):

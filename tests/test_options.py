@@ -3,18 +3,15 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from modeling_resformer.data.leakage import MAX_DISTANCE
-from modeling_resformer.data.retouch import VENDORS
-from modeling_resformer.data.transforms import AUGMENTATIONS
-from modeling_resformer.errors import BadInputError
-from modeling_resformer.handler import Limits
-from modeling_resformer.options import (
+from modeling_resformer import __version__
+from modeling_resformer.commands import (
     check_leakage,
     evaluate,
     gpu_check,
@@ -26,26 +23,30 @@ from modeling_resformer.options import (
     serve,
     train_seeds,
 )
+from modeling_resformer.data.leakage import MAX_DISTANCE
+from modeling_resformer.data.retouch import VENDORS
+from modeling_resformer.data.transforms import AUGMENTATIONS
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.handler import Limits
 from modeling_resformer.pipeline_resformer import VIEWS
 from modeling_resformer.serving.app import ServerSettings
-from modeling_resformer.training.arguments import parse_arguments, parse_evaluation_arguments
+from modeling_resformer.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-BLOCK = """if __name__ == "__main__":  # before the slow imports
-    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
-    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
-"""
+SCRIPTS = [ROOT / "scripts" / f"{name}.py" for name in launch.NAMES]
+LAUNCHER = (ROOT / "scripts" / "predict.py").read_text().partition("\n")[2]
 # An entry of None makes Python refuse the import.
 WITHOUT_TORCH = """
 import runpy, sys
-for name in ("torch", "transformers", "datasets", "numpy", "modeling_resformer"):
+for name in ("torch", "transformers", "datasets", "numpy"):
     sys.modules[name] = None
-sys.argv = sys.argv[1:]
-sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+CONSOLE = WITHOUT_TORCH.replace(
+    'runpy.run_path(sys.argv[0], run_name="__main__")', "import resformer_console\nsys.exit(resformer_console.main())"
+)
 
 
 def run_without_torch(script, *flags):
@@ -53,12 +54,75 @@ def run_without_torch(script, *flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def console_without_torch(*arguments):
+    command = [sys.executable, "-c", CONSOLE, "/anywhere/bin/resformer", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_help_needs_neither_torch_nor_the_package(script):
+def test_help_needs_no_torch_and_is_the_docstring_by_script_and_by_console(script):
     done = run_without_torch(script, "--help")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: {script.name}")
-    assert "options:" in done.stdout
+    name = script.stem.replace("_", "-")
+    for shown, program in ((done, script.name), (console_without_torch(name, "--help"), f"resformer {name}")):
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.startswith(f"usage: {program}")
+        assert "options:" in shown.stdout
+        module = ast.parse((ROOT / "modeling_resformer" / "commands" / script.name).read_text())
+        assert ast.get_docstring(module) in shown.stdout
+    assert done.stdout.partition("\n\n")[2] == shown.stdout.partition("\n\n")[2]
+
+
+def test_the_console_lists_every_command_with_its_first_line_and_tells_its_version():
+    listed = console_without_torch("--help")
+    assert listed.returncode == 0, listed.stderr
+    for script in SCRIPTS:
+        name = script.stem.replace("_", "-")
+        (line,) = [line for line in listed.stdout.splitlines() if line.split()[:1] == [name]]
+        module = ast.parse((ROOT / "modeling_resformer" / "commands" / script.name).read_text())
+        assert line.split(maxsplit=1)[1] == ast.get_docstring(module).partition("\n")[0]
+    told = console_without_torch("--version")
+    assert (told.returncode, told.stdout) == (0, f"{__version__}\n")
+
+
+def test_the_console_takes_dashes_and_underscores_and_suggests_a_command():
+    assert console_without_torch("prepare_folder", "-h").stdout == console_without_torch("prepare-folder", "-h").stdout
+    wrong = console_without_torch("predit", "a.png")
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (
+        2,
+        "resformer: error: there is no command predit; did you mean predict?",
+    )
+    assert console_without_torch().returncode == 2
+    missing = console_without_torch("evaluate", "--dataset", "d", "--output", "o")
+    assert (missing.returncode, missing.stderr) == (1, "error: --model is missing; see evaluate.py --help.\n")
+
+
+def test_a_command_runs_as_a_module_and_every_script_starts_the_command_of_its_name():
+    told = subprocess.run(
+        [sys.executable, "-m", "modeling_resformer.commands.predict", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout.startswith("usage: predict.py") and told.returncode == 0
+    assert {path.stem for path in (ROOT / "modeling_resformer" / "commands").glob("*.py")} - {
+        *("__init__", "launch", "preparation_flags")
+    } == set(launch.NAMES)
+    for script in SCRIPTS:
+        assert script.read_text().partition("\n")[2] == LAUNCHER
+        assert len(LAUNCHER.splitlines()) <= 10
+
+
+def test_rooms_import_nothing_from_the_commands():
+    package = ROOT / "modeling_resformer"
+    wrong = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.parent.name != "commands"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and "commands" in (node.module or "").split(".")
+    ]
+    assert wrong == []
 
 
 def test_help_of_train_shows_our_own_options_and_help_all_the_trainers(capsys):
@@ -119,7 +183,7 @@ PREDICT = ["--output", "o", "a.png", "b.png"]
         (push_to_hub.parse, ["m", *PUSH], [*PUSH, "--model", "m"]),
         (push_to_hub.parse, ["m", *PUSH, "--share-pictures"], ["m", *PUSH, "--share-images"]),
         (
-            parse_evaluation_arguments,
+            evaluate.parse,
             ["--model_name_or_path", "m", "--dataset", "d", "--output", "o"],
             ["--dataset", "d", "--model", "m", "--output", "o"],
         ),
@@ -144,7 +208,8 @@ def test_messages_call_the_model_by_the_name_that_the_help_shows():
         path.relative_to(ROOT).as_posix()
         for folder in ("modeling_resformer", "scripts")
         for path in (ROOT / folder).rglob("*.py")
-        if path.parent.name != "options" and path.name != "flags.py" and "--model_name_or_path" in path.read_text()
+        if path.name not in ("flags.py", "evaluation_options.py", "training_options.py", "predict.py")
+        and "--model_name_or_path" in path.read_text()
     ]
     assert named == []
 
@@ -275,19 +340,13 @@ def test_a_launcher_takes_only_its_own_folder_off_the_path(tmp_path, monkeypatch
     other.mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(own), "", str(other), f"{other}/../scripts"])
-    launch.launch(str(own / "none.py"), None)
+    monkeypatch.setattr(launch, "start", lambda name, arguments: 0)
+    with pytest.raises(SystemExit):
+        launch.launch(str(own / "none.py"))
     assert sys.path == ["", str(other)]
 
 
-def test_every_script_begins_alike_and_no_folder_is_named_like_a_package():
-    for script in SCRIPTS:
-        before, found, _ = script.read_text().partition(BLOCK)
-        assert found, script
-        imports = [node for node in ast.parse(before).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        imported = {
-            (one.module if isinstance(one, ast.ImportFrom) else one.names[0].name).split(".")[0] for one in imports
-        }
-        assert imported <= set(sys.stdlib_module_names), script
+def test_no_folder_of_scripts_is_named_like_a_package():
     assert {path.name for path in (ROOT / "scripts").iterdir() if path.is_dir()} - {"__pycache__"} == {
         "launch",
         "recipes",
@@ -300,17 +359,21 @@ def test_a_script_from_another_folder_gets_the_package_and_not_its_neighbour(lau
     scripts, packages = tmp_path / "scripts", tmp_path / "packages"
     scripts.mkdir()
     packages.mkdir()
-    (tmp_path / "modeling_resformer").symlink_to(ROOT / "modeling_resformer")
+    commands = tmp_path / "modeling_resformer" / "commands"
+    commands.mkdir(parents=True)
+    shutil.copy(ROOT / "modeling_resformer" / "commands" / "launch.py", commands)
+    (commands.parent / "__init__.py").write_text("")
+    (commands / "probe.py").write_text(
+        "def parse(arguments):\n    pass\n\n\ndef main(arguments):\n    import evaluate\n\n    print(evaluate.NAME)\n"
+    )
     (scripts / "evaluate.py").write_text("raise ImportError('the neighbour')\n")
     (packages / "evaluate.py").write_text("NAME = 'the package'\n")
-    (scripts / "probe.py").write_text(
-        f"import runpy\nimport sys\nfrom pathlib import Path\n{BLOCK}\nimport evaluate\nprint(evaluate.NAME)\n"
-    )
+    (scripts / "probe.py").write_text(LAUNCHER)
     (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(
         [sys.executable, *launcher, str(scripts / "probe.py")],
         cwd=tmp_path / "elsewhere",
-        env={**os.environ, "PYTHONPATH": str(packages)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), str(tmp_path)])},
         capture_output=True,
         text=True,
         timeout=120,

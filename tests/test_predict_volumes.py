@@ -21,7 +21,6 @@ from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.prediction.cases import find_cases
 
 
-ROOT = Path(__file__).parents[1]
 SIZE = 48
 
 

@@ -5,9 +5,7 @@ import logging
 import random
 import re
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from test_trainer import make_trainer
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from modeling_resformer.commands import train
 from modeling_resformer.training import preflight
 from modeling_resformer.training.image_cost import Stage, Workload
 from modeling_resformer.training.preflight import (
@@ -30,10 +29,6 @@ from modeling_resformer.training.preflight import (
     scale,
     shortage,
 )
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
 
 
 MB = 10**6

@@ -3,18 +3,14 @@
 import json
 import logging
 import re
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 from conftest import tiny_config
 from prepared_data import prepared_dataset
 from test_trainer import make_trainer
 
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
+from modeling_resformer.commands import train
 
 
 ARCHITECTURE = {

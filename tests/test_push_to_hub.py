@@ -23,7 +23,9 @@ from transformers.utils.logging import enable_progress_bar
 
 pytest.importorskip("jinja2")
 
+from modeling_resformer.commands import push_to_hub, train
 from modeling_resformer.errors import BadInputError
+from modeling_resformer.publishing import publishing_run
 from modeling_resformer.publishing import repository as repository_module
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import Push, push_folder
@@ -40,10 +42,6 @@ CODE = {
     "modeling_resformer.py",
     "pipeline_resformer.py",
 }
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import push_to_hub
-import train
 
 
 def dry_run(run, output, *flags):
@@ -230,8 +228,8 @@ def as_ones_own(run):
 def test_what_must_not_be_published_is_refused_in_one_line(
     run, tmp_path, change, flags, message, capsys, monkeypatch, untried
 ):
-    monkeypatch.setattr(push_to_hub, "push_folder", None)  # nothing may be sent
-    monkeypatch.setattr(push_to_hub, "with_kept_card_text", lambda terms, *_: terms)
+    monkeypatch.setattr(publishing_run, "push_folder", None)  # nothing may be sent
+    monkeypatch.setattr(publishing_run, "with_kept_card_text", lambda terms, *_: terms)
     assert push_to_hub.main([str(broken(run, tmp_path, change)), "--repo-id", REPO, "--tag", "v1", *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_resformer.training.arguments import parse_arguments, parse_evaluation_arguments
+from modeling_resformer.training.arguments import evaluation_arguments, parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -40,9 +40,11 @@ def test_every_command_shown_is_understood(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     script, arguments = Path(command[0]).stem, command[1:]
     assert arguments
-    parsers = {"train": parse_arguments, "evaluate": parse_evaluation_arguments}
-    parse = parsers.get(script) or importlib.import_module(f"modeling_resformer.options.{script}").parse
-    assert parse(arguments)
+    parse = importlib.import_module(f"modeling_resformer.commands.{script}").parse
+    if script == "train":
+        parse = parse_arguments
+    given = parse(arguments)
+    assert evaluation_arguments(given) if script == "evaluate" else given
 
 
 def test_there_are_commands_of_every_kind():

@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -18,6 +16,7 @@ from PIL import Image
 from prepared_data import CLASS_LABELS, image_row
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import evaluate
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.errors import BadInputError
@@ -27,10 +26,6 @@ from modeling_resformer.evaluation.report_page import headline
 from modeling_resformer.evaluation.results import Scoring, format_table, pixel_volumes, summarise
 from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, RowStatistics
 from modeling_resformer.metrics.scores import Bootstrap, figure
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import evaluate
 
 
 CLASSES = ["background", "fluid", "detachment"]

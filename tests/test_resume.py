@@ -13,12 +13,11 @@ from conftest import tiny_config
 from prepared_data import prepared_dataset
 from safetensors.torch import load_file
 
+from modeling_resformer.commands import train
 from modeling_resformer.training.checkpoints import checkpoints_in, problem_of
 
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import train
 
 
 ARCHITECTURE = {

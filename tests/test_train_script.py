@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import train
 from modeling_resformer.evaluation.results import TABLE_SCORES, format_table
 from modeling_resformer.training.arguments import parse_arguments
 
@@ -22,9 +22,6 @@ ARCHITECTURE = {
     name: getattr(tiny_config(), name)
     for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
 }
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import train
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Volumes of which only some slices are annotated: null and 255 where nobody looked, out of loss and scores."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from transformers import EvalPrediction
 pytest.importorskip("SimpleITK")
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import prepare_folder, prepare_retouch
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.evaluation.row_statistics import EvaluationMetrics, row_statistics
@@ -22,11 +21,6 @@ from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import segmentation_scores
 from modeling_resformer.training.building import build_collator
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import prepare_folder
-import prepare_retouch
 
 
 FLUIDS = ["IRF", "SRF", "PED"]

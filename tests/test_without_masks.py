@@ -2,8 +2,6 @@
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import tiny_config
@@ -11,15 +9,10 @@ from datasets import Dataset, DatasetDict
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
 from modeling_resformer import ResFormerForImageClassification
+from modeling_resformer.commands import evaluate, predict, train
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.rows import annotated_rows
 from modeling_resformer.heads import TASKS
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import evaluate
-import predict
-import train
 
 
 ARCHITECTURE = {

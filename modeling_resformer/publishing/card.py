@@ -11,13 +11,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..errors import BadInputError
+from ..shipped import shipped
 from . import card_tables
 from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts
 from .known_datasets import PAPER, SOFTWARE, Source
 
 
-TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
+TEMPLATES = shipped("hub_cards")
 ARXIV = "2412.00351"
 INDEX_METRICS = {
     "dice": "Dice, per image, empty/empty = 1",

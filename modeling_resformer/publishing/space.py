@@ -9,10 +9,11 @@ from jinja2 import Environment, StrictUndefined
 
 from ..errors import BadInputError
 from ..files import finished_folder
+from ..shipped import shipped
 
 
 PACKAGE = Path(__file__).parents[1]
-TEMPLATE = PACKAGE.parent / "hub_cards" / "space"
+TEMPLATE = shipped("hub_cards/space")
 TEMPLATE_FILES = ("app.py", "analysis.py", "requirements.txt")
 PACKAGE_FILES = ("drawing.py", "handler.py")
 SDK_VERSION = "6.31.0"  # of gradio, with which the app was tried

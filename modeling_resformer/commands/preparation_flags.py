@@ -1,12 +1,16 @@
-"""The flags that every `scripts/prepare_*.py` has."""
+"""What every `prepare_*` command has: the same flags, and the same way from them to a prepared dataset."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..flags import Parser, add_output
+from ..shipped import shipped
 
 
-def preparation_parser(description: str | None) -> Parser:
+def preparation_parser(description: str) -> Parser:
     """Returns a parser with them."""
     parser = Parser(description)
     add = parser.add_argument
@@ -57,3 +61,35 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="CSV with case_id,slice_index: only these slices count as annotated, all others are for prediction alone",
     )
+
+
+def annotation_arguments(given: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of `add_annotation_options` say, as keyword arguments for a builder."""
+    return {"unannotated_code": given.unannotated_code, "annotated_slices": given.annotated_slices}
+
+
+def run_preparation(make_builder: Callable[[dict[str, Any]], Any], given: argparse.Namespace, card: str) -> int:
+    """Prepares as the flags say, writes the report to stdout, or one error line to stderr; returns the status.
+
+    Args:
+        make_builder: makes the `CaseBuilder` from the arguments that all builders share.
+        given: the flags.
+        card: name of the dataset card's template in `hub_cards/`.
+    """
+    from datasets.utils.logging import set_verbosity_error
+
+    from ..data.dataset_report import format_report
+    from ..data.preparing import Preparation, parse_image_size, prepare
+    from ..errors import BadInputError
+
+    set_verbosity_error()  # what `datasets` logs is about its caches; progress bars stay
+    given.card = shipped(f"hub_cards/{card}")
+    try:
+        values = {name: getattr(given, name) for name in Preparation.__dataclass_fields__}
+        values["image_size"] = parse_image_size(given.image_size)
+        report = prepare(make_builder, Preparation(**values))
+    except (BadInputError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(format_report(report, f"Prepared {given.output}"))
+    return 0

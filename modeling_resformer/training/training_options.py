@@ -1,26 +1,15 @@
-"""The flags of `scripts/train.py` that are its own; those of transformers' `TrainingArguments` come on top."""
+"""The options of a training that are this project's own; those of transformers' `TrainingArguments` come on top.
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from ..flags import MODEL, OneLineParser, Spellings, add_fields
-from .scoring import ScoringOptions
-
-
-RECIPES = Path(__file__).resolve().parents[2] / "scripts" / "recipes"
-BY_MODALITY = "Default: what suits the dataset's modality, off where that is unknown."
-FROM_THE_TRAINER = """
-Of the Trainer's flags, which --help-all lists, those that most runs set:
-  --output_dir FOLDER (or --output)                 --num_train_epochs N
-  --per_device_train_batch_size N                   --gradient_accumulation_steps N
-  --learning_rate X --weight_decay X                --lr_scheduler_type cosine --warmup_steps N
-  --metric_for_best_model loss                      --resume_from_checkpoint true
-  --bf16 --gradient_checkpointing --use_cpu         --dataloader_num_workers N --seed N
-
-Dashes and underscores in flags are interchangeable. The recipe may stand anywhere; flags win over it.
+By the standard library alone, so that a command line is understood without the seconds that torch takes.
 """
+
+from dataclasses import dataclass, field
+
+from ..evaluation.evaluation_options import ScoringOptions
+from ..flags import MODEL, Spellings
+
+
+BY_MODALITY = "Default: what suits the dataset's modality, off where that is unknown."
 
 
 @dataclass
@@ -118,62 +107,8 @@ class DataOptions(ScoringOptions):
     )
 
 
-def make_parser(description: str | None) -> OneLineParser:
-    parser = OneLineParser(f"{description or ''}{FROM_THE_TRAINER}", add_help=False, usage=USAGE)
-    add_own(parser)
-    add_fields(parser, ModelOptions)
-    add_fields(parser, DataOptions)
-    return parser
-
-
-USAGE = "%(prog)s [RECIPE.json] --dataset FOLDER --output_dir FOLDER [flags]"
-
-
 def add_own(parser: Spellings) -> None:
-    """Adds what is no field of any arguments."""
+    """Adds the flags that are no field of any arguments."""
     parser.add_argument("-h", "--help", action="store_true", help="Show this.")
     parser.add_argument("--help-all", action="store_true", help="Show every flag, those of the Trainer among them.")
     parser.add_argument("--recipe", metavar="FILE", help="JSON file of flags, or a name in scripts/recipes.")
-
-
-def parse(arguments: Sequence[str], description: str | None) -> None:
-    """Answers `--help`, and looks for the recipe where it is plain which argument that is.
-
-    What else is given can only be judged together with the Trainer's flags.
-
-    Raises:
-        ValueError: there is no such recipe.
-    """
-    if "-h" in arguments or "--help" in arguments:
-        make_parser(description).print_help()
-        sys.exit(0)
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before == "--recipe" or (not before and is_recipe(argument)):
-            find_recipe(argument)
-        elif argument.startswith("--recipe="):
-            find_recipe(argument.partition("=")[2])
-
-
-def is_recipe(argument: str) -> bool:
-    """Whether an argument without a flag is meant as one: a JSON file, or a name in `scripts/recipes`."""
-    return not argument.startswith("--") and (argument.endswith(".json") or argument in recipe_names())
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe, which is looked up in `scripts/recipes` where there is no such file, with its ending or without.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.name == name and path.name.removesuffix(".json") in recipe_names():
-        return RECIPES / f"{name.removesuffix('.json')}.json"
-    raise ValueError(
-        f"{name}: there is no such recipe; expected a JSON file, or one of scripts/recipes: {', '.join(recipe_names())}."
-    )
-
-
-def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.json"))

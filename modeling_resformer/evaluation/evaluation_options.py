@@ -1,11 +1,31 @@
-"""The flags of `scripts/evaluate.py`."""
+"""The options of an evaluation, and those of them that training has too, by the standard library alone."""
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..flags import MODEL, OneLineParser, add_fields
-from .scoring import ScoringOptions
+from ..flags import MODEL
+
+
+@dataclass
+class ScoringOptions:
+    """How large images are, and how results are scored: what training and evaluation share."""
+
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that images are squashed to; default the processor's own."}
+    )
+    auc_classes: list[str] = field(
+        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
+    )
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "COLUMN",
+            "help": "Column whose values get scores of their own; default vendor, where the dataset has it.",
+        },
+    )
+    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
 
 
 @dataclass
@@ -56,15 +76,3 @@ class EvaluationOptions(ScoringOptions):
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU although there is an accelerator."})
-
-
-def parse(arguments: Sequence[str], description: str | None = None) -> argparse.Namespace:
-    """Raises `ValueError` for a mistake."""
-    parser = OneLineParser(description)
-    add_fields(parser, EvaluationOptions)
-    parser.also("--output", "--output_dir")
-    given = parser.parse_args(arguments)
-    for name, flag in (("model_name_or_path", "--model"), ("dataset", "--dataset"), ("output", "--output")):
-        if getattr(given, name) is None:
-            raise ValueError(f"{flag} is missing; see evaluate.py --help.")
-    return given
