@@ -1,28 +1,22 @@
 """Fixtures shared by the tests: a model of milliseconds and a seeded batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
+import huggingface_hub
 import pytest
 import torch
+from answering_model import sample_image
+from hub_stand_in import StandInHub
+from PIL import Image
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.commands.predict import main
 
 
-MASK_CLASSES = {0: "background", 1: "IRF", 2: "SRF", 3: "PED"}
-
-
-def tiny_config(**overrides) -> ResFormerConfig:
-    settings = {
-        "hidden_sizes": [8, 16, 24, 32],
-        "cnn_depths": [1, 1, 1, 1],
-        "num_attention_heads": [2, 2, 2, 4],
-        "window_size": 4,
-        "dilation_rates": [1, 2],
-        "drop_path_rate": 0.0,
-        "id2label": MASK_CLASSES,
-    }
-    return ResFormerConfig(**{**settings, **overrides})
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @pytest.fixture
@@ -59,3 +53,31 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     ResFormerForMultiTask(config).save_pretrained(folder)
     ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> "DatasetDict":
+    """A small prepared dataset, unless a test file has one of its own."""
+    from prepared_data import prepared_dataset  # datasets is no part of the core
+
+    return prepared_dataset()
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    """What `answering_model.save_model` finds every class in."""
+    return sample_image()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A Hub on this machine, which the Hub's client asks."""
+    server = StandInHub().start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    yield server
+    server.shutdown()

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answering_model import NAMES, foreground, reference, sample_image, save_model
+from http_requests import until, wait_until_loaded
 from PIL import Image
-from test_handler import NAMES, foreground, reference, sample_image, save_model
-from test_serve import until, wait_until_loaded
 
 from modeling_resformer.publishing.space import make_space
 

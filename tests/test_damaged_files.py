@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from nifti_data import write_nifti
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from raw_data import random_volume, write_mask, write_metaimage, write_photograph, write_retouch_volume
 from run_here import run_command
-from test_prediction_volumes import write_nifti
 
 
 pytest.importorskip("pydicom")

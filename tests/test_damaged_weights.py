@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from PIL import Image
 from prepared_data import prepared_dataset
 from safetensors.torch import load_file, save_file
+from small_model import tiny_config
 from transformers import AutoModel, ResNetConfig, ResNetModel, pipeline
 
 from modeling_resformer import (

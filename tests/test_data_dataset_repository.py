@@ -9,7 +9,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import yaml
-from hub_stand_in import StandInHub
 from raw_data import random_volume, write_isic, write_retouch_volume
 
 
@@ -26,17 +25,6 @@ from modeling_resformer.errors import BadInputError
 
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    server = StandInHub().start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    yield server
-    server.shutdown()
 
 
 def test_a_pushed_dataset_comes_back_by_name(tmp_path, hub):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer, scores_of
+from small_model import tiny_config
+from small_trainer import make_trainer, scores_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import tiny_config
 from datasets import DatasetDict
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import ARCHITECTURE, tiny_config
 from transformers import ViTConfig
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
@@ -19,12 +19,6 @@ from modeling_resformer.commands import evaluate, train
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.evaluation import report_page
 from modeling_resformer.publishing.repository_checks import check_run
-
-
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 
 
 @pytest.fixture(scope="module")

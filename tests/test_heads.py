@@ -6,9 +6,9 @@ import logging
 
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE, tiny_config
+from small_trainer import make_trainer
 
 from modeling_resformer import (
     ResFormerForImageClassification,
@@ -24,10 +24,6 @@ MODEL_CLASSES = {
     "multi_task": ResFormerForMultiTask,
     "segmentation": ResFormerForSemanticSegmentation,
     "classification": ResFormerForImageClassification,
-}
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
 }
 
 

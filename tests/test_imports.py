@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_remote_code import packages_without, run_as_stranger
+from fresh_process import packages_without, run_as_stranger
 
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,6 @@ HEAVY = (
 # What transformers' own classes load is theirs, and changes with every release: counted is what comes on top.
 LOADED = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
 from transformers import AutoBackbone, AutoImageProcessor, AutoModel, PilBackend, Pipeline, TorchvisionBackend
 before = set(sys.modules)
 import modeling_resformer
@@ -55,8 +54,8 @@ assert output.segmentation_logits.shape == (1, 2, 40, 50)
 
 
 def test_importing_loads_the_hub_files_and_no_heavy_extra():
-    command = [sys.executable, "-c", LOADED, str(ROOT)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    command = [sys.executable, "-c", LOADED]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, cwd=ROOT).stdout
     loaded = json.loads(output.splitlines()[-1])
     assert {name for name in loaded if name.split(".")[0] == "modeling_resformer"} == OURS
     assert not {name.split(".")[0] for name in loaded} & set(HEAVY)

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from prepared_data import prepared_dataset
 from published_run import made_up_record, write_run
 from raw_data import write_isic, write_mask, write_photograph, write_retouch_volume
+from small_model import ARCHITECTURE
 
 from modeling_resformer.commands import prepare_folder, prepare_isic2017, prepare_retouch, train
 from modeling_resformer.data.prepared import load_prepared
@@ -19,10 +19,6 @@ from modeling_resformer.training.run_record import settings_of
 
 ROOT = Path(__file__).parents[1]
 AUGMENTATION = ("rotation_degrees", "horizontal_flip", "vertical_flip", "scale_jitter", "color_jitter")
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 
 
 def data_arguments(*flags):

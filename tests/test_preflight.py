@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE
+from small_trainer import make_trainer
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -32,10 +32,6 @@ from modeling_resformer.training.preflight import (
 
 
 MB = 10**6
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 # A million parameters: 4 MB of weights, 16 MB with gradients and moments.
 PLAN = Plan(
     batch=5,

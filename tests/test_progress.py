@@ -6,17 +6,11 @@ import re
 import warnings
 
 import pytest
-from conftest import tiny_config
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE
+from small_trainer import make_trainer
 
 from modeling_resformer.commands import train
-
-
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from conftest import tiny_config
-from hub_stand_in import StandInHub
 from PIL import Image
 from prepared_data import prepared_dataset
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 from raw_data import write_photograph, write_retouch_volume
 from safetensors.torch import load_file, save_file
+from small_model import tiny_config
 from transformers.utils.logging import enable_progress_bar
 
 
@@ -65,19 +63,6 @@ def repository(run, tmp_path_factory):
     output = tmp_path_factory.mktemp("repository") / "repository"
     assert dry_run(run, output, "--dataset-id", "org/isic2017") == 0
     return output
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    server = StandInHub().start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    yield server
-    server.shutdown()
 
 
 @pytest.fixture
@@ -528,8 +513,6 @@ def fresh_process(code, hub, home, *flags):
 
 
 LOADS = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
 import torch, modeling_resformer
 from safetensors.torch import load_file
 from transformers import AutoBackbone, AutoModel

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import tiny_config
 from prepared_data import prepared_dataset
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
 from modeling_resformer.commands import train

@@ -10,10 +10,10 @@ import pandas
 import pytest
 import sklearn.metrics
 import torch
-from conftest import tiny_config
 from datasets import Dataset, DatasetDict, Value
 from PIL import Image
 from prepared_data import CLASS_LABELS, image_row
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.commands import evaluate

@@ -17,10 +17,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from answering_model import NAMES, claiming_png, encoded, foreground, reference, save_model
+from http_requests import ask, until, wait_until_loaded
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
-from test_handler import NAMES, claiming_png, encoded, foreground, reference, sample_image, save_model
 
 from modeling_resformer.commands import serve
 from modeling_resformer.handler import EndpointHandler, Limits
@@ -47,34 +48,6 @@ def running(load, **settings):
         finally:
             server.should_exit = True
             thread.join()
-
-
-def ask(port, method="POST", path="/", body=None, headers=None):
-    """One request by the standard library: (status, headers, decoded JSON)."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        content = response.read()
-        return response.status, response.headers, json.loads(content) if content else None
-    finally:
-        connection.close()
-
-
-def until(happened):
-    end = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < end, "it did not happen within two minutes"
-        time.sleep(0.05)
-
-
-def wait_until_loaded(port):
-    until(lambda: ask(port, "GET", "/health")[0] == 200)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return sample_image()
 
 
 @pytest.fixture(scope="module")

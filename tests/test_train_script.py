@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import ARCHITECTURE, tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.commands import train
@@ -18,10 +18,6 @@ from modeling_resformer.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 
 
 @pytest.fixture(scope="module")

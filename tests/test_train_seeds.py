@@ -5,8 +5,8 @@ import json
 import sys
 
 import pytest
-from conftest import tiny_config
 from prepared_data import prepared_dataset
+from small_model import tiny_config
 
 from modeling_resformer.commands import train_seeds
 from modeling_resformer.errors import BadInputError

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from raw_data import random_volume, write_csv, write_mask, write_metaimage, write_photograph
+from small_model import tiny_config
 from transformers import EvalPrediction
 
 

@@ -9,12 +9,12 @@ import resource
 from contextlib import contextmanager
 
 import pytest
-from conftest import tiny_config
 from PIL import Image
 from prepared_data import prepared_dataset
 from raw_data import random_volume, write_mask, write_photograph
 from run_here import run_command
 from safetensors import SafetensorError
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.errors import BadInputError, named_write_failure

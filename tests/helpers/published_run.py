@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from conftest import tiny_config
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerImageProcessor
 from modeling_resformer.heads import TASKS
