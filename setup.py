@@ -42,7 +42,8 @@ class BuildWithFiles(build_py):
     """
 
     PATTERNS = (
-        "hub_cards/*.md",
+        "hub_cards/dataset_card_*.md",
+        "hub_cards/model_card.md",
         "hub_cards/card.yaml",
         "hub_cards/space/*.*",
         "scripts/recipes/*.json",
