@@ -1,12 +1,14 @@
 """Fixtures shared by the tests: a model of milliseconds and a seeded batch."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import huggingface_hub
 import pytest
 import torch
 from answering_model import sample_image
+from built_wheel import build_wheel
 from hub_stand_in import StandInHub
 from PIL import Image
 from small_model import tiny_config
@@ -81,3 +83,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     yield server
     server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    return build_wheel(tmp_path_factory.mktemp("built"))

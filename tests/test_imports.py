@@ -61,15 +61,10 @@ def test_importing_loads_the_hub_files_and_no_heavy_extra():
     assert not {name.split(".")[0] for name in loaded} & set(HEAVY)
 
 
-def test_a_wheel_runs_where_only_the_core_is_installed(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_a_wheel_runs_where_only_the_core_is_installed(wheel, tmp_path):
     packages = packages_without(tmp_path / "packages", "torchvision", *HEAVY)
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
         archive.extractall(packages)
-    assert not [name for name in names if name.startswith(("tests", "scripts", "examples"))]
     run_as_stranger(FORWARD, packages)
 
 
