@@ -152,7 +152,9 @@ def work(folder):
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
-    finished = subprocess.run([sys.executable, *launch, __file__, str(folder)], capture_output=True, text=True)
+    command = [sys.executable, *launch, __file__, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "helpers")}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return {"folder": folder / "run", **json.loads((folder / "found.json").read_text())}
 

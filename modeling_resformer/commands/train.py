@@ -49,6 +49,7 @@ Selection is by the lowest validation loss or by --metric_for_best_model, e.g. j
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..flags import OneLineParser, add_fields
 from ..training.recipes import find_recipe, is_recipe
@@ -104,13 +105,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from ..errors import BadInputError, CheckpointWriteError, NonFiniteLossError
+    from ..publishing.after_training import take_push
     from ..training.arguments import parse_arguments
     from ..training.progress import quieten_libraries
     from ..training.training_run import train
 
     quieten_libraries()
     try:
-        train(*parse_arguments(argv))
+        model, data, training = parse_arguments(argv)
+        push = take_push(training)
+        is_first = train(model, data, training)
+        if push is not None and is_first:
+            push(Path(training.output_dir))
     except (BadInputError, NonFiniteLossError, CheckpointWriteError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

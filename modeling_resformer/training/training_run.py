@@ -15,7 +15,6 @@ from ..evaluation.results import Scoring, evaluate_split
 from ..files import check_writable
 from ..heads import TASKS
 from ..metrics.scores import Bootstrap
-from ..publishing.after_training import take_push
 from .arguments import DataArguments, ModelArguments
 from .building import (
     build_collator,
@@ -35,9 +34,18 @@ from .trainer import ResFormerTrainer
 logger = logging.getLogger(__name__)
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
+def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> bool:
+    """Trains, evaluates on the test split, and leaves model, results and record in the output folder.
+
+    Returns:
+        Whether this process is the first of those that train together, which wrote the files.
+
+    Raises:
+        BadInputError: the data, the model or the output folder are of no use.
+        NonFiniteLossError: a loss is no longer a number.
+        CheckpointWriteError: a checkpoint cannot be written.
+    """
     clock, code = RunClock(), code_version()
-    push = take_push(training_args)
     if model_args.cpu_threads is not None:
         torch.set_num_threads(model_args.cpu_threads)
     output = Path(training_args.output_dir)
@@ -71,8 +79,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
             write_run_record(trainer, prepared, model_args, data_args, code)
         write_pages(trainer, rows, results, output)
     trainer.accelerator.end_training()
-    if push is not None and trainer.is_world_process_zero():
-        push(output)
+    return trainer.is_world_process_zero()
 
 
 def make_trainer(
