@@ -65,8 +65,8 @@ def run_line(command):
     words = shlex.split(command.replace("\\\n", " "))
     if words[0] == "pip":
         return
-    assert words[0] == "python"
-    assert run_command(Path(words[1]).stem, *words[2:]) == 0, command
+    assert words[0] in ("python", "resformer")
+    assert run_command(Path(words[1]).stem.replace("-", "_"), *words[2:]) == 0, command
 
 
 def test_commands_and_python_run_as_written(folder, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What the package costs and needs: the core alone, at the price of transformers itself; a wheel stands without checkout."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -86,3 +87,31 @@ def test_hub_files_follow_the_loaders_rules(name):
             roots.add(words[1].split(".")[0])
     third_party = roots - set(sys.stdlib_module_names)
     assert third_party <= {"torch", "transformers", "huggingface_hub", "numpy", "PIL"}
+
+
+def test_rooms_import_nothing_from_the_commands():
+    package = ROOT / "modeling_resformer"
+    wrong = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.parent.name != "commands"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and "commands" in (node.module or "").split(".")
+    ]
+    assert wrong == []
+
+
+def test_no_two_files_of_the_package_have_one_name():
+    names = [path.name for path in (ROOT / "modeling_resformer").rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_test_reaches_into_another_or_edits_the_path():
+    """What tests share lies in tests/helpers, where pytest's pythonpath finds it."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+                assert not [name for name in names if name.startswith(("test_", "conftest"))], path
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("sys.path."):
+                raise AssertionError(f"{path}: {ast.unparse(node)}")

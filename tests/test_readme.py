@@ -31,14 +31,17 @@ def test_every_file_named_exists():
 
 
 BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-COMMANDS = [shlex.split(line) for line in re.findall(r"scripts/\w+\.py.*", BASH.replace("scripts/launch", "launch"))]
+COMMANDS = [
+    shlex.split(line)
+    for line in re.findall(r"(?:scripts/\w+\.py|(?<=resformer )[a-z]).*", BASH.replace("scripts/launch", "launch"))
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[" ".join(command[:3]) for command in COMMANDS])
 def test_every_command_shown_is_understood(command, monkeypatch):
     """By the parser itself: unknown flags and values of no use end in SystemExit or an error."""
     monkeypatch.chdir(ROOT)
-    script, arguments = Path(command[0]).stem, command[1:]
+    script, arguments = Path(command[0]).stem.replace("-", "_"), command[1:]
     assert arguments
     parse = importlib.import_module(f"modeling_resformer.commands.{script}").parse
     if script == "train":

@@ -2,10 +2,10 @@
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -45,7 +45,7 @@ def console() -> int:
         epilog="resformer COMMAND --help shows the flags of one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version("modeling-resformer"))
+    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
     name, arguments = sys.argv[1:2], sys.argv[2:]
     given = parser.parse_args(name).command.replace("_", "-")
@@ -64,6 +64,12 @@ def start(name: str, arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return import_module(f"modeling_resformer.commands.{name}").main(arguments)
+
+
+def version() -> str:
+    """Of the package, as setup.py reads it."""
+    text = (PACKAGE / "configuration_resformer.py").read_text(encoding="utf-8")
+    return re.search(r'__version__ = "(.+?)"', text)[1]
 
 
 def summary(name: str) -> str:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     from ..handler import Limits
     from ..serving.app import ServerSettings
-    from ..serving.server import Source, serve
+    from ..serving.server import Served, serve
 
     settings = ServerSettings(
         limits=Limits(round(given.max_megabytes * 2**20), round(given.max_megapixels * 1e6)),
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds=given.seconds,
         origins=tuple(given.origin or ServerSettings.origins),
     )
-    source = Source(given.model, given.revision, given.device, given.cpu_threads)
+    served = Served(given.model, given.revision, given.device, given.cpu_threads)
     try:
-        failures = serve(source, settings, given.host, given.port)
+        failures = serve(served, settings, given.host, given.port)
     except OSError as error:
         logger.error("%s:%s: %s", given.host, given.port, error)
         return 1

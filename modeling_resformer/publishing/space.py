@@ -35,7 +35,7 @@ def make_space(
         `output`.
 
     Raises:
-        BadInputError: this is no checkout, or the folder exists.
+        BadInputError: the template is missing, or the folder exists.
     """
     missing = [name for name in (*TEMPLATE_FILES, "README.md") if not (TEMPLATE / name).is_file()]
     if missing:

@@ -10,7 +10,6 @@ import uvicorn
 from PIL import Image
 from transformers import AutoConfig
 
-from .. import ResFormerConfig  # noqa: F401  registers the Auto classes
 from ..errors import named_load_failure
 from ..handler import EndpointHandler, Limits
 from .app import ServerSettings, create_app
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class Served:
     """What is served, and by what.
 
     Attributes:
@@ -36,30 +35,30 @@ class Source:
     cpu_threads: int | None = None
 
 
-def load(source: Source, limits: Limits) -> EndpointHandler:
+def load(served: Served, limits: Limits) -> EndpointHandler:
     """Loads by the installed package, never by code of the folder, and warms up."""
-    if source.cpu_threads is not None:
-        torch.set_num_threads(source.cpu_threads)
+    if served.cpu_threads is not None:
+        torch.set_num_threads(served.cpu_threads)
     expected = "a folder or Hub id of a ResFormer with its image processor"
-    with named_load_failure("--model", source.model, expected):
-        AutoConfig.from_pretrained(source.model, revision=source.revision, trust_remote_code=False)
+    with named_load_failure("--model", served.model, expected):
+        AutoConfig.from_pretrained(served.model, revision=served.revision, trust_remote_code=False)
     handler = EndpointHandler(
-        source.model,
-        revision=source.revision,
+        served.model,
+        revision=served.revision,
         trust_remote_code=False,
         limits=limits,
-        device=source.device,
+        device=served.device,
     )
     handler.logits(Image.new("RGB", (32, 32)))
-    logger.info("%s is loaded; it answers %s", source.model, " and ".join(handler.tasks))
+    logger.info("%s is loaded; it answers %s", served.model, " and ".join(handler.tasks))
     return handler
 
 
-def serve(source: Source, settings: ServerSettings, host: str, port: int) -> list[Exception]:
+def serve(served: Served, settings: ServerSettings, host: str, port: int) -> list[Exception]:
     """Prints its address and answers until the process is told to end; what kept the model from being loaded, if anything.
 
     Args:
-        source: the model.
+        served: the model.
         settings: limits of requests.
         host: address to listen on.
         port: 0 for any free one.
@@ -73,7 +72,7 @@ def serve(source: Source, settings: ServerSettings, host: str, port: int) -> lis
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(lambda: load(source, settings.limits), settings, give_up)
+    app = create_app(lambda: load(served, settings.limits), settings, give_up)
     # Settings that are off: this server speaks plain HTTP to its neighbour and writes its own log.
     config = uvicorn.Config(
         app,
