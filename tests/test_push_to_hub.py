@@ -15,13 +15,13 @@ from prepared_data import prepared_dataset
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 from raw_data import write_photograph, write_retouch_volume
 from safetensors.torch import load_file, save_file
-from small_model import tiny_config
+from small_model import ARCHITECTURE
 from transformers.utils.logging import enable_progress_bar
 
 
 pytest.importorskip("jinja2")
 
-from modeling_resformer.commands import push_to_hub, train
+from modeling_resformer.commands import prepare_retouch, push_to_hub, train
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.publishing import publishing_run
 from modeling_resformer.publishing import repository as repository_module
@@ -474,8 +474,7 @@ def test_a_licence_that_nobody_named_and_made_up_data_of_a_gated_layout(run, tmp
 
 def test_training_pushes_once_at_the_end(tmp_path, hub, untried, capsys):
     prepared_dataset(train=4, validation=3, test=3).save_to_disk(str(tmp_path / "dataset"))
-    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-    recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
+    recipe = {"config": ARCHITECTURE, "image_size": 32, "use_cpu": True}
     recipe |= {"num_train_epochs": 2, "bootstrap_samples": 0, "disable_tqdm": True, "report_to": "none"}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--push_to_hub"]
@@ -633,8 +632,6 @@ def test_card_and_space_load_the_revision_that_was_pushed(run, tmp_path, untried
     ("vendor", "first", "dtype"), [("Cirrus", 1, "uint8"), ("Spectralis", 25, "uint16"), ("Topcon", 49, "uint8")]
 )
 def test_a_repository_per_vendor_marked_synthetic(tmp_path, hub, vendor, first, dtype):
-    import prepare_retouch
-
     for number in range(3):
         write_retouch_volume(tmp_path / "raw" / vendor / f"TRAIN{first + number:03d}", dtype=dtype, seed=number)
     manifest = "case_id,split\n" + "".join(
@@ -643,8 +640,7 @@ def test_a_repository_per_vendor_marked_synthetic(tmp_path, hub, vendor, first, 
     (tmp_path / "splits.csv").write_text(manifest)
     flags = ["--source", tmp_path / "raw", "--output", tmp_path / "data", "--vendor", vendor.lower()]
     assert prepare_retouch.main([str(flag) for flag in [*flags, "--splits", tmp_path / "splits.csv"]]) == 0
-    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-    recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
+    recipe = {"config": ARCHITECTURE, "image_size": 32, "use_cpu": True}
     recipe |= {"num_train_epochs": 1, "bootstrap_samples": 20, "disable_tqdm": True, "report_to": "none"}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     run = tmp_path / "run"

@@ -11,7 +11,7 @@ from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 from small_model import ARCHITECTURE, tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.commands import train
+from modeling_resformer.commands import prepare_isic2017, train
 from modeling_resformer.evaluation.results import TABLE_SCORES, format_table
 from modeling_resformer.training.arguments import parse_arguments
 
@@ -210,8 +210,6 @@ def test_the_table_leaves_out_what_the_data_do_not_define():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_tiny_recipe_clearly_beats_every_baseline_on_real_photographs(tmp_path, seed):
-    import prepare_isic2017
-
     sample, dataset = ROOT / "examples" / "isic2017_sample", tmp_path / "dataset"
     splits = ["--splits", str(sample / "split.csv"), "--image-size", "128"]
     prepare_isic2017.main(["--source", str(sample), "--output", str(dataset), *splits])

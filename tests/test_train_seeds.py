@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from prepared_data import prepared_dataset
-from small_model import tiny_config
+from small_model import ARCHITECTURE
 
 from modeling_resformer.commands import train_seeds
 from modeling_resformer.errors import BadInputError
@@ -161,9 +161,7 @@ def test_the_seed_is_given_in_one_place(capsys):
 @pytest.mark.slow
 def test_two_seeds_of_a_real_run(tmp_path):
     prepared_dataset(train=4, validation=4, test=4).save_to_disk(str(tmp_path / "dataset"))
-    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-    architecture = {name: getattr(tiny_config(), name) for name in names}
-    flags = ["--dataset", str(tmp_path / "dataset"), "--config", json.dumps(architecture), "--image_size", "32"]
+    flags = ["--dataset", str(tmp_path / "dataset"), "--config", json.dumps(ARCHITECTURE), "--image_size", "32"]
     flags += ["--num_train_epochs", "1", "--bootstrap_samples", "0", "--use_cpu", "--disable_tqdm", "True"]
     assert train_seeds.main(["--seeds", "0", "1", "--output_dir", str(tmp_path / "runs"), *flags]) == 0
     summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
