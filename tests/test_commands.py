@@ -102,14 +102,7 @@ def test_the_console_takes_dashes_and_underscores_and_suggests_a_command():
     assert (missing.returncode, missing.stderr) == (1, "error: --model is missing; see evaluate.py --help.\n")
 
 
-def test_a_command_runs_as_a_module_and_every_script_starts_the_command_of_its_name():
-    told = subprocess.run(
-        [sys.executable, "-m", "modeling_resformer.commands.predict", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert told.stdout.startswith("usage: predict.py") and told.returncode == 0
+def test_every_script_starts_the_command_of_its_name():
     assert {path.stem for path in (ROOT / "modeling_resformer" / "commands").glob("*.py")} - {
         *("__init__", "launch", "preparation_flags")
     } == set(launch.NAMES)

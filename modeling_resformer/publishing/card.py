@@ -86,7 +86,7 @@ def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequenc
     facts = replace(facts, synthetic=terms.synthetic)
     template = terms.templates / "model_card.md"
     if not template.is_file():
-        raise BadInputError(f"{template}: no such card template; run the script from a checkout")
+        raise BadInputError(f"{template}: no such card template; install the package again, or run from a checkout")
     card = ModelCard.from_template(
         card_data(terms, facts, examples),
         template_str=template.read_text(encoding="utf-8"),

@@ -169,7 +169,9 @@ def write_images(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[st
     """Adds the network figure and, where the data may be shown, the run's pages and example inputs; names the examples."""
     figure = next((path for path in (NETWORK, run / "network.png") if path.is_file()), None)
     if figure is None:
-        raise BadInputError(f"{NETWORK}: the network figure is missing; run from a checkout")
+        raise BadInputError(
+            f"{NETWORK}: the network figure is missing; install the package again, or run from a checkout"
+        )
     shutil.copyfile(figure, folder / "network.png")
     source = facts.known_source
     if not source.images_are_free and (source.gated or not terms.share_images):

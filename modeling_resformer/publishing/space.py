@@ -39,7 +39,9 @@ def make_space(
     """
     missing = [name for name in (*TEMPLATE_FILES, "README.md") if not (TEMPLATE / name).is_file()]
     if missing:
-        raise BadInputError(f"{TEMPLATE / missing[0]}: the Space's template is missing; run from a checkout")
+        raise BadInputError(
+            f"{TEMPLATE / missing[0]}: the Space's template is missing; install the package again, or run from a checkout"
+        )
     with finished_folder(output, overwrite, "Space of this project", is_space) as folder:
         for name in TEMPLATE_FILES:
             shutil.copyfile(TEMPLATE / name, folder / name)
