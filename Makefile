@@ -17,7 +17,7 @@ SITE ?= outputs/site
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
+.PHONY: help demo repository test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -41,6 +41,13 @@ $(VENV)/.resformer-%-$(KEY): setup.py $(CONSTRAINTS) | $(BIN)/python
 ## make demo       prepare real photographs, train, evaluate, save, reload, predict and draw (about 4 minutes)
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/demo.py --output $(OUTPUT)
+
+## make repository OUTPUT=folder  write the small model's Hub repository to folder/NAME, with its code and card, and try it
+repository: OUTPUT = outputs/repository
+repository: $(DEV_STAMP)
+	$(BIN)/python scripts/push_to_hub.py hub_cards/resformer-tiny-isic2017 --repo-id org/resformer-tiny-isic2017 \
+		--dataset-id org/isic2017 --space-id org/try-resformer --dry-run --overwrite \
+		--output $(OUTPUT)/resformer-tiny-isic2017
 
 ## make test       run the fast tests, with the versions of constraints.txt; CONSTRAINTS= takes the newest of all
 test: $(DEV_STAMP)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 
 ROOT = Path(__file__).parent
@@ -40,6 +41,40 @@ EXTRAS["dev"] = sorted(
     | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}
 )
 
+
+class BuildWithFiles(build_py):
+    """Puts files that are no code where modeling_resformer/shipped.py finds them without a checkout.
+
+    Templates of cards and the Space, recipes, and the figure of the cards; no weights.
+    """
+
+    PATTERNS = (
+        "hub_cards/dataset_card_*.md",
+        "hub_cards/model_card.md",
+        "hub_cards/card.yaml",
+        "hub_cards/space/*.*",
+        "scripts/recipes/*.json",
+        "docs/network.png",
+    )
+    FOLDER = "modeling_resformer/shipped_files"
+
+    def names(self):
+        return sorted(path.relative_to(ROOT).as_posix() for pattern in self.PATTERNS for path in ROOT.glob(pattern))
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # the checkout's own are found
+            return
+        for name in self.names():
+            target = Path(self.build_lib, self.FOLDER, name)
+            self.mkpath(str(target.parent))
+            self.copy_file(str(ROOT / name), str(target))
+
+    def get_source_files(self):
+        """What a source distribution needs to build the wheel."""
+        return [*super().get_source_files(), *self.names()]
+
+
 setup(
     name="modeling-resformer",
     version=VERSION,
@@ -48,6 +83,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["modeling_resformer", "modeling_resformer.*"]),
+    py_modules=["resformer_console"],
+    entry_points={"console_scripts": ["resformer = resformer_console:main"]},
+    cmdclass={"build_py": BuildWithFiles},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.11",

@@ -28,7 +28,7 @@ import torch
 
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "serve.py"
+SERVE = ("-m", "modeling_resformer.commands.serve")
 IMAGE = ROOT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data" / "ISIC_0000051.jpg"
 WAITING = 16
 PHASES = ((1, 200), (4, 600), (16, 1500), (64, 2000))  # clients, requests of all of them
@@ -154,7 +154,7 @@ def alone(port: int, body: bytes) -> bytes:
 
 def measure(model: str, image: Path) -> dict:
     body = image.read_bytes()
-    command = [sys.executable, str(SCRIPT), model, "--port", "0", "--cpu-threads", "1", "--queue", str(WAITING)]
+    command = [sys.executable, *SERVE, model, "--port", "0", "--cpu-threads", "1", "--queue", str(WAITING)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "isic2017_sample"
-READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"  # a complete Hub repository, from a longer training
+READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"  # from a longer training
 IMAGE_SIZE = 128
 
 logger = logging.getLogger("demo")

@@ -13,17 +13,11 @@ Options behind -- go to pip, e.g. -- --index-url <your CPU-only wheel index>. Th
 import argparse
 import json
 import re
-import runpy
 import subprocess
 import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
-
-
-if __name__ == "__main__":  # before the slow imports
-    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
-    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
 
 ROOT = Path(__file__).parents[1]

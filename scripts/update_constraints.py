@@ -12,16 +12,10 @@ bring: which build of them fits depends on the machine, and another one may ask 
 
 import argparse
 import re
-import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-
-
-if __name__ == "__main__":  # before the slow imports
-    OPTIONS = Path(__file__).resolve().parents[1] / "modeling_resformer" / "options"
-    runpy.run_path(str(OPTIONS / "launch.py"))["launch"](__file__, __doc__)
 
 from packaging.requirements import Requirement
 

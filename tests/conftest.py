@@ -1,30 +1,24 @@
 """Fixtures shared by the tests: a model of milliseconds and a seeded batch."""
 
-import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import huggingface_hub
 import pytest
 import torch
+from answering_model import sample_image
+from built_wheel import build_wheel
+from hub_stand_in import StandInHub
+from PIL import Image
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands.predict import main
 
 
-ROOT = Path(__file__).parents[1]
-MASK_CLASSES = {0: "background", 1: "IRF", 2: "SRF", 3: "PED"}
-
-
-def tiny_config(**overrides) -> ResFormerConfig:
-    settings = {
-        "hidden_sizes": [8, 16, 24, 32],
-        "cnn_depths": [1, 1, 1, 1],
-        "num_attention_heads": [2, 2, 2, 4],
-        "window_size": 4,
-        "dilation_rates": [1, 2],
-        "drop_path_rate": 0.0,
-        "id2label": MASK_CLASSES,
-    }
-    return ResFormerConfig(**{**settings, **overrides})
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @pytest.fixture
@@ -49,8 +43,8 @@ def seed() -> None:
 
 @pytest.fixture(scope="module")
 def predict() -> Callable[[list[str]], int]:
-    """`main` of scripts/predict.py."""
-    return runpy.run_path(str(ROOT / "scripts/predict.py"))["main"]
+    """`resformer predict` in this process."""
+    return main
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +55,37 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     ResFormerForMultiTask(config).save_pretrained(folder)
     ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> "DatasetDict":
+    """A small prepared dataset, unless a test file has one of its own."""
+    from prepared_data import prepared_dataset  # datasets is no part of the core
+
+    return prepared_dataset()
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    """What `answering_model.save_model` finds every class in."""
+    return sample_image()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A Hub on this machine, which the Hub's client asks."""
+    server = StandInHub().start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    return build_wheel(tmp_path_factory.mktemp("built"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_trainer import make_trainer
 from transformers import TrainerCallback
 
 from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 import torch
-from conftest import MASK_CLASSES
-from test_remote_code import packages_without, run_as_stranger
+from fresh_process import packages_without, run_as_stranger
+from small_model import MASK_CLASSES
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 from transformers import (

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import MASK_CLASSES, tiny_config
+from small_model import MASK_CLASSES, tiny_config
 
 from modeling_resformer import (
     ResFormerBackbone,

@@ -5,16 +5,16 @@ import io
 import json
 import logging
 import os
-import runpy
 import struct
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from nifti_data import write_nifti
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from raw_data import random_volume, write_mask, write_metaimage, write_photograph, write_retouch_volume
-from test_prediction_volumes import write_nifti
+from run_here import run_command
 
 
 pytest.importorskip("pydicom")
@@ -242,9 +242,8 @@ def test_links_in_a_folder_lead_nowhere_else(predict, model, tmp_path):
     assert predict([model, str(folder / "a.mha"), str(folder / "e.png"), "--output", str(tmp_path / "own")]) == 0
 
 
-def prepare(script, source, output, *options):
-    main = runpy.run_path(str(ROOT / "scripts" / script))["main"]
-    return main(["--source", str(source), "--output", str(output), *options])
+def prepare(command, source, output, *options):
+    return run_command(command, "--source", source, "--output", output, *options)
 
 
 def test_a_header_or_link_in_a_prepared_source_leads_nowhere_else(tmp_path):
@@ -258,7 +257,7 @@ def test_a_header_or_link_in_a_prepared_source_leads_nowhere_else(tmp_path):
     reference = source / "Cirrus" / "TRAIN002" / "reference.raw"
     reference.unlink()
     reference.symlink_to(secret)
-    assert prepare("prepare_retouch.py", source, output, "--on-error", "skip", "--validation-volumes", "0") == 0
+    assert prepare("prepare_retouch", source, output, "--on-error", "skip", "--validation-volumes", "0") == 0
     skipped = json.loads((output / "report.json").read_text())["skipped"]
     assert {one["case_id"] for one in skipped} == {"TRAIN001", "TRAIN002", "reference"}
     assert b"S" * 24 not in b"".join(path.read_bytes() for path in output.rglob("*.arrow"))
@@ -293,7 +292,7 @@ def test_what_nobody_foresaw_while_data_are_prepared(tmp_path, monkeypatch, caps
     monkeypatch.setattr(PngImageFile, "load", broken)
     monkeypatch.setattr(builder, "store_image", crooked)
     options = ["--mask-values", "0=background,255=lesion", "--on-error", on_error]
-    status = prepare("prepare_folder.py", source, output, *options)
+    status = prepare("prepare_folder", source, output, *options)
     images = source / "images"
     lines = [
         f"{images / 'a.png'}: no decoder takes it (nought); replace the file",

@@ -1,15 +1,14 @@
 """Weights with NaN or infinite values give no answer anywhere: every way in refuses them in one line."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from PIL import Image
 from prepared_data import prepared_dataset
 from safetensors.torch import load_file, save_file
+from small_model import tiny_config
 from transformers import AutoModel, ResNetConfig, ResNetModel, pipeline
 
 from modeling_resformer import (
@@ -19,16 +18,13 @@ from modeling_resformer import (
     ResFormerForSemanticSegmentation,
     ResFormerImageProcessor,
 )
+from modeling_resformer.commands import evaluate, predict, serve, train
 from modeling_resformer.handler import EndpointHandler
 from modeling_resformer.modeling_resformer import first_not_finite
 
 
 ROOT = Path(__file__).parents[1]
 READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
-sys.path.insert(0, str(ROOT / "scripts"))
-import evaluate
-import predict
-import train
 
 
 CLASSES = [
@@ -118,8 +114,6 @@ def test_the_commands_end_in_one_line(damaged, tmp_path, capsys, caplog):
 
 def test_the_server_ends_in_one_line(damaged, caplog):
     pytest.importorskip("uvicorn")
-    import serve
-
     assert serve.main([damaged, "--port", "0"]) == 1
     (line,) = [record.getMessage() for record in caplog.records if "NaN" in record.getMessage()]
     assert damaged in line and PARAMETER in line

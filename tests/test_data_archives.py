@@ -1,12 +1,10 @@
 """Zip archives: the honest ones give the same rows as their folder, the others are refused before anything is written."""
 
-import importlib.util
 import io
 import os
 import shutil
 import stat
 import zipfile
-from pathlib import Path
 
 import pytest
 from raw_data import write_csv, write_isic, write_retouch_volume
@@ -16,20 +14,11 @@ pytest.importorskip("datasets")
 pytest.importorskip("SimpleITK")
 
 from datasets import load_from_disk
+from run_here import run_command
 
 from modeling_resformer.data import archives
 from modeling_resformer.data.archives import unpack
 from modeling_resformer.errors import BadInputError
-
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(name, *arguments):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([str(argument) for argument in arguments])
 
 
 def zip_folder(folder, path, prefix=""):
@@ -51,8 +40,8 @@ def same_rows(a, b):
 def test_a_zip_gives_the_rows_of_its_folder(tmp_path):
     write_isic(tmp_path / "raw")
     zip_folder(tmp_path / "raw", tmp_path / "raw.zip", "ISIC 2017/")
-    assert run("prepare_isic2017", "--source", tmp_path / "raw", "--output", tmp_path / "a") == 0
-    assert run("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "b") == 0
+    assert run_command("prepare_isic2017", "--source", tmp_path / "raw", "--output", tmp_path / "a") == 0
+    assert run_command("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "b") == 0
     assert same_rows(tmp_path / "a", tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "raw", "raw.zip"]
 
@@ -64,8 +53,8 @@ def test_a_folder_of_zips_as_downloaded(tmp_path):
         zip_folder(folder, tmp_path / "downloads" / f"{folder.name}.zip", f"{folder.name}/")
     for table in (tmp_path / "raw").glob("*.csv"):
         shutil.copy(table, tmp_path / "downloads")
-    assert run("prepare_isic2017", "--source", tmp_path / "raw", "--output", tmp_path / "a") == 0
-    assert run("prepare_isic2017", "--source", tmp_path / "downloads", "--output", tmp_path / "b") == 0
+    assert run_command("prepare_isic2017", "--source", tmp_path / "raw", "--output", tmp_path / "a") == 0
+    assert run_command("prepare_isic2017", "--source", tmp_path / "downloads", "--output", tmp_path / "b") == 0
     assert same_rows(tmp_path / "a", tmp_path / "b")
 
 
@@ -74,7 +63,7 @@ def test_zips_inside_a_zip(tmp_path):
     (tmp_path / "inner").mkdir()
     zip_folder(tmp_path / "raw", tmp_path / "inner" / "TrainingCirrus.zip")
     zip_folder(tmp_path / "inner", tmp_path / "retouch.zip")
-    assert run("prepare_retouch", "--source", tmp_path / "retouch.zip", "--output", tmp_path / "out") == 0
+    assert run_command("prepare_retouch", "--source", tmp_path / "retouch.zip", "--output", tmp_path / "out") == 0
     assert set(load_from_disk(tmp_path / "out")["train"]["vendor"]) == {"Cirrus"}
 
 
@@ -82,7 +71,7 @@ def test_an_error_inside_names_the_archive(tmp_path, capsys):
     write_isic(tmp_path / "raw")
     (tmp_path / "raw" / "ISIC-2017_Training_Data" / "ISIC_0000001.jpg").write_bytes(b"no image")
     zip_folder(tmp_path / "raw", tmp_path / "raw.zip")
-    assert run("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "out") == 1
+    assert run_command("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "out") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {tmp_path / 'raw.zip'}/raw/ISIC-2017_Training_Data/ISIC_0000001.jpg: no decoder")
 
@@ -149,7 +138,7 @@ def test_a_damaged_archive(tmp_path, capsys, damage):
     if damage == "flipped":
         data[200:220] = bytes(20)
     (tmp_path / "raw.zip").write_bytes({"truncated": data[:-100], "flipped": data, "text": b"hello"}[damage])
-    assert run("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "out") == 1
+    assert run_command("prepare_isic2017", "--source", tmp_path / "raw.zip", "--output", tmp_path / "out") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert str(tmp_path / "raw.zip") in error
     assert sorted(os.listdir(tmp_path)) == ["raw", "raw.zip"]

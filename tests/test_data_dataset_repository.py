@@ -1,6 +1,5 @@
 """Parquet, card and push: what the Hub gets can be read back, and gated data never get there by accident."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import yaml
-from hub_stand_in import StandInHub
 from raw_data import random_volume, write_isic, write_retouch_volume
 
 
@@ -19,6 +17,7 @@ pytest.importorskip("datasets")
 
 from datasets import load_dataset, load_from_disk
 from huggingface_hub import DatasetCard
+from run_here import run_command
 
 from modeling_resformer.data import dataset_repository
 from modeling_resformer.data.dataset_repository import size_category, write_card
@@ -28,30 +27,11 @@ from modeling_resformer.errors import BadInputError
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    server = StandInHub().start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    yield server
-    server.shutdown()
-
-
-def main(name, *arguments):
-    """Runs a script's main() here."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([str(argument) for argument in arguments])
-
-
 def test_a_pushed_dataset_comes_back_by_name(tmp_path, hub):
     write_isic(tmp_path / "raw")
     hub.repositories["org/isic"] = {"private": False, "gated": False, "files": {}}  # public already: must not stay so
     arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/isic")
-    assert main("prepare_isic2017", *arguments) == 0
+    assert run_command("prepare_isic2017", *arguments) == 0
     repository = hub.repositories["org/isic"]
     assert repository["private"] is True
     expected = {"README.md", "resformer.json", "splits.csv", "data/train-00000-of-00001.parquet"}
@@ -81,7 +61,7 @@ def test_retouch_is_refused_without_a_statement_before_any_work(tmp_path, capsys
     )  # any contact with the Hub would fail otherwise than expected
     write_retouch_volume(tmp_path / "raw" / "Cirrus" / "TRAIN001")
     arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/retouch")
-    assert main("prepare_retouch", *arguments, *options) == 1
+    assert run_command("prepare_retouch", *arguments, *options) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
@@ -89,7 +69,7 @@ def test_retouch_is_refused_without_a_statement_before_any_work(tmp_path, capsys
 def test_retouch_is_private_and_gated_before_the_first_file(tmp_path, hub):
     write_retouch_volume(tmp_path / "raw" / "Spectralis" / "TRAIN025", dtype="uint16")
     arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/retouch")
-    assert main("prepare_retouch", *arguments, "--agreement-allows-sharing") == 0
+    assert run_command("prepare_retouch", *arguments, "--agreement-allows-sharing") == 0
     repository = hub.repositories["org/retouch"]
     assert (repository["private"], repository["gated"]) == (True, "manual")
     paths = [path for _, path in hub.calls]
@@ -105,7 +85,7 @@ def test_an_unreachable_hub_keeps_the_result_and_says_how_to_go_on(tmp_path, cap
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     write_isic(tmp_path / "raw")
     arguments = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--push-to-hub", "org/isic")
-    assert main("prepare_isic2017", *arguments) == 1
+    assert run_command("prepare_isic2017", *arguments) == 1
     assert "is complete but was not pushed to org/isic" in capsys.readouterr().err.splitlines()[-1]
     assert len(load_from_disk(tmp_path / "out")["train"]) == 3
 
@@ -113,7 +93,7 @@ def test_an_unreachable_hub_keeps_the_result_and_says_how_to_go_on(tmp_path, cap
 def test_sixteen_bit_images_get_a_preview_and_stay_as_they_are(tmp_path):
     write_retouch_volume(tmp_path / "raw" / "Spectralis" / "TRAIN025", (3, 16, 12), "uint16")
     write_retouch_volume(tmp_path / "raw" / "Cirrus" / "TRAIN001", (3, 16, 12))
-    assert main("prepare_retouch", "--source", tmp_path / "raw", "--output", tmp_path / "out", "--parquet") == 0
+    assert run_command("prepare_retouch", "--source", tmp_path / "raw", "--output", tmp_path / "out", "--parquet") == 0
     assert "preview" not in load_from_disk(tmp_path / "out")["train"].features
     rows = load_dataset("parquet", data_files=str(tmp_path / "out/parquet/data/*.parquet"), split="train")
     deep = {row["slice_index"]: row for row in rows if row["vendor"] == "Spectralis"}

@@ -1,6 +1,5 @@
 """ISIC 2017 in every form it is found in becomes the same rows; what does not fit is named."""
 
-import importlib.util
 import io
 import json
 import os
@@ -18,6 +17,7 @@ pytest.importorskip("datasets")
 
 import datasets
 
+from modeling_resformer.commands import prepare_isic2017
 from modeling_resformer.data import Isic2017, balanced_class_weights, load_prepared
 from modeling_resformer.data.class_weights import balanced
 from modeling_resformer.errors import BadInputError
@@ -26,16 +26,6 @@ from modeling_resformer.errors import BadInputError
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "isic2017_sample"
 LABELS = ["melanoma", "seborrheic_keratosis", "nevus"]
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_isic2017 = load_script("prepare_isic2017")
 
 
 def run(*arguments):

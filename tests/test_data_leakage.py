@@ -1,7 +1,6 @@
 """Planted leaks are found with the kind they have, honest data give none, and the script's status tells."""
 
 import csv
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -17,6 +16,7 @@ pytest.importorskip("imagehash")
 from published_run import made_up_record, made_up_results, write_run
 from raw_data import random_volume, write_csv, write_metaimage
 
+from modeling_resformer.commands import check_leakage, prepare_folder, prepare_retouch
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.leakage import compare, find_matches, linked_cases, prepared_splits, summarise
 from modeling_resformer.data.prepared import load_prepared
@@ -27,18 +27,6 @@ from modeling_resformer.training.run_record import describe_dataset
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "isic2017_sample"
 IMAGES = sorted((SAMPLE / "ISIC-2017_Training_Data").glob("*.jpg"))
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check_leakage = load_script("check_leakage")
-prepare_folder = load_script("prepare_folder")
-prepare_retouch = load_script("prepare_retouch")
 
 
 def encode(image, **options):

@@ -1,6 +1,5 @@
 """One's own folder in every legal form, and each mistake named."""
 
-import importlib.util
 import json
 import zipfile
 from pathlib import Path
@@ -13,22 +12,10 @@ from raw_data import write_csv, write_mask, write_photograph
 
 pytest.importorskip("datasets")
 
+from modeling_resformer.commands import prepare_folder
 from modeling_resformer.data import MultiTaskFolder, load_prepared
 from modeling_resformer.data.multitask_folder import parse_mask_values
 from modeling_resformer.errors import BadInputError
-
-
-ROOT = Path(__file__).parents[1]
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_folder = load_script("prepare_folder")
 
 
 def run(*arguments):

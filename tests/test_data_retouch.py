@@ -1,13 +1,11 @@
 """RETOUCH volumes become rows bit for bit, in the vendors' exact formats; bad volumes are named."""
 
-import importlib.util
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,20 +17,10 @@ pytest.importorskip("datasets")
 
 from datasets import load_from_disk
 
+from modeling_resformer.commands import prepare_retouch
 from modeling_resformer.data import Retouch, load_prepared, retouch
 from modeling_resformer.data.retouch import FULL_SLICES, PUBLISHED_ORDER, published_split
 from modeling_resformer.errors import BadInputError
-
-
-def load_script(name):
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_retouch = load_script("prepare_retouch")
 
 
 def folder_of(root, vendor, number):
@@ -318,11 +306,13 @@ def test_a_killed_run_leaves_the_old_result_or_none(tmp_path):
     for number in range(1, 9):
         write_retouch_volume(folder_of(tmp_path / "raw", "Cirrus", number), (16, 256, 256), seed=number)
     output = tmp_path / "result" / "out"
-    script = Path(__file__).parents[1] / "scripts" / "prepare_retouch.py"
     arguments = ("--source", tmp_path / "raw", "--output", output, "--overwrite")
 
     def kill_half_way():
-        process = subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modeling_resformer.commands.prepare_retouch", *arguments],
+            stderr=subprocess.DEVNULL,
+        )
         while process.poll() is None and not list(output.parent.glob(".out.partial-*/.work/cache/*/*/*/*.arrow")):
             time.sleep(0.01)
         process.kill()

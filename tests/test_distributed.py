@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer, scores_of
+from small_model import tiny_config
+from small_trainer import make_trainer, scores_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -28,7 +28,7 @@ from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.evaluation.evaluation_metrics import EvaluationMetrics
 
 
-TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
+TRAIN = ("-m", "modeling_resformer.commands.train")
 PROCESSES = 2
 TWO_LEVELS = {
     "hidden_sizes": [4, 8],
@@ -152,7 +152,9 @@ def work(folder):
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
-    finished = subprocess.run([sys.executable, *launch, __file__, str(folder)], capture_output=True, text=True)
+    command = [sys.executable, *launch, __file__, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "helpers")}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return {"folder": folder / "run", **json.loads((folder / "found.json").read_text())}
 
@@ -210,7 +212,7 @@ def test_accelerate_launch_runs_the_script_from_data_to_results(tmp_path):
     recipe |= {"image_size": 32, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
     recipe |= {"class_weights": "balanced", "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(PROCESSES), str(TRAIN)]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(PROCESSES), *TRAIN]
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run")]
     flags += ["--use_cpu", "--ddp_backend", "gloo"]
     command = [sys.executable, *launch, str(tmp_path / "recipe.json"), *flags]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from prepared_data import MASK_CLASSES, prepared_dataset
 from raw_data import random_volume, write_metaimage, write_photograph
+from small_model import ARCHITECTURE
 
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.training.arguments import parse_arguments
@@ -25,13 +26,6 @@ ROOT = Path(__file__).parents[1]
 READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in DOCUMENTS}
-ARCHITECTURE = {
-    "hidden_sizes": [8, 16, 24, 32],
-    "cnn_depths": [1, 1, 1, 1],
-    "num_attention_heads": [2, 2, 2, 4],
-    "window_size": 4,
-    "dilation_rates": [1, 2],
-}
 SHORT = ["--max_steps", "1", "--image_size", "32", "--per_device_train_batch_size", "2", "--bootstrap_samples", "0"]
 SHORT += ["--use_cpu", "--config", json.dumps(ARCHITECTURE), "--yes"]
 
@@ -83,11 +77,11 @@ def test_every_command_is_understood(words, monkeypatch):
     assert (ROOT / "scripts" / f"{script}.py").is_file()
     parsers = {"train": parse_arguments}
     if script in parsers or script in OWN_PARSERS:
-        parse = parsers.get(script) or importlib.import_module(f"modeling_resformer.options.{script}").parse
+        parse = parsers.get(script) or importlib.import_module(f"modeling_resformer.commands.{script}").parse
         assert parse(flags)
 
 
-OWN_PARSERS = {path.stem for path in (ROOT / "modeling_resformer" / "options").glob("[a-z]*.py")}
+OWN_PARSERS = {path.stem for path in (ROOT / "modeling_resformer" / "commands").glob("[a-z]*.py")}
 
 
 def test_there_are_commands_of_every_kind():

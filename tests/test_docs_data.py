@@ -3,13 +3,13 @@
 import re
 import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from raw_data import write_csv, write_isic, write_mask, write_photograph, write_retouch_volume
+from run_here import run_command
 
 
 pytest.importorskip("SimpleITK")
@@ -61,15 +61,12 @@ def folder(tmp_path_factory):
     return root
 
 
-def run_command(command, monkeypatch):
+def run_line(command):
     words = shlex.split(command.replace("\\\n", " "))
     if words[0] == "pip":
         return
-    assert words[0] == "python"
-    monkeypatch.setattr(sys, "argv", words[1:])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / words[1]), run_name="__main__")
-    assert stopped.value.code == 0, command
+    assert words[0] in ("python", "resformer")
+    assert run_command(Path(words[1]).stem.replace("-", "_"), *words[2:]) == 0, command
 
 
 def test_commands_and_python_run_as_written(folder, tmp_path, monkeypatch):
@@ -81,7 +78,7 @@ def test_commands_and_python_run_as_written(folder, tmp_path, monkeypatch):
             runpy.run_path(str(tmp_path / f"block_{number}.py"))
             continue
         for command in re.split(r"(?<!\\)\n", block.strip()):
-            run_command(command, monkeypatch)
+            run_line(command)
     busi = load_prepared(folder / "data" / "busi")
     assert (busi.modality, busi.class_labels) == ("ultrasound", ["benign", "malignant", "normal"])
     rows = {row["case_id"]: row for split in busi.dataset.values() for row in split}
@@ -92,12 +89,11 @@ def test_commands_and_python_run_as_written(folder, tmp_path, monkeypatch):
     assert load_prepared(folder / "data" / "part").dataset["train"]["class_labels"].count(None) == 11
 
 
-def test_every_flag_and_file_named_is_there(monkeypatch, capsys):
+def test_every_flag_and_file_named_is_there(capsys):
     helps = ""
     for name in ("prepare_folder", "prepare_retouch", "prepare_isic2017", "check_leakage", "train"):
-        monkeypatch.setattr(sys, "argv", [name, "--help"])
         with pytest.raises(SystemExit):
-            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+            run_command(name, "--help")
         helps += capsys.readouterr().out
     flags = set(re.findall(r"--[a-z][\w-]+", TEXT))
     assert flags and not {flag for flag in flags if flag not in helps}
@@ -122,17 +118,10 @@ def test_every_flag_and_file_named_is_there(monkeypatch, capsys):
         ("prepare_retouch", lambda r: (r / "x").mkdir(), [], "with oct.mhd and reference.mhd"),
     ],
 )
-def test_a_refused_folder_is_told_the_contract_and_where_it_stands(
-    tmp_path, capsys, monkeypatch, script, write, flags, contract
-):
+def test_a_refused_folder_is_told_the_contract_and_where_it_stands(tmp_path, capsys, script, write, flags, contract):
     (tmp_path / "raw").mkdir()
     write(tmp_path / "raw")
-    monkeypatch.setattr(
-        sys, "argv", [script, "--source", str(tmp_path / "raw"), "--output", str(tmp_path / "o"), *flags]
-    )
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
-    assert stopped.value.code == 1
+    assert run_command(script, "--source", tmp_path / "raw", "--output", tmp_path / "o", *flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.search(contract, error)
     assert error.endswith("see docs/data.md")

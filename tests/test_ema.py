@@ -7,7 +7,7 @@ import pytest
 import torch
 from prepared_data import prepared_dataset
 from safetensors.torch import load_file
-from test_trainer import make_trainer
+from small_trainer import make_trainer
 from torch import nn
 
 from modeling_resformer.training.ema import WeightAverage

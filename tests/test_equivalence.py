@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_config
+from small_model import tiny_config
 from torch import nn
 from transformers import SwinConfig
 from transformers.models.swin.modeling_swin import SwinLayer

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,27 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import tiny_config
 from datasets import DatasetDict
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import ARCHITECTURE, tiny_config
 from transformers import ViTConfig
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import evaluate, train
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.evaluation import report_page
 from modeling_resformer.publishing.repository_checks import check_run
-
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import evaluate
-import train
-
-
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 
 
 @pytest.fixture(scope="module")
@@ -244,9 +232,15 @@ def test_mistakes_in_training_end_in_one_line(dataset, checkpoint, tmp_path, cap
 
 
 def test_a_mistake_shows_no_traceback_and_the_status_is_1(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "train.py"), "--dataset", str(tmp_path / "none"), "--use_cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_resformer.commands.train",
+        "--dataset",
+        str(tmp_path / "none"),
+        "--use_cpu",
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
     assert finished.stderr.splitlines()[-1].startswith("error: ")

@@ -3,25 +3,20 @@
 import csv
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE, tiny_config
+from small_trainer import make_trainer
 
 from modeling_resformer import (
     ResFormerForImageClassification,
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
 )
+from modeling_resformer.commands import train
 from modeling_resformer.heads import TASKS, task_named
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
 
 
 MASK_SCORES, LABEL_SCORES = {"dice", "jaccard", "dice_volume"}, {"auc", "accuracy", "calibration_error"}
@@ -29,10 +24,6 @@ MODEL_CLASSES = {
     "multi_task": ResFormerForMultiTask,
     "segmentation": ResFormerForSemanticSegmentation,
     "classification": ResFormerForImageClassification,
-}
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
 }
 
 

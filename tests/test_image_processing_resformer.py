@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import MASK_CLASSES, tiny_config
 from PIL import Image
+from small_model import MASK_CLASSES, tiny_config
 
 from modeling_resformer import (
     ResFormerForMultiTask,

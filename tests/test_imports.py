@@ -1,5 +1,6 @@
 """What the package costs and needs: the core alone, at the price of transformers itself; a wheel stands without checkout."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_remote_code import packages_without, run_as_stranger
+from fresh_process import packages_without, run_as_stranger
 
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,6 @@ HEAVY = (
 # What transformers' own classes load is theirs, and changes with every release: counted is what comes on top.
 LOADED = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
 from transformers import AutoBackbone, AutoImageProcessor, AutoModel, PilBackend, Pipeline, TorchvisionBackend
 before = set(sys.modules)
 import modeling_resformer
@@ -56,22 +56,17 @@ assert output.segmentation_logits.shape == (1, 2, 40, 50)
 
 
 def test_importing_loads_the_hub_files_and_no_heavy_extra():
-    command = [sys.executable, "-c", LOADED, str(ROOT)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    command = [sys.executable, "-c", LOADED]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, cwd=ROOT).stdout
     loaded = json.loads(output.splitlines()[-1])
     assert {name for name in loaded if name.split(".")[0] == "modeling_resformer"} == OURS
     assert not {name.split(".")[0] for name in loaded} & set(HEAVY)
 
 
-def test_a_wheel_runs_where_only_the_core_is_installed(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_a_wheel_runs_where_only_the_core_is_installed(wheel, tmp_path):
     packages = packages_without(tmp_path / "packages", "torchvision", *HEAVY)
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
         archive.extractall(packages)
-    assert not [name for name in names if name.startswith(("tests", "scripts", "examples"))]
     run_as_stranger(FORWARD, packages)
 
 
@@ -95,3 +90,31 @@ def test_hub_files_follow_the_loaders_rules(name):
             roots.add(words[1].split(".")[0])
     third_party = roots - set(sys.stdlib_module_names)
     assert third_party <= {"torch", "transformers", "huggingface_hub", "numpy", "PIL"}
+
+
+def test_rooms_import_nothing_from_the_commands():
+    package = ROOT / "modeling_resformer"
+    wrong = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.parent.name != "commands"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and "commands" in (node.module or "").split(".")
+    ]
+    assert wrong == []
+
+
+def test_no_two_files_of_the_package_have_one_name():
+    names = [path.name for path in (ROOT / "modeling_resformer").rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_test_reaches_into_another_or_edits_the_path():
+    """What tests share lies in tests/helpers, where pytest's pythonpath finds it."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+                assert not [name for name in names if name.startswith(("test_", "conftest"))], path
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("sys.path."):
+                raise AssertionError(f"{path}: {ast.unparse(node)}")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_config
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerForSemanticSegmentation
 from modeling_resformer.modeling_resformer import (

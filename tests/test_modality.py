@@ -1,15 +1,15 @@
 """The kind of the images: written by the preparation, read by the training, told in log, record and card."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from prepared_data import prepared_dataset
 from published_run import made_up_record, write_run
 from raw_data import write_isic, write_mask, write_photograph, write_retouch_volume
+from small_model import ARCHITECTURE
 
+from modeling_resformer.commands import prepare_folder, prepare_isic2017, prepare_retouch, train
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.publishing.card_tables import training_table
 from modeling_resformer.publishing.facts import read_facts
@@ -19,16 +19,6 @@ from modeling_resformer.training.run_record import settings_of
 
 ROOT = Path(__file__).parents[1]
 AUGMENTATION = ("rotation_degrees", "horizontal_flip", "vertical_flip", "scale_jitter", "color_jitter")
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import prepare_folder
-import prepare_isic2017
-import prepare_retouch
-import train
 
 
 def data_arguments(*flags):

@@ -1,21 +1,15 @@
 """A model that is not there: said at once where it can only be a path, and of a Hub id that no folder has that name."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig
 
+from modeling_resformer.commands import predict
 from modeling_resformer.errors import BadInputError, named_load_failure
+from modeling_resformer.handler import Limits
+from modeling_resformer.serving.server import Served, load
 from modeling_resformer.training.building import load_model
-
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import predict
-import serve
-
-from modeling_resformer.options.serve import parse
 
 
 @pytest.fixture
@@ -38,9 +32,8 @@ def test_what_can_only_be_a_path_is_refused_without_the_network(name, no_network
         load_model(name, None)
     assert predict.main(["--model", name, "a.png", "--output", "out", "--device", "cpu"]) == 1
     assert said in caplog.text
-    given = parse([name])
     with pytest.raises(BadInputError, match=said):
-        serve.load(given, serve.server_settings(given).limits)
+        load(Served(name), Limits())
 
 
 @pytest.mark.parametrize("name", ["owner/none", "none"])

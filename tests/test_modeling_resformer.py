@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_config
+from small_model import tiny_config
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 from transformers import (

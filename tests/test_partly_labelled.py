@@ -1,22 +1,20 @@
 """Rows with a mask only, labels only, both and neither in one dataset: what is unlabelled costs exactly nothing."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, prepared_dataset
-from test_trainer import make_trainer
+from small_model import tiny_config
+from small_trainer import make_trainer
 from transformers import TrainerCallback
 
 from modeling_resformer import ResFormerForMultiTask
 
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "partly_labelled"
-sys.path.insert(0, str(BENCHMARK))
 import report
 import run
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from PIL import Image
+from small_model import tiny_config
 from transformers import pipeline
 
 from modeling_resformer import (

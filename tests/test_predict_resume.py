@@ -18,13 +18,12 @@ from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.prediction import case_loop
 
 
-ROOT = Path(__file__).parents[1]
 TABLES = ("predictions.csv", "predictions.parquet")
 
 # Dies while the ninth file is put in its place, as a power cut would have it.
 KILLED = """
-import os, runpy, signal, sys
-main = runpy.run_path(sys.argv[1])["main"]
+import os, signal, sys
+from modeling_resformer.commands.predict import main
 replace, calls = os.replace, []
 def replace_or_die(*paths):
     calls.append(paths)
@@ -32,7 +31,7 @@ def replace_or_die(*paths):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
 os.replace = replace_or_die
-main(sys.argv[2:])
+main(sys.argv[1:])
 """
 
 
@@ -58,10 +57,8 @@ def same_results(one: Path, other: Path) -> None:
 def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been(predict, model, images, tmp_path):
     arguments = [model, str(images), "--batch-size", "3", "--cpu-threads", "1", "--device", "cpu", "--output"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-c", KILLED, str(ROOT / "scripts/predict.py"), *arguments, str(killed)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    command = [sys.executable, "-c", KILLED, *arguments, str(killed)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
     assert not (killed / "predictions.csv").exists()
     finished = [*(killed / "masks").glob("[!.]*"), *(killed / "overlays").glob("[!.]*")]
@@ -162,8 +159,8 @@ def test_two_processes_leave_what_one_leaves(predict, model, images, tmp_path):
     assert predict([*arguments, str(tmp_path / "one")]) == 1
     # Despite its name the flag that makes accelerate start several processes; --cpu would start one.
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command = [sys.executable, *launch, str(ROOT / "scripts/predict.py")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, "-m", "modeling_resformer.commands.predict"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, *arguments, str(tmp_path / "two")], capture_output=True, text=True, timeout=600, env=environment
     )
@@ -182,17 +179,17 @@ def test_a_hub_id_and_its_revision_are_read(model, images, tmp_path):
     commits = {"a" * 40: old, "b" * 40: files}
     hub.repositories["org/model"] = {"private": False, "gated": False, "files": files}
     hub.repositories["org/model"] |= {"commits": commits, "refs": {"v1": "a" * 40, "main": "b" * 40}}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     for revision, thresholds in (("v1", ["0.25", "0.75"]), ("main", ["0.5", "0.5"])):
         output = tmp_path / revision
-        command = [sys.executable, str(ROOT / "scripts/predict.py"), "org/model", str(images / "0.png")]
+        command = [sys.executable, "-m", "modeling_resformer.commands.predict", "org/model", str(images / "0.png")]
         command += ["--revision", revision, "--output", str(output)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert result.returncode == 0, result.stderr[-3000:]
         (row,) = csv.DictReader((output / "predictions.csv").read_text().splitlines())
         assert [row["threshold_a"], row["threshold_b"]] == thresholds
-    command[4:] = ["--revision", "none", "--output", str(tmp_path / "none")]
+    command[5:] = ["--revision", "none", "--output", str(tmp_path / "none")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     hub.shutdown()
     assert result.returncode == 1 and "model org/model: " in result.stderr and "Traceback" not in result.stderr

@@ -1,15 +1,15 @@
 """scripts/predict.py on real photographs: what it writes, and what it does with what it cannot read."""
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import tiny_config
 from PIL import Image, ImageFilter
+from prediction_tables import rows_of
 from scipy import ndimage
+from small_model import tiny_config
 from transformers.utils.logging import enable_progress_bar
 
 from modeling_resformer import (
@@ -35,11 +35,6 @@ from modeling_resformer.prediction.result_tables import said_of
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = sorted((ROOT / "examples/isic2017_sample/ISIC-2017_Training_Data").glob("*.jpg"))[:3]
-
-
-def rows_of(output: Path, table: str = "predictions") -> list[dict[str, str]]:
-    with open(output / f"{table}.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys):

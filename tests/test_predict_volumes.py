@@ -1,27 +1,25 @@
 """scripts/predict.py on volumes and prepared datasets, with a network that finds what is bright: results are known."""
 
-import csv
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 import torch
-from conftest import tiny_config
 from datasets import Dataset, DatasetDict
 from PIL import Image
+from prediction_tables import rows_of
 from prepared_data import prepared_dataset
 from raw_data import write_metaimage
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor, ResFormerMultiTaskOutput
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.prediction.cases import find_cases
 
 
-ROOT = Path(__file__).parents[1]
 SIZE = 48
 
 
@@ -47,11 +45,6 @@ def bright_is_fluid(monkeypatch):
         )
 
     monkeypatch.setattr(ResFormerForMultiTask, "forward", forward)
-
-
-def rows_of(output: Path, table: str) -> list[dict[str, str]]:
-    with open(output / f"{table}.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def ellipsoid(shape: tuple[int, int, int], semi_axes: tuple[float, float, float]) -> np.ndarray:

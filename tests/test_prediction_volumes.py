@@ -3,13 +3,12 @@
 Files are written byte by byte (raw_data.py), by SimpleITK or by pydicom; SimpleITK reads them and the masks for comparison.
 """
 
-import gzip
 import io
 import math
-import struct
 
 import numpy as np
 import pytest
+from nifti_data import ORIGIN, write_nifti
 from PIL import Image
 from raw_data import VENDORS, random_volume, write_metaimage
 
@@ -29,7 +28,6 @@ from modeling_resformer.volumes.scan import read_scan, write_mask_volume
 
 
 SHAPE = (5, 7, 11)  # z, y, x: all different, so that a swapped axis shows
-ORIGIN = (12.5, -30.25, 8.0)
 TURNED = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 MIRRORED = (-1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
 
@@ -122,34 +120,6 @@ def test_a_mask_of_another_shape_is_not_written(tmp_path):
 
 
 # Unknown spacing -------------------------------------------------------------------------------------------------------
-
-
-def write_nifti(path, voxels, units=2, pixdim=(0.5, 0.25, 2.0), **changes):
-    """A NIfTI-1 file byte by byte, as nifti1.h lays it out; `changes` override single fields."""
-    codes = {"uint8": 2, "int16": 4, "float32": 16, "uint16": 512}
-    fields = {
-        "dim": (3, *voxels.shape[::-1], 1, 1, 1, 1),
-        "datatype": codes[str(voxels.dtype)],
-        "pixdim": (1.0, *pixdim, 0.0, 0.0, 0.0, 0.0),
-        "magic": b"n+1\0",
-        "srow": (),
-    } | changes
-    header = bytearray(352)
-    struct.pack_into("<i", header, 0, 348)
-    struct.pack_into("<8h", header, 40, *fields["dim"])
-    struct.pack_into("<hh", header, 70, fields["datatype"], voxels.dtype.itemsize * 8)
-    struct.pack_into("<8f", header, 76, *fields["pixdim"])
-    struct.pack_into("<3f", header, 108, 352.0, 1.0, 0.0)
-    header[123] = units
-    struct.pack_into("<hh", header, 252, 1, 0)  # the place of the first voxel is given, the axes are the patient's
-    struct.pack_into("<3f", header, 268, *ORIGIN)
-    if fields["srow"]:
-        struct.pack_into("<h", header, 254, 1)
-        struct.pack_into("<12f", header, 280, *fields["srow"])
-    header[344:348] = fields["magic"]
-    content = bytes(header) + voxels.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,18 @@ import logging
 import random
 import re
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE
+from small_trainer import make_trainer
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from modeling_resformer.commands import train
 from modeling_resformer.training import preflight
 from modeling_resformer.training.image_cost import Stage, Workload
 from modeling_resformer.training.preflight import (
@@ -32,15 +31,7 @@ from modeling_resformer.training.preflight import (
 )
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
-
-
 MB = 10**6
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 # A million parameters: 4 MB of weights, 16 MB with gradients and moments.
 PLAN = Plan(
     batch=5,

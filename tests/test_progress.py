@@ -3,24 +3,14 @@
 import json
 import logging
 import re
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE
+from small_trainer import make_trainer
 
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
-
-
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
+from modeling_resformer.commands import train
 
 
 @pytest.fixture(scope="module")

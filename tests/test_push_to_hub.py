@@ -8,22 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from conftest import tiny_config
-from hub_stand_in import StandInHub
 from PIL import Image
 from prepared_data import prepared_dataset
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
 from raw_data import write_photograph, write_retouch_volume
 from safetensors.torch import load_file, save_file
+from small_model import ARCHITECTURE
 from transformers.utils.logging import enable_progress_bar
 
 
 pytest.importorskip("jinja2")
 
+from modeling_resformer.commands import prepare_retouch, push_to_hub, train
 from modeling_resformer.errors import BadInputError
+from modeling_resformer.publishing import publishing_run
 from modeling_resformer.publishing import repository as repository_module
 from modeling_resformer.publishing.card import Terms
 from modeling_resformer.publishing.hub import Push, push_folder
@@ -41,10 +41,6 @@ CODE = {
     "modeling_resformer.py",
     "pipeline_resformer.py",
 }
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import push_to_hub
-import train
 
 
 def dry_run(run, output, *flags):
@@ -68,19 +64,6 @@ def repository(run, tmp_path_factory):
     output = tmp_path_factory.mktemp("repository") / "repository"
     assert dry_run(run, output, "--dataset-id", "org/isic2017") == 0
     return output
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    server = StandInHub().start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    yield server
-    server.shutdown()
 
 
 @pytest.fixture
@@ -231,8 +214,8 @@ def as_ones_own(run):
 def test_what_must_not_be_published_is_refused_in_one_line(
     run, tmp_path, change, flags, message, capsys, monkeypatch, untried
 ):
-    monkeypatch.setattr(push_to_hub, "push_folder", None)  # nothing may be sent
-    monkeypatch.setattr(push_to_hub, "with_kept_card_text", lambda terms, *_: terms)
+    monkeypatch.setattr(publishing_run, "push_folder", None)  # nothing may be sent
+    monkeypatch.setattr(publishing_run, "with_kept_card_text", lambda terms, *_: terms)
     assert push_to_hub.main([str(broken(run, tmp_path, change)), "--repo-id", REPO, "--tag", "v1", *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
@@ -492,8 +475,7 @@ def test_a_licence_that_nobody_named_and_made_up_data_of_a_gated_layout(run, tmp
 
 def test_training_pushes_once_at_the_end(tmp_path, hub, untried, capsys):
     prepared_dataset(train=4, validation=3, test=3).save_to_disk(str(tmp_path / "dataset"))
-    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-    recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
+    recipe = {"config": ARCHITECTURE, "image_size": 32, "use_cpu": True}
     recipe |= {"num_train_epochs": 2, "bootstrap_samples": 0, "disable_tqdm": True, "report_to": "none"}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--push_to_hub"]
@@ -531,8 +513,6 @@ def fresh_process(code, hub, home, *flags):
 
 
 LOADS = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
 import torch, modeling_resformer
 from safetensors.torch import load_file
 from transformers import AutoBackbone, AutoModel
@@ -653,8 +633,6 @@ def test_card_and_space_load_the_revision_that_was_pushed(run, tmp_path, untried
     ("vendor", "first", "dtype"), [("Cirrus", 1, "uint8"), ("Spectralis", 25, "uint16"), ("Topcon", 49, "uint8")]
 )
 def test_a_repository_per_vendor_marked_synthetic(tmp_path, hub, vendor, first, dtype):
-    import prepare_retouch
-
     for number in range(3):
         write_retouch_volume(tmp_path / "raw" / vendor / f"TRAIN{first + number:03d}", dtype=dtype, seed=number)
     manifest = "case_id,split\n" + "".join(
@@ -663,8 +641,7 @@ def test_a_repository_per_vendor_marked_synthetic(tmp_path, hub, vendor, first, 
     (tmp_path / "splits.csv").write_text(manifest)
     flags = ["--source", tmp_path / "raw", "--output", tmp_path / "data", "--vendor", vendor.lower()]
     assert prepare_retouch.main([str(flag) for flag in [*flags, "--splits", tmp_path / "splits.csv"]]) == 0
-    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-    recipe = {"config": {name: getattr(tiny_config(), name) for name in names}, "image_size": 32, "use_cpu": True}
+    recipe = {"config": ARCHITECTURE, "image_size": 32, "use_cpu": True}
     recipe |= {"num_train_epochs": 1, "bootstrap_samples": 20, "disable_tqdm": True, "report_to": "none"}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     run = tmp_path / "run"

@@ -1,19 +1,24 @@
-"""hub_cards/resformer-tiny-isic2017 is what it says: it loads offline, and its card is what the template makes of its files."""
+"""hub_cards/resformer-tiny-isic2017 is what it says: it loads offline, its card is what the template makes, and so is the rest."""
 
 import json
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import packages_without, run_as_stranger
 from huggingface_hub import ModelCard
 from PIL import Image
+from run_here import run_command
 from transformers import AutoImageProcessor, AutoModel
 
 
 pytest.importorskip("jinja2")
 
 from modeling_resformer import ResFormerForMultiTask
+from modeling_resformer.publishing import repository
 from modeling_resformer.publishing.card import Terms, write_model_card
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.publishing.repository import is_repository
@@ -25,15 +30,80 @@ READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
 MEGABYTE = 2**20
 
 
-def test_it_is_a_complete_repository_of_at_most_ten_megabytes():
-    assert is_repository(READY)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What `make repository` leaves; a test below takes the place of its own trial in a fresh process."""
+    folder = tmp_path_factory.mktemp("made")
+    planned = subprocess.run(
+        ["make", "--dry-run", "repository", f"OUTPUT={folder}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (line,) = [one for one in planned.stdout.replace("\\\n", " ").splitlines() if "push_to_hub" in one]
+    _, script, model, *flags = shlex.split(line)
+    assert (script, model) == ("scripts/push_to_hub.py", "hub_cards/resformer-tiny-isic2017")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repository, "check_reload", lambda folder, model: None)
+        assert run_command("push_to_hub", READY, *flags) == 0
+    return folder / READY.name
+
+
+def test_what_is_kept_is_what_no_code_can_make_again():
     check_run(READY)
     check_card(READY / "README.md")
-    assert sum(path.stat().st_size for path in READY.rglob("*") if path.is_file()) <= 10 * MEGABYTE
-    assert {"run.json", "report.png", "samples.png", "network.png", "requirements.txt"} <= {
-        p.name for p in READY.iterdir()
+    assert {path.relative_to(READY).as_posix() for path in READY.rglob("*") if path.suffix != ".jpg"} == {
+        *("config.json", "model.safetensors", "preprocessor_config.json", "results.json", "run.json", "README.md"),
+        *("report.png", "samples.png", "network.png", "examples"),
     }
-    assert list((READY / "examples").glob("*.jpg"))
+
+
+def test_the_repository_made_of_it_is_complete_and_has_the_kept_card(made):
+    assert is_repository(made)
+    assert sum(path.stat().st_size for path in made.rglob("*") if path.is_file()) <= 10 * MEGABYTE
+    files = {path.relative_to(made).as_posix(): path for path in made.rglob("*") if path.is_file()}
+    for path in READY.rglob("*"):
+        if path.is_file() and path.name != "config.json":  # which names the transformers that saved it
+            assert files.pop(path.relative_to(READY).as_posix()).read_bytes() == path.read_bytes(), path
+    for name in (
+        "backbone_",
+        "configuration_",
+        "modeling_",
+        "image_processing_",
+        "image_processing_pil_",
+        "pipeline_",
+    ):
+        source = ROOT / "modeling_resformer" / f"{name}resformer.py"
+        assert files.pop(source.name).read_bytes() == source.read_bytes()
+    assert files.pop("handler.py").read_bytes() == (ROOT / "modeling_resformer" / "handler.py").read_bytes()
+    assert set(files) == {"config.json", "requirements.txt"}
+    kept, saved = (json.loads((folder / "config.json").read_text()) for folder in (READY, made))
+    assert kept | {"transformers_version": None} == saved | {"transformers_version": None}
+
+
+STRANGER = """
+import importlib.util, sys
+import torch
+from PIL import Image
+from transformers import AutoModel
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+assert importlib.util.find_spec("modeling_resformer") is None
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+with torch.no_grad():
+    output = model(**processor(Image.open(sys.argv[2]), return_tensors="pt"))
+torch.save([output.segmentation_logits, output.classification_logits], sys.argv[3])
+"""
+
+
+def test_a_process_without_the_package_gets_the_kept_models_answers_from_it(made, tmp_path):
+    photo = sorted((made / "examples").glob("*.jpg"))[0]
+    packages = packages_without(tmp_path / "packages")
+    run_as_stranger(STRANGER, packages, str(made), str(photo), str(tmp_path / "logits.pt"))
+    with torch.no_grad():
+        pixels = AutoImageProcessor.from_pretrained(READY)(Image.open(photo), return_tensors="pt")
+        expected = AutoModel.from_pretrained(READY)(**pixels)
+    for logits, name in zip(
+        torch.load(tmp_path / "logits.pt"), ("segmentation_logits", "classification_logits"), strict=True
+    ):
+        torch.testing.assert_close(logits, expected[name])
 
 
 def test_it_loads_offline_and_finds_a_lesion(monkeypatch):

@@ -1,20 +1,16 @@
 """The recipes hold what they are named for: the paper's numbers, or ours."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import tiny_config
 from prepared_data import prepared_dataset
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask
+from modeling_resformer.commands import train
 from modeling_resformer.training.arguments import parse_arguments
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
 
 
 RECIPES = Path(__file__).parents[1] / "scripts" / "recipes"

@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from fresh_process import ROOT, packages_without, run_as_stranger
 from hub_stand_in import StandInHub
 from PIL import Image
+from small_model import tiny_config
 from transformers import pipeline
 
 from modeling_resformer import (
@@ -104,29 +104,6 @@ def checkpoint(tmp_path):
     return tmp_path / "checkpoint"
 
 
-def packages_without(folder: Path, *hidden: str) -> Path:
-    """A folder of links to this environment's packages, less this project and those `hidden`."""
-    folder.mkdir()
-    for source in Path(torch.__file__).parents[1].iterdir():
-        if not source.name.lower().startswith(("__editable__", "modeling_resformer", *hidden)):
-            (folder / source.name).symlink_to(source)
-    return folder
-
-
-def run_as_stranger(script: str, packages: Path, *arguments: str) -> tuple[str, str]:
-    """Runs a script in a fresh process that sees `packages` only; returns what it printed and what it logged."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(packages),
-        "HF_HOME": str(packages.parent / "hub"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [sys.executable, "-S", "-c", script, *arguments]
-    result = subprocess.run(command, env=environment, cwd=packages.parent, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout, result.stderr
-
-
 @pytest.mark.parametrize("torchvision", ["with", "without"])
 def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
     if torchvision == "with":
@@ -149,23 +126,21 @@ def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
 
 
 WITHOUT_TORCHVISION = """
-import sys, warnings
-sys.path.insert(0, sys.argv[1])
+import sys
 import numpy as np
 import modeling_resformer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 assert modeling_resformer.ResFormerImageProcessor is modeling_resformer.ResFormerImageProcessorPil
-processor = AutoImageProcessor.from_pretrained(sys.argv[2])
+processor = AutoImageProcessor.from_pretrained(sys.argv[1])
 assert type(processor) is modeling_resformer.ResFormerImageProcessorPil
 assert processor(np.zeros((9, 8, 3), np.uint8), return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 64)
-processor.save_pretrained(sys.argv[3])
+processor.save_pretrained(sys.argv[2])
 """
 
 
 def test_without_torchvision_the_processor_is_the_pil_one(checkpoint, tmp_path):
-    packages = packages_without(tmp_path / "packages", "torchvision")
-    root = str(Path(__file__).parents[1])
-    run_as_stranger(WITHOUT_TORCHVISION, packages, root, str(checkpoint), str(tmp_path / "saved"))
+    packages = packages_without(tmp_path / "packages", "torchvision", with_ours=True)
+    run_as_stranger(WITHOUT_TORCHVISION, packages, str(checkpoint), str(tmp_path / "saved"))
     saved = {path.name for path in (tmp_path / "saved").iterdir()}
     assert saved == {"preprocessor_config.json", "image_processing_resformer.py", "image_processing_pil_resformer.py"}
 
@@ -215,15 +190,14 @@ def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
 STOCK_PIPELINES = """
 import sys
 if sys.argv[1] == "package":
-    sys.path.insert(0, sys.argv[2])
     import modeling_resformer
 import numpy as np
 from PIL import Image
 from transformers import pipeline
 
-image = Image.fromarray(np.load(sys.argv[3] + "/../image.npy"))
+image = Image.fromarray(np.load(sys.argv[2] + "/../image.npy"))
 for task in ("image-segmentation", "image-classification"):
-    pipe = pipeline(task, model=sys.argv[3], device="cpu", trust_remote_code=sys.argv[1] == "repository")
+    pipe = pipeline(task, model=sys.argv[2], device="cpu", trust_remote_code=sys.argv[1] == "repository")
     print(task, type(pipe.model).__module__.split(".")[0], len(pipe(image)))
 """
 
@@ -232,9 +206,8 @@ for task in ("image-segmentation", "image-classification"):
     ("code", "module"), [("package", "modeling_resformer"), ("repository", "transformers_modules")]
 )
 def test_stock_pipelines_do_not_call_a_model_unsupported_that_works(code, module, checkpoint, tmp_path):
-    packages = packages_without(tmp_path / "packages")
-    arguments = (code, str(Path(__file__).parents[1]), str(checkpoint))
-    printed, logged = run_as_stranger(STOCK_PIPELINES, packages, *arguments)
+    packages = packages_without(tmp_path / "packages", with_ours=code == "package")
+    printed, logged = run_as_stranger(STOCK_PIPELINES, packages, code, str(checkpoint))
     lines = [line.split() for line in printed.splitlines()[-2:]]
     assert [line[:2] for line in lines] == [["image-segmentation", module], ["image-classification", module]]
     assert all(int(line[2]) > 0 for line in lines)
@@ -243,17 +216,16 @@ def test_stock_pipelines_do_not_call_a_model_unsupported_that_works(code, module
 
 PUSH = """
 import sys
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
-from conftest import tiny_config
+from small_model import tiny_config
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 
 model, processor = ResFormerForMultiTask(tiny_config()), ResFormerImageProcessor()
-if sys.argv[2] == "push_to_hub":
+if sys.argv[1] == "push_to_hub":
     model.push_to_hub("org/model")
     processor.push_to_hub("org/model")
 else:
-    model.save_pretrained(sys.argv[3], push_to_hub=True, repo_id="org/model")
-    processor.save_pretrained(sys.argv[3], push_to_hub=True, repo_id="org/model")
+    model.save_pretrained(sys.argv[2], push_to_hub=True, repo_id="org/model")
+    processor.save_pretrained(sys.argv[2], push_to_hub=True, repo_id="org/model")
 """
 
 
@@ -261,8 +233,12 @@ else:
 def test_a_push_carries_weights_settings_and_code(how, tmp_path):
     hub = StandInHub().start()
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_x"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", PUSH, str(Path(__file__).parents[1]), how, str(tmp_path / "folder")]
+    environment |= {
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
+    }
+    command = [sys.executable, "-c", PUSH, how, str(tmp_path / "folder")]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     (repository,) = hub.repositories.values()

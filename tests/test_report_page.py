@@ -13,7 +13,7 @@ from datasets import Dataset
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_trainer import make_trainer
 
 from modeling_resformer import (
     ResFormerForImageClassification,

@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +15,10 @@ from modeling_resformer import (
     ResFormerForImageClassification,
     ResFormerForMultiTask,
 )
+from modeling_resformer.commands import train
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.resnet import fill_from_resnet
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
 
 
 WIDTHS, DEPTHS = [8, 16, 24, 32], [3, 4, 6, 3]

@@ -4,20 +4,19 @@ import csv
 import dataclasses
 import io
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import sklearn.metrics
 import torch
-from conftest import tiny_config
 from datasets import Dataset, DatasetDict, Value
 from PIL import Image
 from prepared_data import CLASS_LABELS, image_row
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import evaluate
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.errors import BadInputError
@@ -32,10 +31,6 @@ from modeling_resformer.evaluation.row_images import read_images
 from modeling_resformer.evaluation.row_statistics import RowStatistics
 from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import Bootstrap, figure
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import evaluate
 
 
 CLASSES = ["background", "fluid", "detachment"]

@@ -1,6 +1,7 @@
 """A run that was killed and resumed ends like one that was never killed; and what else can go wrong on the way."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,26 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import prepared_dataset
 from safetensors.torch import load_file
-from test_trainer import make_trainer
+from small_model import ARCHITECTURE
+from small_trainer import make_trainer
 from transformers import Trainer
 
+from modeling_resformer.commands import train
 from modeling_resformer.training.checkpoints import checkpoints_in, problem_of
 from modeling_resformer.training.resuming import ResumableTrainer
 from modeling_resformer.training.trainer import ResFormerTrainer
 
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import train
+HELPERS = Path(__file__).parent / "helpers"
 
 
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 # Ten rows are five batches, and these three steps an epoch. Dropout and stochastic depth draw random numbers in the
 # model, augmentation where the rows are read.
 RECIPE = {
@@ -75,7 +71,7 @@ def run_all(folder, *runs):
         {"flags": flags_of(folder, name, *flags), "log": str(folder / f"log_{i}"), **more}
         for i, (name, flags, more) in enumerate(runs)
     ]
-    command = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(settings)]
+    command = [sys.executable, str(HELPERS / "killed_runs.py"), json.dumps(settings)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return json.loads(finished.stdout)
@@ -192,7 +188,6 @@ def test_nothing_private_of_the_trainer_is_overridden():
 
 WORKER = """
 import os, sys
-sys.path.insert(0, {tests!r})
 import killed_runs
 if os.environ["RANK"] == "1" and {step} is not None:
     killed_runs.die_before_step({step})
@@ -204,9 +199,14 @@ def run_on_two_processes(folder, name, *flags, step=None):
     """The exit code; the second process dies before a step, if one is given, and the launcher ends the first."""
     flags = flags_of(folder, name, "--ddp_backend", "gloo", *flags)
     script = folder / "worker.py"
-    script.write_text(WORKER.format(tests=str(ROOT / "tests"), step=step, flags=flags))
+    script.write_text(WORKER.format(step=step, flags=flags))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run([sys.executable, *launch, str(script)], capture_output=True, timeout=500).returncode
+    return subprocess.run(
+        [sys.executable, *launch, str(script)],
+        env={**os.environ, "PYTHONPATH": str(HELPERS)},
+        capture_output=True,
+        timeout=500,
+    ).returncode
 
 
 @pytest.mark.slow

@@ -3,31 +3,20 @@
 import json
 import logging
 import re
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import ARCHITECTURE, tiny_config
 from transformers import TrainingArguments
 
 from modeling_resformer import ResFormerImageProcessorPil
+from modeling_resformer.commands import train
 from modeling_resformer.data.class_weights import balanced_class_weights
 from modeling_resformer.data.prepared import PreparedDataset
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.heads import TASKS
 from modeling_resformer.training.building import synchronise_batch_norms
 from modeling_resformer.training.run_checks import check_annotations, check_devices, check_image_size
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
-
-
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 
 
 def without(part, **columns):

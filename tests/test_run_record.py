@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from prepared_data import prepared_dataset
-from test_trainer import make_trainer
+from small_trainer import make_trainer
 
 from modeling_resformer.training import run_record
 from modeling_resformer.training.arguments import parse_arguments
@@ -17,11 +16,6 @@ from modeling_resformer.training.run_record import RunClock, code_version, setti
 
 RECIPES = sorted((Path(__file__).parents[1] / "scripts" / "recipes").glob("*.json"))
 FLAGS = ["--dataset", "some/folder", "--output_dir", "out", "--use_cpu"]
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return prepared_dataset()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

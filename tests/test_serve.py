@@ -2,7 +2,6 @@
 
 import base64
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -18,11 +17,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from answering_model import NAMES, claiming_png, encoded, foreground, reference, save_model
+from http_requests import ask, until, wait_until_loaded
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
-from test_handler import NAMES, claiming_png, encoded, foreground, reference, sample_image, save_model
 
+from modeling_resformer.commands import serve
 from modeling_resformer.handler import EndpointHandler, Limits
 
 
@@ -31,7 +32,6 @@ from modeling_resformer.serving.app import ServerSettings, create_app
 
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "serve.py"
 KEY = "hf_thisMustNeverBeSeen"
 
 
@@ -48,34 +48,6 @@ def running(load, **settings):
         finally:
             server.should_exit = True
             thread.join()
-
-
-def ask(port, method="POST", path="/", body=None, headers=None):
-    """One request by the standard library: (status, headers, decoded JSON)."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        content = response.read()
-        return response.status, response.headers, json.loads(content) if content else None
-    finally:
-        connection.close()
-
-
-def until(happened):
-    end = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < end, "it did not happen within two minutes"
-        time.sleep(0.05)
-
-
-def wait_until_loaded(port):
-    until(lambda: ask(port, "GET", "/health")[0] == 200)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return sample_image()
 
 
 @pytest.fixture(scope="module")
@@ -368,8 +340,17 @@ def test_a_body_that_does_not_arrive_and_a_client_that_leaves():
 
 
 def test_the_script_serves_logs_no_secret_and_ends_in_peace(folder, image):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), str(folder), "--port", "0", "--cpu-threads", "1"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_resformer.commands.serve",
+        str(folder),
+        "--port",
+        "0",
+        "--cpu-threads",
+        "1",
+    ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     address = process.stdout.readline().strip()
     port = int(address.rpartition(":")[2])
@@ -385,21 +366,14 @@ def test_the_script_serves_logs_no_secret_and_ends_in_peace(folder, image):
     assert KEY not in log and text[:40] not in log and "Traceback" not in log
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("serve_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_what_cannot_be_served_is_one_line(tmp_path, caplog, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "resformer"}')
-    assert script().main([str(tmp_path), "--port", "0"]) == 1
+    assert serve.main([str(tmp_path), "--port", "0"]) == 1
     assert str(tmp_path) in caplog.messages[-1] and "\n" not in caplog.messages[-1]
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert script().main([str(tmp_path), "--port", str(taken.getsockname()[1])]) == 1
+        assert serve.main([str(tmp_path), "--port", str(taken.getsockname()[1])]) == 1
         assert "in use" in caplog.messages[-1]
     for flags in (["--queue", "-1"], ["--seconds", "nan"], ["--cpu-threads", "0"]):
         with pytest.raises(SystemExit, match="2"):
-            script().main([str(tmp_path), *flags])
+            serve.main([str(tmp_path), *flags])
         assert flags[0] in capsys.readouterr().err

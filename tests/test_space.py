@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answering_model import NAMES, encoded, reference, sample_image, save_model
 from huggingface_hub import SpaceCard
 from PIL import Image
-from test_handler import NAMES, encoded, reference, sample_image, save_model
 
 from modeling_resformer.drawing import class_colour
 from modeling_resformer.errors import BadInputError

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerForSemanticSegmentation
 from modeling_resformer.data.prepared import PreparedDataset

@@ -2,8 +2,8 @@
 
 import pytest
 from prepared_data import prepared_dataset
+from small_trainer import make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_trainer import make_trainer
 
 
 def test_losses_and_scores_of_both_tasks_are_in_the_event_file(tmp_path, monkeypatch):

@@ -3,28 +3,21 @@
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_config
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import ARCHITECTURE, tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import prepare_isic2017, train
 from modeling_resformer.evaluation.results import format_table
 from modeling_resformer.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import train
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +212,6 @@ def test_the_table_leaves_out_what_the_data_do_not_define():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_tiny_recipe_clearly_beats_every_baseline_on_real_photographs(tmp_path, seed):
-    import prepare_isic2017
-
     sample, dataset = ROOT / "examples" / "isic2017_sample", tmp_path / "dataset"
     splits = ["--splits", str(sample / "split.csv"), "--image-size", "128"]
     prepare_isic2017.main(["--source", str(sample), "--output", str(dataset), *splits])

@@ -3,19 +3,14 @@
 import inspect
 import json
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from prepared_data import prepared_dataset
+from small_model import ARCHITECTURE
 
+from modeling_resformer.commands import train_seeds
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.seeds import Style, latex_tables, markdown_tables, summarise_seeds
-
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import train_seeds
 
 
 def score(value):
@@ -146,7 +141,7 @@ def test_a_failing_seed_is_named_the_others_go_on_and_the_same_command_tries_it_
     assert summary["model"]["dice"]["mean"] == pytest.approx(0.81)
     calls = [json.loads(line) for line in log.read_text().splitlines()]
     assert calls[0] == [
-        *(str(ROOT / "scripts" / "train.py"), "recipe.json", "--dataset", "data", "--bf16"),
+        *("-m", "modeling_resformer.commands.train", "recipe.json", "--dataset", "data", "--bf16"),
         *("--seed", "0", "--output_dir", str(output / "seed_0"), "--resume_from_checkpoint", "true"),
     ]
     assert train_seeds.main(command) == 0
@@ -166,9 +161,7 @@ def test_the_seed_is_given_in_one_place(capsys):
 @pytest.mark.slow
 def test_two_seeds_of_a_real_run(tmp_path):
     prepared_dataset(train=4, validation=4, test=4).save_to_disk(str(tmp_path / "dataset"))
-    names = ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-    architecture = {name: getattr(tiny_config(), name) for name in names}
-    flags = ["--dataset", str(tmp_path / "dataset"), "--config", json.dumps(architecture), "--image_size", "32"]
+    flags = ["--dataset", str(tmp_path / "dataset"), "--config", json.dumps(ARCHITECTURE), "--image_size", "32"]
     flags += ["--num_train_epochs", "1", "--bootstrap_samples", "0", "--use_cpu", "--disable_tqdm", "True"]
     assert train_seeds.main(["--seeds", "0", "1", "--output_dir", str(tmp_path / "runs"), *flags]) == 0
     summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from PIL import Image
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessorPil, ResFormerPipeline
 from modeling_resformer.pipeline_resformer import VIEWS, averaged_over_views

@@ -2,20 +2,19 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from raw_data import random_volume, write_csv, write_mask, write_metaimage, write_photograph
+from small_model import tiny_config
 from transformers import EvalPrediction
 
 
 pytest.importorskip("SimpleITK")
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import prepare_folder, prepare_retouch
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.rows import EvaluationRows
 from modeling_resformer.evaluation.answers import row_scores
@@ -25,11 +24,6 @@ from modeling_resformer.heads import TASKS
 from modeling_resformer.metrics.counts import Counts
 from modeling_resformer.metrics.scores import segmentation_scores
 from modeling_resformer.training.building import build_collator
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import prepare_folder
-import prepare_retouch
 
 
 FLUIDS = ["IRF", "SRF", "PED"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 from PIL import Image
 from safetensors.torch import load_file
+from small_model import tiny_config
 from transformers import (
     AutoBackbone,
     AutoConfig,

@@ -2,30 +2,19 @@
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from datasets import Dataset, DatasetDict
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+from small_model import ARCHITECTURE
 
 from modeling_resformer import ResFormerForImageClassification
+from modeling_resformer.commands import evaluate, predict, train
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.data.rows import annotated_rows
 from modeling_resformer.heads import TASKS
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import evaluate
-import predict
-import train
-
-
-ARCHITECTURE = {
-    name: getattr(tiny_config(), name)
-    for name in ("hidden_sizes", "cnn_depths", "num_attention_heads", "window_size", "dilation_rates")
-}
 FLAGS = ["--config", json.dumps(ARCHITECTURE), "--image_size", "32", "--num_train_epochs", "1", "--use_cpu"]
 FLAGS += ["--bootstrap_samples", "0", "--cpu_threads", "1"]
 

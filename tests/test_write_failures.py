@@ -6,30 +6,25 @@ written, a limit on the size of files or an error at the write for a full disk.
 
 import errno
 import resource
-import runpy
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 from PIL import Image
 from prepared_data import prepared_dataset
 from raw_data import random_volume, write_mask, write_photograph
+from run_here import run_command
 from safetensors import SafetensorError
+from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.errors import BadInputError, named_write_failure
 from modeling_resformer.files import check_writable, finished_folder
+from modeling_resformer.training import evaluation_run, seed_runs
 from modeling_resformer.volumes import scan
 
 
-ROOT = Path(__file__).parents[1]
 FULL = OSError(errno.ENOSPC, "No space left on device")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
-
-
-def main_of(script):
-    return runpy.run_path(str(ROOT / "scripts" / script))["main"]
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +53,19 @@ def images(tmp_path, count=4):
 def commands(tmp_path, model, dataset, output):
     """Each command with its output at `output`."""
     return {
-        "prepare_folder.py": [*images(tmp_path), "--output", output],
-        "train.py": ["--dataset", dataset, "--model_name_or_path", model, "--output_dir", output, "--use_cpu"],
-        "evaluate.py": ["--dataset", dataset, "--model_name_or_path", model, "--output", output],
-        "predict.py": [model, str(tmp_path / "mine" / "images" / "0.png"), "--output", output],
+        "prepare_folder": [*images(tmp_path), "--output", output],
+        "train": ["--dataset", dataset, "--model_name_or_path", model, "--output_dir", output, "--use_cpu"],
+        "evaluate": ["--dataset", dataset, "--model_name_or_path", model, "--output", output],
+        "predict": [model, str(tmp_path / "mine" / "images" / "0.png"), "--output", output],
     }
 
 
-@pytest.mark.parametrize("script", ["prepare_folder.py", "train.py", "evaluate.py", "predict.py"])
-def test_an_output_below_a_file_is_one_line(tmp_path, model, dataset, capsys, caplog, script):
+@pytest.mark.parametrize("command", ["prepare_folder", "train", "evaluate", "predict"])
+def test_an_output_below_a_file_is_one_line(tmp_path, model, dataset, capsys, caplog, command):
     (tmp_path / "file").write_bytes(b"old")
     output = str(tmp_path / "file" / "out" / "deep")
-    arguments = commands(tmp_path, model, dataset, output)[script]
-    assert main_of(script)(arguments) == 1
+    arguments = commands(tmp_path, model, dataset, output)[command]
+    assert run_command(command, *arguments) == 1
     lines = [*capsys.readouterr().err.splitlines(), *(record.getMessage() for record in caplog.records)]
     (line,) = [line for line in lines if "cannot be written" in line]
     assert str(tmp_path / "file") in line and "Not a directory" in line
@@ -94,16 +89,18 @@ def test_data_that_do_not_fit_on_the_disk_leave_nothing(tmp_path, capsys, num_pr
     for number in range(4):
         Image.fromarray(random_volume((90, 90, 3), seed=number)).save(tmp_path / "mine" / "images" / f"{number}.png")
         write_mask(tmp_path / "mine" / "masks" / f"{number}.png", size=(90, 90))
-    output, main = tmp_path / "out", main_of("prepare_folder.py")
+    output = tmp_path / "out"
     with files_of_at_most(30_000):
-        assert main([*options, "--output", str(output), "--num-proc", str(num_proc)]) == 1
+        assert run_command("prepare_folder", *options, "--output", output, "--num-proc", num_proc) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert lines == [f"error: {output}: cannot be written (File too large); make room there, or give another --output"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
-def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, model, monkeypatch, caplog, suffix):
+def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(
+    tmp_path, predict, model, monkeypatch, caplog, suffix
+):
     """ITK writes as much of a NIfTI file as fits and says nothing."""
     SimpleITK = pytest.importorskip("SimpleITK")
     source, output = tmp_path / f"big{suffix}", tmp_path / "out"
@@ -112,29 +109,22 @@ def test_a_mask_that_does_not_fit_ends_the_run_and_is_not_left_half(tmp_path, mo
     noise = random_volume((4, 64, 64))
     monkeypatch.setattr(scan, "write_volume", lambda path, mask, geometry: write_volume(path, noise, geometry))
     with files_of_at_most(8_000):
-        assert main_of("predict.py")([model, str(source), "--output", str(output)]) == 1
+        assert predict([model, str(source), "--output", str(output)]) == 1
     (line,) = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
     assert f"masks/big{suffix}" in line and "what is finished is kept" in line
     assert not [path for path in output.rglob("*") if "big" in path.name]
-    assert main_of("predict.py")([model, str(source), "--output", str(output)]) == 0
+    assert predict([model, str(source), "--output", str(output)]) == 0
 
 
 @pytest.mark.parametrize("error", [FULL, READ_ONLY])
-@pytest.mark.parametrize("place", ["report", "pages"])
+@pytest.mark.parametrize("place", ["evaluate_split", "write_pages"])
 def test_a_disk_that_fills_up_during_evaluation(tmp_path, model, dataset, monkeypatch, capsys, error, place):
-    from modeling_resformer.evaluation import report_page
-    from modeling_resformer.training import split_evaluation
-
-    module, name = {"report": (split_evaluation, "evaluate_split"), "pages": (report_page, "write_pages")}[place]
-    main = main_of("evaluate.py")
-
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setitem(main.__globals__, name, refuse)
-    assert getattr(module, name) is not refuse
+    monkeypatch.setattr(evaluation_run, place, refuse)
     output = str(tmp_path / "out")
-    assert main(["--dataset", dataset, "--model_name_or_path", model, "--output", output]) == 1
+    assert run_command("evaluate", "--dataset", dataset, "--model_name_or_path", model, "--output", output) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line == f"error: {output}: cannot be written ({error.strerror}); make room there, or give another --output"
 
@@ -178,7 +168,6 @@ def test_a_check_leaves_nothing_behind(tmp_path):
 
 
 def test_tables_over_seeds_that_do_not_fit(tmp_path, monkeypatch, capsys):
-    main = main_of("train_seeds.py")
 
     def refuse(path, text):
         raise FULL
@@ -188,6 +177,6 @@ def test_tables_over_seeds_that_do_not_fit(tmp_path, monkeypatch, capsys):
         "summarise_seeds": lambda *_: {},
         "write_whole": refuse,
     }.items():
-        monkeypatch.setitem(main.__globals__, name, value)
-    assert main(["--seeds", "0", "--output_dir", str(tmp_path)]) == 1
+        monkeypatch.setattr(seed_runs, name, value)
+    assert run_command("train_seeds", "--seeds", "0", "--output_dir", tmp_path) == 1
     assert f"error: {tmp_path}: cannot be written (No space left on device)" in capsys.readouterr().err

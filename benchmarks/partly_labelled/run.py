@@ -35,7 +35,7 @@ from modeling_resformer.errors import BadInputError
 
 ARMS = ("full_rows_only", "partly_labelled", "all_labels")
 HERE = Path(__file__).resolve().parent
-TRAIN = HERE.parents[1] / "scripts" / "train.py"
+TRAIN = ("-m", "modeling_resformer.commands.train")
 
 
 def divide(case_ids: Sequence[str], full: float, mask_only: float, seed: int) -> dict[str, set[str]]:
@@ -99,7 +99,7 @@ def train(folder: Path, seed: int, options: argparse.Namespace) -> None:
     flags = ["--dataset", str(folder / "dataset"), "--output_dir", str(folder), "--seed", str(seed), "--use_cpu"]
     flags += ["--max_steps", str(options.max_steps), "--eval_steps", every, "--logging_steps", every]
     with open(folder / "train.log", "w") as log:
-        command = [sys.executable, str(TRAIN), str(options.recipe), *flags]
+        command = [sys.executable, *TRAIN, str(options.recipe), *flags]
         finished = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if finished.returncode:
         raise BadInputError(f"{folder / 'train.log'}: training ended with status {finished.returncode}; see there.")

@@ -65,7 +65,9 @@ def write_card(folder: Path, template: Path, metadata: Mapping[str, Any], report
         BadInputError: the template is missing or asks for something unknown.
     """
     if not template.is_file():
-        raise BadInputError(f"{template}: no such dataset card template; run the script from a checkout")
+        raise BadInputError(
+            f"{template}: no such dataset card template; install the package again, or run from a checkout"
+        )
     values = {
         "configs": configs_yaml(metadata["num_rows"]),
         "size_category": size_category(sum(metadata["num_rows"].values())),

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ MAX_DISTANCE = (
     38  # of 256: on the ISIC 2017 training images all 9 pairs up to here are one lesion, at 40 look-alikes begin
 )
 BLOCK = 1024  # rows compared at once
+DESCRIBED = 20  # pairs that are written out
 FINGERPRINTS = Features({"pixels": Value("string"), "bits": Value("string")})
 
 
@@ -260,3 +262,15 @@ def _pair_tile(match: Match, splits: Mapping[str, Dataset]) -> Image.Image:
         draw.text((2, top + TILE), f"{place.split}: {place.case_id} [{place.slice_index}]", fill="black")
     draw.text((2, 2 * TILE + CAPTION), f"{match.kind}, {match.distance} bits", fill="black")
     return tile
+
+
+def describe_matches(matches: Sequence[Match]) -> str:
+    """The counts and the first pairs, as lines for a reader."""
+    counts = Counter(("leak" if match.is_leak else "within one split", match.kind) for match in matches)
+    lines = [f"{where}: {count} x {kind}" for (where, kind), count in counts.items()] or ["nothing is shared"]
+    for match in matches[:DESCRIBED]:
+        pair = (f"{place.split} {place.case_id} [{place.slice_index}]" for place in (match.first, match.second))
+        lines.append(f"  {match.kind} ({match.distance} bits): {' = '.join(pair)}")
+    if len(matches) > DESCRIBED:
+        lines.append(f"  ... and {len(matches) - DESCRIBED} more in leakage.csv")
+    return "\n".join(lines) + "\n"

@@ -1,9 +1,7 @@
 """From raw files to a finished folder in one step: unpack, build, check, report, rename."""
 
-import argparse
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from datasets import (
     disable_progress_bars,
     enable_progress_bars,
 )
-from datasets.utils.logging import set_verbosity_error
 
 from ..errors import BadInputError, read_skipped
 from ..files import finished_folder, work_folder
@@ -291,18 +288,6 @@ def write_hub_files(folder: Path, card: Path | None, metadata: dict[str, Any], r
         shutil.copy2(folder / name, folder / "parquet" / name)
 
 
-def annotation_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what `options.preparing.add_annotation_options` parsed, as keyword arguments for a builder."""
-    return {"unannotated_code": options.unannotated_code, "annotated_slices": options.annotated_slices}
-
-
-def preparation_from(arguments: argparse.Namespace) -> Preparation:
-    """Returns the options that `options.preparing.preparation_parser` parsed."""
-    values = {name: getattr(arguments, name) for name in Preparation.__dataclass_fields__}
-    values["image_size"] = parse_image_size(arguments.image_size)
-    return Preparation(**values)
-
-
 def parse_image_size(values: Sequence[int] | None) -> tuple[int, int] | None:
     """Returns (height, width) from one or two numbers of pixels."""
     if values is None:
@@ -312,16 +297,3 @@ def parse_image_size(values: Sequence[int] | None) -> tuple[int, int] | None:
             f"--image-size {' '.join(map(str, values))}: expected one side, or height and width, in pixels"
         )
     return values[0], values[-1]
-
-
-def run(make_builder: MakeBuilder, arguments: argparse.Namespace) -> int:
-    """Prepares as the command line says, writes the report to stdout, or one error line to stderr; returns the status."""
-    set_verbosity_error()  # what `datasets` logs is about its caches; progress bars stay
-    try:
-        preparation = preparation_from(arguments)
-        report = prepare(make_builder, preparation)
-    except (BadInputError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(format_report(report, f"Prepared {preparation.output}"))
-    return 0

@@ -1,7 +1,5 @@
 """`--push_to_hub` of `scripts/train.py`: one push of the finished run, by the same code as `scripts/push_to_hub.py`."""
 
-import logging
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,9 +7,6 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from ..errors import BadInputError
-
-
-logger = logging.getLogger(__name__)
 
 
 def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
@@ -49,13 +44,9 @@ def push_run(run: Path, args: TrainingArguments) -> None:
         BadInputError: something speaks against it; the run itself stays as it is.
     """
     from .card import Terms
-    from .hub import MAIN, Push, push_folder, with_kept_card_text
-    from .repository import make_repository
+    from .hub import MAIN, Push
+    from .publishing_run import publish
 
     public = args.hub_private_repo is False
     push = Push(args.hub_model_id, public=public, revision=args.hub_revision or MAIN, token=args.hub_token)
-    with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
-        terms = Terms(args.hub_model_id, public=public, revision=push.revision)
-        terms = with_kept_card_text(terms, run, push, Path(scratch))
-        folder = make_repository(run, terms, Path(scratch) / "repository")
-        logger.info("pushed: %s", push_folder(folder, push))
+    publish(run, Terms(args.hub_model_id, public=public, revision=push.revision), push)

@@ -12,13 +12,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..errors import BadInputError
 from ..metrics.score_table import MAIN_SCORES, main_first
+from ..shipped import shipped
 from . import card_tables
 from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts
 from .known_datasets import PAPER, SOFTWARE, Source
 
 
-TEMPLATES = Path(__file__).parents[2] / "hub_cards"  # of a checkout
+TEMPLATES = shipped("hub_cards")
 ARXIV = "2412.00351"
 INDEXED = [score for score in (*main_first("masks"), *main_first("classes")) if score.index is not None]
 PROSE = ("description", "intended_use", "out_of_scope", "ethics", "contact")
@@ -77,7 +78,7 @@ def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequenc
     facts = replace(facts, synthetic=terms.synthetic)
     template = terms.templates / "model_card.md"
     if not template.is_file():
-        raise BadInputError(f"{template}: no such card template; run the script from a checkout")
+        raise BadInputError(f"{template}: no such card template; install the package again, or run from a checkout")
     card = ModelCard.from_template(
         card_data(terms, facts, examples),
         template_str=template.read_text(encoding="utf-8"),

@@ -15,6 +15,7 @@ from ..errors import BadInputError, one_line
 from ..files import finished_folder
 from ..heads import task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
+from ..shipped import shipped
 from .card import Terms, weights_licence, write_model_card
 from .card_text import CARD_TEXT_NAME
 from .facts import Facts, read_facts
@@ -33,10 +34,9 @@ from .repository_checks import (
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
-CHECKOUT = PACKAGE.parent
 EXAMPLES = "examples"
-SAMPLE_IMAGES = CHECKOUT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data"
-NETWORK = CHECKOUT / "docs" / "network.png"
+SAMPLE_IMAGES = shipped("examples/isic2017_sample/ISIC-2017_Training_Data")  # of a checkout
+NETWORK = shipped("docs/network.png")
 IMAGES = ("report.png", "samples.png")
 MOST_EXAMPLES = 3
 # What Inference Endpoints install beside their own torch; the bounds are those of setup.py.
@@ -169,7 +169,9 @@ def write_images(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[st
     """Adds the network figure and, where the data may be shown, the run's pages and example inputs; names the examples."""
     figure = next((path for path in (NETWORK, run / "network.png") if path.is_file()), None)
     if figure is None:
-        raise BadInputError(f"{NETWORK}: the network figure is missing; run from a checkout")
+        raise BadInputError(
+            f"{NETWORK}: the network figure is missing; install the package again, or run from a checkout"
+        )
     shutil.copyfile(figure, folder / "network.png")
     source = facts.known_source
     if not source.images_are_free and (source.gated or not terms.share_images):

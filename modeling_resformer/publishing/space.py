@@ -9,10 +9,11 @@ from jinja2 import Environment, StrictUndefined
 
 from ..errors import BadInputError
 from ..files import finished_folder
+from ..shipped import shipped
 
 
 PACKAGE = Path(__file__).parents[1]
-TEMPLATE = PACKAGE.parent / "hub_cards" / "space"
+TEMPLATE = shipped("hub_cards/space")
 TEMPLATE_FILES = ("app.py", "analysis.py", "requirements.txt")
 PACKAGE_FILES = ("drawing.py", "handler.py")
 SDK_VERSION = "6.31.0"  # of gradio, with which the app was tried
@@ -34,11 +35,13 @@ def make_space(
         `output`.
 
     Raises:
-        BadInputError: this is no checkout, or the folder exists.
+        BadInputError: the template is missing, or the folder exists.
     """
     missing = [name for name in (*TEMPLATE_FILES, "README.md") if not (TEMPLATE / name).is_file()]
     if missing:
-        raise BadInputError(f"{TEMPLATE / missing[0]}: the Space's template is missing; run from a checkout")
+        raise BadInputError(
+            f"{TEMPLATE / missing[0]}: the Space's template is missing; install the package again, or run from a checkout"
+        )
     with finished_folder(output, overwrite, "Space of this project", is_space) as folder:
         for name in TEMPLATE_FILES:
             shutil.copyfile(TEMPLATE / name, folder / name)

@@ -1,10 +1,8 @@
-"""What the flags of `scripts/train.py` and `scripts/evaluate.py` come to, transformers' `TrainingArguments` among them.
-
-The flags themselves stand in `options/`.
-"""
+"""What the flags of training and evaluation come to, transformers' `TrainingArguments` among them."""
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,13 +13,12 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
 from ..errors import BadInputError, one_line
+from ..evaluation.evaluation_options import EvaluationOptions
 from ..flags import Spellings, plain
 from ..heads import TASKS
 from ..metrics.score_table import is_better_lower
-from ..options.evaluate import EvaluationOptions
-from ..options.evaluate import parse as parse_evaluation
-from ..options.train import DataOptions, ModelOptions, add_own, find_recipe, is_recipe
-from ..options.train import parse as answer_help
+from .recipes import find_recipe, is_recipe
+from .training_options import DataOptions, ModelOptions, add_own
 
 
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
@@ -109,7 +106,7 @@ class DataArguments(DataOptions):
 
 @dataclass
 class EvaluationArguments(EvaluationOptions):
-    """What `scripts/evaluate.py` evaluates, on what, and where the results go."""
+    """What is evaluated, on what, and where the results go."""
 
     def __post_init__(self) -> None:
         if self.task not in (None, *TASKS):
@@ -147,7 +144,6 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
     with _named_bad_arguments():
-        answer_help(arguments, None)
         parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
         add_own(parser)
         parser.also("--output_dir", "--output")
@@ -172,14 +168,14 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     return model, data, training
 
 
-def parse_evaluation_arguments(arguments: Sequence[str]) -> EvaluationArguments:
-    """Read the flags of `scripts/evaluate.py`.
+def evaluation_arguments(given: Namespace) -> EvaluationArguments:
+    """What the flags of an evaluation come to.
 
     Raises:
-        BadInputError: a flag is unknown or missing, or a value is of no use.
+        BadInputError: a value is of no use.
     """
     with _named_bad_arguments():
-        return EvaluationArguments(**vars(parse_evaluation(arguments)))
+        return EvaluationArguments(**vars(given))
 
 
 def _check_per_case_format(name: str) -> None:

@@ -1,0 +1,66 @@
+r"""Evaluate any ResFormer checkpoint on any split of any prepared dataset with the same labels.
+
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --split test \
+        --output runs/isic2017/test
+
+The same on every GPU of a machine: `accelerate launch scripts/evaluate.py ...`. The model is a folder or a Hub id; into
+the output folder go `results.json`, `per_case.csv`, `report.png` and `samples.png`, as `scripts/train.py` leaves them.
+
+Scores are computed at the size of the dataset's masks. Where these were resized, the source's own masks give scores at
+native size, and so comparable with published ones:
+
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
+        --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
+
+With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation split, each
+class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
+them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at.
+
+The exit status is 1 after bad arguments or bad data.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from ..evaluation.evaluation_options import EvaluationOptions
+from ..flags import OneLineParser, add_fields
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises `ValueError` for a mistake."""
+    parser = OneLineParser(__doc__)
+    add_fields(parser, EvaluationOptions)
+    parser.also("--output", "--output_dir")
+    given = parser.parse_args(arguments)
+    for name, flag in (("model_name_or_path", "--model"), ("dataset", "--dataset"), ("output", "--output")):
+        if getattr(given, name) is None:
+            raise ValueError(f"{flag} is missing; see evaluate.py --help.")
+    return given
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after one line on stderr."""
+    try:
+        given = parse(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from ..errors import BadInputError, NonFiniteLossError
+    from ..training.arguments import evaluation_arguments
+    from ..training.evaluation_run import evaluate
+    from ..training.progress import quieten_libraries
+
+    quieten_libraries()
+    try:
+        evaluate(evaluation_arguments(given))
+    except (BadInputError, NonFiniteLossError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Masks, labels and measurements for images, OCT volumes and prepared datasets.
+
+    python scripts/predict.py --model outputs/demo/model image.jpg folder/ "scans/*/oct.mhd" --output outputs/predictions
+    python scripts/predict.py --model runs/isic2017 --dataset data/isic2017 --split test --output outputs/test
+    accelerate launch --num_processes 4 --multi_gpu scripts/predict.py --model org/model folder/ --tta both --output outputs/all
+
+The model is a folder or a Hub id. Inputs are images of any kind Pillow reads, 16-bit ones at their full depth; volumes as
+MetaImage (.mhd, .mha), NIfTI (.nii, .nii.gz), DICOM (a file of several frames, or a folder with a series) or a TIFF of several
+pages; folders of these; and glob patterns. As in RETOUCH, `oct.*` is named after its folder, and `reference.*` beside it is
+predicted only where you name it. Written below --output:
+
+    masks/NAME.png              class indices with a palette, at the image's size
+    masks/NAME.mha, .nii.gz     the same for a volume, with its spacing, origin and direction
+    overlays/NAME.png           contours on the image, or on the slices of a volume with the largest findings, and below
+                                every class at or above its threshold with its score
+    en_face/NAME.png            a volume from the front: the thickness of each class over the B-scans
+    predictions.csv, .parquet   one row per image or slice: scores, labels, areas, lesions, diameters
+    volumes.csv, .parquet       one row per volume (not for --dataset): mm3, slices affected, the largest slice
+    sheet.png                   the first 36 overlays of images
+    problems.json               what could not be done, and why
+
+Lengths in mm stand only where the input says its spacing. Columns: modeling_resformer/prediction/result_tables.py.
+
+A case that is finished is not done again: a run that was stopped or killed goes on where it was when the same command is
+given once more. Other settings need another --output, or --overwrite. The exit status is 1 where something could not be read;
+everything else is done all the same.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..flags import MODEL, Parser, add_output
+
+
+logger = logging.getLogger(__name__)
+
+VIEWS = ("both", "horizontal")  # of pipeline_resformer.py
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Ends the process after a mistake."""
+    parser = make_parser()
+    given = parser.parse_intermixed_args(arguments)
+    if given.model is None and given.inputs:
+        given.model, *given.inputs = given.inputs
+    check(parser, given)
+    return given
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__, usage="%(prog)s --model FOLDER_OR_HUB_ID --output FOLDER [flags] [inputs ...]")
+    add = parser.add_argument
+    add("inputs", nargs="*", help="images, volumes, folders, glob patterns; without --model the first is the model")
+    add("--model", metavar=MODEL, help="a ResFormer")
+    parser.also("--model", "--model_name_or_path")
+    add("--dataset", help="a prepared dataset in place of inputs")
+    add("--split", default="test", help="split of --dataset (default: test)")
+    add_output(parser, type=Path, required=True, help="folder to write, or to go on with")
+    add("--overwrite", action="store_true", help="remove the predictions in --output and start anew")
+    add("--revision", help="revision of a Hub id")
+    add("--threshold", type=float, help="decision threshold on the class scores (default: the model's)")
+    add(
+        "--tta",
+        choices=VIEWS,
+        help="average over flips: horizontal, or both with upside down as well, which OCT must not be",
+    )
+    add("--no-overlays", action="store_true", help="masks and tables only")
+    add("--batch-size", type=int, default=8, help="images a forward pass (default: 8)")
+    add("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
+    add("--cpu-threads", type=int, help="threads of each process; 1 also reads and writes on that one")
+    return parser
+
+
+def check(parser: Parser, given: argparse.Namespace) -> None:
+    if given.model is None:
+        parser.error(f"--model is missing; expected --model {MODEL}")
+    if bool(given.inputs) == bool(given.dataset):
+        parser.error("give either inputs (images, volumes, folders, patterns) or --dataset")
+    for flag in ("batch_size", "cpu_threads"):
+        value = getattr(given, flag)
+        if value is not None and value < 1:
+            parser.error(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
+    if given.threshold is not None and not 0 <= given.threshold <= 1:
+        parser.error(f"--threshold is {given.threshold}; expected a number from 0 to 1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 where something could not be read or written."""
+    given = parse(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    import torch
+
+    from ..errors import BadInputError, OutputError
+    from ..prediction.job import Request, predict
+    from ..prediction.processes import Processes
+    from ..training.progress import quieten_libraries
+
+    quieten_libraries()
+    if given.cpu_threads is not None:
+        torch.set_num_threads(given.cpu_threads)
+    try:
+        request = Request(
+            model=given.model,
+            revision=given.revision,
+            inputs=tuple(given.inputs),
+            dataset=given.dataset,
+            split=given.split,
+            output=given.output,
+            overwrite=given.overwrite,
+            threshold=given.threshold,
+            tta=given.tta or False,
+            draw=not given.no_overlays,
+            batch_size=given.batch_size,
+            cpu_threads=given.cpu_threads,
+        )
+        processes = Processes(given.device)
+        summary = predict(request, processes)
+    except (BadInputError, OutputError, OSError, ValueError) as error:
+        logger.error("%s", error)
+        return 1
+    if processes.is_first:
+        sys.stdout.write(summary.text())
+    return 1 if summary.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The options of an evaluation, and those of them that training has too, by the standard library alone."""
+
+from dataclasses import dataclass, field
+
+from ..flags import MODEL
+
+
+@dataclass
+class ScoringOptions:
+    """How large images are, and how results are scored: what training and evaluation share."""
+
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that images are squashed to; default the processor's own."}
+    )
+    auc_classes: list[str] = field(
+        default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
+    )
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "COLUMN",
+            "help": "Column whose values get scores of their own; default vendor, where the dataset has it.",
+        },
+    )
+    per_case_format: str = field(default="csv", metadata={"help": "Format of the lines per image: csv or parquet."})
+
+
+@dataclass
+class EvaluationOptions(ScoringOptions):
+    """What is evaluated, on what, and where the results go."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"aliases": ["--model"], "metavar": MODEL, "help": "Checkpoint folder or Hub id."},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"metavar": "FOLDER", "help": "Folder that scripts/prepare_*.py wrote."}
+    )
+    output: str | None = field(
+        default=None, metadata={"metavar": "FOLDER", "help": "Folder for results.json and per_case.csv."}
+    )
+    split: str = field(default="test", metadata={"help": "Split of the dataset to evaluate."})
+    task: str | None = field(
+        default=None,
+        metadata={"help": "multi_task, segmentation or classification; default what the checkpoint was trained for."},
+    )
+    choose_thresholds: bool = field(
+        default=False,
+        metadata={
+            "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
+            "validation split, and write them to the checkpoint's config."
+        },
+    )
+    raw_masks: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FOLDER",
+            "help": "Folder of the source's own mask files, named by case; scores are then computed at their size, not "
+            "at that of the dataset's masks.",
+        },
+    )
+    raw_mask_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the values of --raw_masks mean; default 0=background,255=CLASS for one foreground class, class "
+            "indices for several."
+        },
+    )
+    batch_size: int = field(default=8, metadata={"help": "Images a forward pass, on each process."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read images, beside each process."})
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads of torch on the CPU; default torch's own."}
+    )
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU although there is an accelerator."})

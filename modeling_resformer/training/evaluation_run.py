@@ -1,0 +1,90 @@
+"""One evaluation of a checkpoint, by the Trainer that trains one too, from its arguments to the files of its results."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ..data.prepared import PreparedDataset, load_prepared
+from ..data.rows import EvaluationRows
+from ..errors import BadInputError, named_write_failure
+from ..evaluation.evaluation import Scoring
+from ..evaluation.per_case import write_per_case
+from ..evaluation.raw_masks import RawMaskRows, mask_values_of
+from ..evaluation.report_page import write_pages
+from ..evaluation.results import write_results
+from ..files import check_writable
+from ..metrics.scores import Bootstrap
+from .arguments import EvaluationArguments
+from .building import (
+    build_collator,
+    build_image_processor,
+    build_metrics,
+    check_labels,
+    load_model,
+)
+from .split_evaluation import evaluate_split
+from .threshold_choice import choose_on_validation, warn_of_older_results, write_thresholds
+from .trainer import ResFormerTrainer
+from .training_log import recall_training
+
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(arguments: EvaluationArguments) -> None:
+    if arguments.cpu_threads is not None:
+        torch.set_num_threads(arguments.cpu_threads)
+    output = Path(arguments.output)
+    check_writable(output, "--output")
+    prepared = load_prepared(arguments.dataset)
+    model = load_model(arguments.model_name_or_path, arguments.task)
+    image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)
+    trainer = ResFormerTrainer(
+        model=model,
+        args=arguments.as_training_arguments(),
+        data_collator=build_collator(prepared, image_processor, model.config),
+        processing_class=image_processor,
+        compute_metrics=build_metrics(model, arguments.auc_classes),
+    )
+    check(arguments, trainer, prepared)
+    log = recall_training(Path(arguments.model_name_or_path))
+    rows = rows_to_score(arguments, prepared)
+    if arguments.choose_thresholds:
+        thresholds = choose_on_validation(trainer, prepared.dataset)
+        if trainer.is_world_process_zero():
+            checkpoint = Path(arguments.model_name_or_path)
+            with named_write_failure(checkpoint, "--model"):
+                write_thresholds(thresholds, checkpoint)
+            warn_of_older_results(trainer, checkpoint, output)
+    scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
+    with named_write_failure(output, "--output"):
+        evaluation = evaluate_split(trainer, prepared.dataset, arguments.split, scoring, rows)
+        if evaluation is not None:
+            write_per_case(evaluation, output)
+            write_results(evaluation, output)
+            write_pages(evaluation, output, log)
+    trainer.accelerator.end_training()
+
+
+def rows_to_score(arguments: EvaluationArguments, prepared: PreparedDataset) -> EvaluationRows:
+    rows = prepared.dataset[arguments.split]
+    if arguments.raw_masks is None:
+        return EvaluationRows(rows)
+    return RawMaskRows(
+        rows, Path(arguments.raw_masks), mask_values_of(arguments.raw_mask_values, prepared.mask_classes)
+    )
+
+
+def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
+    needed = [arguments.split, *(["validation"] if arguments.choose_thresholds else [])]
+    if missing := sorted(set(needed) - set(prepared.dataset)):
+        raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
+    if arguments.choose_thresholds and trainer.task.class_logits is None:
+        raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
+    if arguments.raw_masks and trainer.task.mask_logits is None:
+        raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
+    Scoring(Bootstrap(0), arguments.group_by).column(prepared.dataset[arguments.split])
+    check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
+    if arguments.choose_thresholds and arguments.split == "validation":
+        logger.warning("Thresholds and scores come from the same rows: accuracy and the like will look too good.")
