@@ -10,7 +10,17 @@ from modeling_resformer.metrics.score_table import SCORES
 
 
 PACKAGE = Path(__file__).parents[1] / "modeling_resformer"
-KNOWN = {"configuration_resformer", "data", "drawing", "errors", "files", "heads", "metrics", "modeling_resformer"}
+KNOWN = {
+    "configuration_resformer",
+    "data",
+    "drawing",
+    "errors",
+    "files",
+    "flags",
+    "heads",
+    "metrics",
+    "modeling_resformer",
+}
 
 
 def imported(file):
