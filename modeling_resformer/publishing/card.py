@@ -163,6 +163,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
     classes = markdown(", ".join(config.image_class_names))
     height, width = facts.size
     return {
+        **tables(facts),
         "repo_id": terms.repo_id,
         "name": terms.name,
         "space_id": terms.space_id,
@@ -195,18 +196,8 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "headline_has_intervals": has_interval(facts, MAIN_SCORES),
         "volumes": facts.volumes,
         "image": "bscan.png" if facts.volumes else "photo.jpg",
-        "verdicts": list(card_tables.verdicts(facts)),
-        "overall_table": card_tables.overall_table(facts, facts.results),
-        "mask_class_table": card_tables.mask_class_table(facts),
-        "image_class_table": card_tables.image_class_table(facts),
-        "decision_table": card_tables.decision_table(facts),
-        "reliability_table": card_tables.reliability_table(facts),
-        "groups": card_tables.group_sections(facts),
         "group_by": facts.results.get("group_by"),
-        "paper_table": card_tables.paper_table(facts),
-        "training_table": card_tables.training_table(facts),
         "settings": None if recorded("settings") is None else recipe(recorded("settings")),
-        "data_table": card_tables.data_table(facts),
         "dataset": {
             key: described(recorded("dataset", key))
             for key in ("name", "config", "licence", "split_rule", "mask_resolution", "fingerprint")
@@ -216,6 +207,22 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "dataset_id": terms.dataset_id,
         "version": __version__,
         "citations": "\n\n".join(text for text in (PAPER, facts.source.citation, SOFTWARE) if text),
+    }
+
+
+def tables(facts: Facts) -> dict[str, Any]:
+    """The tables of the template, and the sentences that sum them up."""
+    return {
+        "verdicts": list(card_tables.verdicts(facts)),
+        "overall_table": card_tables.overall_table(facts, facts.results),
+        "mask_class_table": card_tables.mask_class_table(facts),
+        "image_class_table": card_tables.image_class_table(facts),
+        "decision_table": card_tables.decision_table(facts),
+        "reliability_table": card_tables.reliability_table(facts),
+        "groups": card_tables.group_sections(facts),
+        "paper_table": card_tables.paper_table(facts),
+        "training_table": card_tables.training_table(facts),
+        "data_table": card_tables.data_table(facts),
     }
 
 
