@@ -10,10 +10,12 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-from modeling_resformer import ResFormerBackbone, ResFormerConfig, ResFormerForMultiTask
+from modeling_resformer import ResFormerBackbone, ResFormerConfig, ResFormerForMultiTask, ResFormerImageProcessorPil
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.training import imagenet
 from modeling_resformer.training.imagenet import BackboneStart, backbone_start, fill_backbone, lite_state_dict
+from modeling_resformer.training.resnet import fill_from_resnet
+from modeling_resformer.training.run_checks import check_image_size
 
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
@@ -183,3 +185,14 @@ def test_weights_of_another_backbone_are_refused():
     )
     with pytest.raises(BadInputError, match="no backbone"):
         fill_backbone(ResFormerBackbone(paper), start)
+
+
+def test_a_run_around_a_backbone_is_checked_for_what_it_is(tmp_path):
+    config = ResFormerConfig(
+        backbone_config=ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4)
+    )
+    with pytest.raises(BadInputError, match="expected more than 32"):
+        check_image_size(ResFormerImageProcessorPil(size={"height": 32, "width": 32}), config)
+    ResNetConfig().save_pretrained(tmp_path / "resnet")
+    with pytest.raises(BadInputError, match="has a backbone in place of residual blocks"):
+        fill_from_resnet(ResFormerForMultiTask(config), str(tmp_path / "resnet"))

@@ -259,6 +259,12 @@ def network(facts: Facts) -> str:
     config = facts.config
     blocks = "in sequence" if config.block_type == "sequential" else "in parallel"
     skips = "with dilated feature enhancement" if config.use_dfe else "without dilated feature enhancement"
+    if config.backbone_config is not None:
+        return (
+            f"a backbone of type {config.backbone_config.model_type} ({getattr(config.backbone_config, 'backbone', None)}) "
+            f"with {'-'.join(map(str, config.transformer_depths))} Swin layers at its levels ({config.backbone_join}), "
+            f"{blocks}; windows of {config.window_size} x {config.window_size}; skips {skips}"
+        ).replace(" (None)", "")
     widths, residual, swin = ("-".join(map(str, sizes)) for sizes in sizes_of(config))
     return (
         f"residual and Swin layers {blocks}; widths {widths}, {residual} residual blocks and {swin} Swin layers at the "

@@ -41,6 +41,7 @@ IMAGES = ("report.png", "samples.png")
 MOST_EXAMPLES = 3
 # What Inference Endpoints install beside their own torch; the bounds are those of setup.py.
 REQUIREMENTS = "transformers>=5.17,<6\nhuggingface-hub>=1.5\npillow>=11.0\nnumpy>=2.0\n"
+TIMM = "timm>=1.0.31\n"  # of backbones of timm
 
 
 def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = False) -> Path:
@@ -137,7 +138,9 @@ def write_model(run: Path, folder: Path) -> ResFormerPreTrainedModel:
 def write_code(folder: Path) -> None:
     """Adds what serves the model: the handler of Inference Endpoints and what it needs."""
     shutil.copyfile(PACKAGE / "handler.py", folder / "handler.py")
-    (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+    config = ResFormerConfig.from_pretrained(folder)
+    is_timm = config.backbone_config is not None and config.backbone_config.model_type == "timm_backbone"
+    (folder / "requirements.txt").write_text(REQUIREMENTS + (TIMM if is_timm else ""), encoding="utf-8")
 
 
 def write_record(run: Path, folder: Path) -> None:

@@ -82,6 +82,10 @@ def _load_resnet(name_or_path: str, config: ResFormerConfig) -> ResNetModel:
 
 
 def _check_fit(name: str, found: ResNetConfig, config: ResFormerConfig) -> None:
+    if config.backbone_config is not None:
+        raise BadInputError(
+            f"--init_resnet {name}: the model has a backbone in place of residual blocks; leave one of the two out."
+        )
     if found.model_type != "resnet":
         raise BadInputError(f"--init_resnet {name} is a {found.model_type!r} model; expected a 'resnet'.")
     expected = {

@@ -63,7 +63,7 @@ def check_image_size(image_processor: BaseImageProcessor, config: ResFormerConfi
         BadInputError: naming the size.
     """
     height, width = image_processor.size["height"], image_processor.size["width"]
-    least = 2 ** len(config.hidden_sizes)
+    least = config.strides[-1]
     if max(height, width) <= least:
         raise BadInputError(
             f"--image_size: images of {height} x {width} leave the last level a single position, of which batch norm "
