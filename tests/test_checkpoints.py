@@ -16,11 +16,11 @@ from modeling_resformer.training.checkpoints import (
     checkpoints_in,
     choose_checkpoint,
     clean_up,
+    let_appear,
     named_checkpoint_failure,
     problem_of,
-    publish,
+    record_files,
     rotate,
-    write_manifest,
 )
 
 
@@ -35,8 +35,8 @@ def save(run, steps, resumable=True):
     torch.save({"step": steps}, unfinished / "optimizer.pt")
     (unfinished / "trainer_state.json").write_text(json.dumps({"global_step": steps}))
     (unfinished / "config.json").write_text("{}")
-    write_manifest(unfinished, SETTINGS, resumable)
-    publish(unfinished, run / f"checkpoint-{steps}")
+    record_files(unfinished, SETTINGS, resumable)
+    let_appear(unfinished, run / f"checkpoint-{steps}")
     return run / f"checkpoint-{steps}"
 
 

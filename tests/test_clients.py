@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from answering_model import NAMES, foreground, reference, sample_image, save_model
-from http_requests import until, wait_until_loaded
+from http_requests import serving, until, wait_until_loaded
 from PIL import Image
 
 from modeling_resformer.publishing.space import make_space
@@ -61,18 +61,7 @@ def screenshots(folder):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_resformer.commands.serve",
-        str(folder),
-        "--port",
-        "0",
-        "--cpu-threads",
-        "1",
-    ]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    process = serving(folder)
     address = process.stdout.readline().strip()
     wait_until_loaded(int(address.rpartition(":")[2]))
     yield address

@@ -109,6 +109,17 @@ def test_no_two_files_of_the_package_have_one_name():
     assert sorted(names) == sorted(set(names))
 
 
+def test_no_two_modules_call_different_things_by_one_name():
+    """Functions and classes without an underscore; every command has its own of the last three."""
+    places: dict[str, list[str]] = {}
+    for path in (ROOT / "modeling_resformer").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.name)
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert shared.keys() <= {"main", "parse", "make_parser"}, shared
+
+
 def test_no_test_reaches_into_another_or_edits_the_path():
     """What tests share lies in tests/helpers, where pytest's pythonpath finds it."""
     for path in (ROOT / "tests").rglob("*.py"):

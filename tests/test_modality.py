@@ -14,7 +14,7 @@ from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.publishing.card_tables import training_table
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.training.arguments import parse_arguments
-from modeling_resformer.training.run_record import settings_of
+from modeling_resformer.training.run_record import recipe_of
 
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ def test_an_impossible_augmentation_is_one_line(capsys):
 def test_settings_hold_the_resolved_values_and_repeat_the_run_on_other_data():
     model, data, training = parse_arguments(["--dataset", "d", "--output_dir", "o", "--use_cpu"])
     for modality in ("oct", None):
-        settings = settings_of(model, data.with_augmentation(modality), training)
+        settings = recipe_of(model, data.with_augmentation(modality), training)
         assert {name: settings[name] for name in AUGMENTATION} == dict(
             zip(AUGMENTATION, as_tuple(data.augmentation(modality)), strict=True)
         )

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from modeling_resformer.commands import predict
 from modeling_resformer.errors import BadInputError, named_load_failure
 from modeling_resformer.handler import Limits
-from modeling_resformer.serving.server import Served, load
+from modeling_resformer.serving.server import Served, load_handler
 from modeling_resformer.training.building import load_model
 
 
@@ -33,7 +33,7 @@ def test_what_can_only_be_a_path_is_refused_without_the_network(name, no_network
     assert predict.main(["--model", name, "a.png", "--output", "out", "--device", "cpu"]) == 1
     assert said in caplog.text
     with pytest.raises(BadInputError, match=said):
-        load(Served(name), Limits())
+        load_handler(Served(name), Limits())
 
 
 @pytest.mark.parametrize("name", ["owner/none", "none"])

@@ -29,7 +29,7 @@ from modeling_resformer.drawing import (
 from modeling_resformer.errors import OutputError
 from modeling_resformer.prediction import case_loop, job, result_files
 from modeling_resformer.prediction.cases import find_cases
-from modeling_resformer.prediction.result_files import mask_image, write_whole
+from modeling_resformer.prediction.result_files import mask_image, write_result
 from modeling_resformer.prediction.result_tables import said_of
 
 
@@ -218,10 +218,10 @@ def test_results_of_images_with_one_name_stay_apart(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    write_whole(tmp_path / "file", b"old")
+    write_result(tmp_path / "file", b"old")
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OutputError, match="file: cannot be written, disk full"):
-        write_whole(tmp_path / "file", b"new")
+        write_result(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
 
 

@@ -102,7 +102,9 @@ def test_a_process_without_the_package_gets_the_kept_models_answers_from_it(made
         pixels = AutoImageProcessor.from_pretrained(READY)(Image.open(photo), return_tensors="pt")
         expected = AutoModel.from_pretrained(READY)(**pixels)
     for logits, name in zip(
-        torch.load(tmp_path / "logits.pt"), ("segmentation_logits", "classification_logits"), strict=True
+        torch.load(tmp_path / "logits.pt", weights_only=True),
+        ("segmentation_logits", "classification_logits"),
+        strict=True,
     ):
         torch.testing.assert_close(logits, expected[name])
 

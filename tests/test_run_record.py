@@ -11,7 +11,7 @@ from small_trainer import make_trainer
 
 from modeling_resformer.training import run_record
 from modeling_resformer.training.arguments import parse_arguments
-from modeling_resformer.training.run_record import RunClock, code_version, settings_of
+from modeling_resformer.training.run_record import RunClock, code_version, recipe_of
 
 
 RECIPES = sorted((Path(__file__).parents[1] / "scripts" / "recipes").glob("*.json"))
@@ -21,7 +21,7 @@ FLAGS = ["--dataset", "some/folder", "--output_dir", "out", "--use_cpu"]
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_settings_are_a_recipe_of_the_same_run(recipe, tmp_path):
     given = parse_arguments([str(recipe), *FLAGS, "--learning_rate", "0.125", "--data_seed", "0"])
-    settings = settings_of(*given)
+    settings = recipe_of(*given)
     assert settings["learning_rate"] == 0.125
     (tmp_path / "again.json").write_text(json.dumps(settings))
     again = parse_arguments([str(tmp_path / "again.json"), *FLAGS])
@@ -30,13 +30,13 @@ def test_the_settings_are_a_recipe_of_the_same_run(recipe, tmp_path):
 
 
 def test_defaults_are_no_settings():
-    assert settings_of(*parse_arguments(["--dataset", "d", "--output_dir", "out"])) == {}
+    assert recipe_of(*parse_arguments(["--dataset", "d", "--output_dir", "out"])) == {}
 
 
 def test_secrets_and_folders_are_no_settings(tmp_path):
     flags = ["--hub_token", "hf_secret", "--init_resnet", str(tmp_path), "--run_name", "x", "--seed", "3"]
     flags += ["--accelerator_config", '{"even_batches": false}']
-    settings = settings_of(*parse_arguments([*FLAGS, *flags]))
+    settings = recipe_of(*parse_arguments([*FLAGS, *flags]))
     assert "hf_secret" not in json.dumps(settings)
     assert str(tmp_path) not in json.dumps(settings)
     assert settings["accelerator_config"]["even_batches"] is False

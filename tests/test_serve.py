@@ -3,12 +3,10 @@
 import base64
 import http.client
 import json
-import os
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -18,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from answering_model import NAMES, claiming_png, encoded, foreground, reference, save_model
-from http_requests import ask, until, wait_until_loaded
+from http_requests import ask, serving, until, wait_until_loaded
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
@@ -340,18 +338,7 @@ def test_a_body_that_does_not_arrive_and_a_client_that_leaves():
 
 
 def test_the_script_serves_logs_no_secret_and_ends_in_peace(folder, image):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_resformer.commands.serve",
-        str(folder),
-        "--port",
-        "0",
-        "--cpu-threads",
-        "1",
-    ]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = serving(folder, stderr=subprocess.PIPE)
     address = process.stdout.readline().strip()
     port = int(address.rpartition(":")[2])
     wait_until_loaded(port)

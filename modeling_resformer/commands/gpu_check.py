@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from ..files import write_whole
-    from ..training.gpu_comparison import check
+    from ..training.gpu_comparison import check_gpu
 
     if given.cpu_threads is not None:
         torch.set_num_threads(given.cpu_threads)
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         sys.stderr.write("error: this machine has no GPU that torch can use; --device cpu --tiny tries the script\n")
         return 2
-    results = check(
+    results = check_gpu(
         torch.device(given.device),
         lambda line: sys.stdout.write(line + "\n") and sys.stdout.flush(),
         tiny=given.tiny,

@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_intermixed_args(arguments)
     if given.model is None and given.inputs:
         given.model, *given.inputs = given.inputs
-    check(parser, given)
+    check_given(parser, given)
     return given
 
 
@@ -74,7 +74,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def check(parser: Parser, given: argparse.Namespace) -> None:
+def check_given(parser: Parser, given: argparse.Namespace) -> None:
     if given.model is None:
         parser.error(f"--model is missing; expected --model {MODEL}")
     if bool(given.inputs) == bool(given.dataset):

@@ -25,7 +25,7 @@ from .cases import Case, Stamp, StillCase, VolumeCase
 from .journal import Journal, Record
 from .measurements import measure_mask
 from .predictor import Logits, Predictor, Prepared
-from .result_files import check_room, mask_image, overlay_image, write_whole
+from .result_files import check_room, mask_image, overlay_image, write_result
 from .result_tables import Row, printable, rounded, said_of
 
 
@@ -179,7 +179,7 @@ class Run:
         return self.record(case, [row], [row[kind] for kind in ("mask", "overlay") if row.get(kind)])
 
     def written(self, name: Path, image: Image.Image) -> str:
-        write_whole(self.output / name, image)
+        write_result(self.output / name, image)
         return name.as_posix()
 
     def described(self, logits: Logits, spacing: Sequence[float | None] | None) -> tuple[Row, np.ndarray | None]:

@@ -154,7 +154,7 @@ def predict(request: Request, processes: Processes) -> Summary:
     order = {case.source: number for number, case in enumerate(cases)}
     problems.sort(key=lambda problem: order[problem["source"]])
     records = finished(journal, cases, stamps)
-    files = write_results(request, predictor, records, problems)
+    files = write_outputs(request, predictor, records, problems)
     rows = [row for record in records.values() for row in record["rows"]]
     volumes = [record["volume"] for record in records.values() if "volume" in record]
     done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
@@ -233,7 +233,7 @@ def pool_of(workers: int) -> Iterator[Executor | None]:
         pool.shutdown(cancel_futures=True)
 
 
-def write_results(
+def write_outputs(
     request: Request, predictor: Predictor, records: dict[str, Record], problems: list[Problem]
 ) -> list[Path]:
     """Writes tables, sheet and problems from the records alone, so that a resumed run leaves what one run would have."""

@@ -35,7 +35,7 @@ def prepare_output(output: Path, settings: Mapping[str, Any], overwrite: bool) -
     elif overwrite:
         remove_results(output)
     else:
-        check_settings(output, read_settings(path), settings)
+        check_same_run(output, read_settings(path), settings)
     for pattern in (".*.partial", ".partial-*"):
         for left in output.rglob(pattern):
             left.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_settings(output: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_same_run(output: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     differences = [
         f"{name} {shown(old.get(name))} there, {shown(new.get(name))} now"
         for name in sorted({*old, *new})

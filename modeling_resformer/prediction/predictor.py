@@ -15,7 +15,7 @@ from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
 from ..image_processing_pil_resformer import checked_thresholds
 from ..pipeline_resformer import ResFormerPipeline, checked_views
-from .result_tables import Classes
+from .result_tables import ClassNames
 
 
 EXPECTED = "a folder or Hub id of a ResFormer with its image processor"
@@ -59,9 +59,9 @@ class Predictor:
     tta: str | bool = False
 
     @property
-    def classes(self) -> Classes:
+    def classes(self) -> ClassNames:
         model = self.pipe.model
-        return Classes(
+        return ClassNames(
             mask=tuple(model.config.mask_class_names[1:]) if hasattr(model, "segmentation_head") else (),
             image=tuple(model.config.image_class_names) if hasattr(model, "classification_head") else (),
         )

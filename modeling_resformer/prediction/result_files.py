@@ -35,7 +35,7 @@ def write_by(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def write_whole(path: Path, content: bytes | Image.Image) -> Path:
+def write_result(path: Path, content: bytes | Image.Image) -> Path:
     """Writes bytes, or an image as PNG, beside `path` and renames.
 
     Raises:
@@ -55,11 +55,11 @@ def check_room(path: Path, size: int) -> None:
     Raises:
         OutputError: it cannot.
     """
-    write_whole(path, bytes(size)).unlink()
+    write_result(path, bytes(size)).unlink()
 
 
 def write_json(path: Path, content: Any) -> Path:
-    return write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    return write_result(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def mask_image(mask: np.ndarray) -> Image.Image:
@@ -96,4 +96,4 @@ def write_sheet(path: Path, tiles: Sequence[Image.Image], mask_classes: Sequence
     columns = min(SHEET_COLUMNS, len(tiles))
     shown = "the first " if len(tiles) < total else ""
     title = f"{shown}{len(tiles)} of {total} {'image' if total == 1 else 'images'}"
-    return write_whole(path, arrange(tiles, headed_legend(mask_classes, SHEET_TILE * columns, title), columns))
+    return write_result(path, arrange(tiles, headed_legend(mask_classes, SHEET_TILE * columns, title), columns))

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ..drawing import label_lines
-from .result_files import write_whole
+from .result_files import write_result
 
 
 TYPES = {"text": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(), "flag": pyarrow.bool_()}
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Classes:
+class ClassNames:
     """The class names of a checkpoint; a head it lacks has none.
 
     Attributes:
@@ -54,7 +54,7 @@ class Classes:
     image: tuple[str, ...]
 
 
-def prediction_columns(classes: Classes) -> dict[str, str]:
+def prediction_columns(classes: ClassNames) -> dict[str, str]:
     """Columns of `predictions.csv`, one row per image or slice.
 
     `source` (the input), `case_id`, `slice_index` (from 0), `height`, `width`, `spacing_row_mm`, `spacing_column_mm` (mm per
@@ -73,7 +73,7 @@ def prediction_columns(classes: Classes) -> dict[str, str]:
     }
 
 
-def volume_columns(classes: Classes) -> dict[str, str]:
+def volume_columns(classes: ClassNames) -> dict[str, str]:
     """Columns of `volumes.csv`, one row per volume.
 
     `source`, `case_id`, `slices`, `height`, `width`, `spacing_slice_mm`, `spacing_row_mm`, `spacing_column_mm` (empty where
@@ -127,6 +127,6 @@ def write_tables(stem: Path, columns: dict[str, str], rows: Iterable[Row]) -> li
     parquet = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), parquet)
     return [
-        write_whole(stem.with_suffix(".csv"), text.getvalue().encode()),
-        write_whole(stem.with_suffix(".parquet"), parquet.getvalue()),
+        write_result(stem.with_suffix(".csv"), text.getvalue().encode()),
+        write_result(stem.with_suffix(".parquet"), parquet.getvalue()),
     ]

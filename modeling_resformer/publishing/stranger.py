@@ -26,7 +26,7 @@ AUTO_CLASSES = {
 }
 
 
-def compare(what: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
+def compare_outputs(what: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
     """Ends the process where two tensors differ by more than a different order of additions explains."""
     if actual.shape != expected.shape:
         sys.exit(f"{what} has the shape {tuple(actual.shape)}, not {tuple(expected.shape)}")
@@ -46,13 +46,13 @@ def try_model(folder: str, expected: dict[str, torch.Tensor]) -> None:
         output = model.eval()(expected["pixel_values"])
     for name in expected:
         if name.endswith("logits"):
-            compare(name, output[name], expected[name])
+            compare_outputs(name, output[name], expected[name])
 
 
 def try_processor_and_pipeline(folder: str, expected: dict[str, torch.Tensor]) -> None:
     image = Image.fromarray(expected["image"].numpy())
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **TRUST)
-    compare("pixel_values", processor(image, return_tensors="pt")["pixel_values"], expected["pixel_values"])
+    compare_outputs("pixel_values", processor(image, return_tensors="pt")["pixel_values"], expected["pixel_values"])
     AutoImageProcessor.from_pretrained(folder, **TRUST)
     answer = transformers.pipeline(model=folder, device="cpu", **TRUST)(image)
     if "segmentation" in answer and tuple(answer["segmentation"].shape) != (image.height, image.width):

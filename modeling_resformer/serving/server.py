@@ -35,7 +35,7 @@ class Served:
     cpu_threads: int | None = None
 
 
-def load(served: Served, limits: Limits) -> EndpointHandler:
+def load_handler(served: Served, limits: Limits) -> EndpointHandler:
     """Loads by the installed package, never by code of the folder, and warms up."""
     if served.cpu_threads is not None:
         torch.set_num_threads(served.cpu_threads)
@@ -72,7 +72,7 @@ def serve(served: Served, settings: ServerSettings, host: str, port: int) -> lis
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(lambda: load(served, settings.limits), settings, give_up)
+    app = create_app(lambda: load_handler(served, settings.limits), settings, give_up)
     # Settings that are off: this server speaks plain HTTP to its neighbour and writes its own log.
     config = uvicorn.Config(
         app,

@@ -130,7 +130,7 @@ def _problem_of_file(path: Path, recorded: Mapping[str, int]) -> str | None:
     return None
 
 
-def write_manifest(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]], resumable: bool) -> None:
+def record_files(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]], resumable: bool) -> None:
     """Record all files of a checkpoint that is otherwise complete, and see that they are on the disk."""
     files = {}
     # Program text and cards go along for whoever loads the model; nothing that resumes reads them.
@@ -142,7 +142,7 @@ def write_manifest(checkpoint: Path, settings: Mapping[str, Mapping[str, Any]], 
     _flush(checkpoint / MANIFEST)
 
 
-def publish(unfinished: Path, checkpoint: Path) -> None:
+def let_appear(unfinished: Path, checkpoint: Path) -> None:
     """Let a complete folder appear under its name; an earlier one of that name goes away."""
     if checkpoint.exists():
         discard(checkpoint)

@@ -47,7 +47,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
         processing_class=image_processor,
         compute_metrics=build_metrics(model, arguments.auc_classes),
     )
-    check(arguments, trainer, prepared)
+    check_arguments(arguments, trainer, prepared)
     log = recall_training(Path(arguments.model_name_or_path))
     rows = rows_to_score(arguments, prepared)
     if arguments.choose_thresholds:
@@ -76,7 +76,7 @@ def rows_to_score(arguments: EvaluationArguments, prepared: PreparedDataset) -> 
     )
 
 
-def check(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
+def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
     needed = [arguments.split, *(["validation"] if arguments.choose_thresholds else [])]
     if missing := sorted(set(needed) - set(prepared.dataset)):
         raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")

@@ -79,7 +79,7 @@ def make_model(settings: dict[str, Any], way: Way, device: torch.device) -> torc
     return torch.compile(model) if way.compiled else model
 
 
-def make_batch(model: torch.nn.Module, batch_size: int, side: int, way: Way, device: torch.device) -> dict[str, Any]:
+def random_batch(model: torch.nn.Module, batch_size: int, side: int, way: Way, device: torch.device) -> dict[str, Any]:
     """Noise of the network's input size, with blocks of random classes and random labels."""
     generator = torch.Generator().manual_seed(1)
     config = model.config
@@ -105,7 +105,7 @@ def one_step(
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Loss, all logits and all gradients of one training step on two images, as float64 on the CPU."""
     model = make_model(settings, way, device)
-    batch = make_batch(model, 2, side, way, device)
+    batch = random_batch(model, 2, side, way, device)
     with precision(way, device):
         output = model(**batch)
     output.loss.backward()
@@ -119,7 +119,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def compare(
+def compare_devices(
     ways: Sequence[Way], settings: dict[str, Any], side: int, device: torch.device, report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """One entry for every way; `passed` says whether both errors are within what the way allows."""
@@ -155,7 +155,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(
+def measure_speed(
     way: Way, batch_size: int, training: bool, settings: dict[str, Any], side: int, device: torch.device, least: float
 ) -> dict[str, Any]:
     """Images a second and peak memory of training (optimiser step included) or prediction; None if memory is short."""
@@ -165,7 +165,7 @@ def measure(
         torch.cuda.reset_peak_memory_stats(device)
     try:
         model = make_model(settings, way, device).train(training)
-        batch = make_batch(model, batch_size, side, way, device)
+        batch = random_batch(model, batch_size, side, way, device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
 
         def step() -> None:
@@ -183,7 +183,7 @@ def measure(
     return {**entry, "images_per_second": batch_size / seconds, "peak_memory_gib": peak}
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe_device(device: torch.device) -> dict[str, Any]:
     facts = {"torch": torch.__version__, "transformers": transformers.__version__, "device": "cpu"}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -192,7 +192,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def check(
+def check_gpu(
     device: torch.device,
     report: Callable[[str], None],
     *,
@@ -215,17 +215,17 @@ def check(
     """
     settings, side = (SMALL, 48) if tiny else ({}, side)
     many_side = 64 if tiny else MANY_WINDOWS_SIZE
-    results = {**describe(device), "config": settings, "parameters": 0, "ways": [asdict(way) for way in WAYS]}
+    results = {**describe_device(device), "config": settings, "parameters": 0, "ways": [asdict(way) for way in WAYS]}
     results["parameters"] = sum(p.numel() for p in ResFormerForMultiTask(ResFormerConfig(**settings)).parameters())
     ways = (*WAYS, *(COMPILED if compiled else ()))
-    results["comparisons"] = compare(ways, settings, side, device, report)
+    results["comparisons"] = compare_devices(ways, settings, side, device, report)
     report("more windows than heads fit a CUDA grid:")
-    results["many_windows"] = compare((WAYS[0], WAYS[5]), MANY_WINDOWS, many_side, device, report)
+    results["many_windows"] = compare_devices((WAYS[0], WAYS[5]), MANY_WINDOWS, many_side, device, report)
     results["speed"] = []
     for batch_size in [size for size in batch_sizes if size > 0]:
         for way in SPEEDS:
             for training in (True, False):
-                entry = measure(way, batch_size, training, settings, side, device, seconds)
+                entry = measure_speed(way, batch_size, training, settings, side, device, seconds)
                 results["speed"].append(entry)
                 speed, peak = entry["images_per_second"], entry["peak_memory_gib"]
                 said = "out of memory" if speed is None else f"{speed:8.1f} images/s"

@@ -132,7 +132,7 @@ def check_resources(trainer: ResFormerTrainer, go_on: bool, free: int | None = N
     if on_gpu and free is None:
         free = next((stage.free for stage in measurement.stages if stage.free is not None), None)
     estimate = scale(plan, measurement.stages)
-    logger.info("%s", describe(plan, estimate, measurement, free, small))
+    logger.info("%s", describe_estimate(plan, estimate, measurement, free, small))
     if problem := shortage(plan, estimate, measurement, free):
         if not go_on:
             raise BadInputError(problem)
@@ -140,7 +140,7 @@ def check_resources(trainer: ResFormerTrainer, go_on: bool, free: int | None = N
     if trainer.args.device.type == "cpu" and (estimate.seconds or 0) > LONG_HOURS * 3600:
         logger.warning(
             "On a CPU this run takes %s. %s trains a network that is some twenty times faster.",
-            duration(estimate.seconds),
+            rough_duration(estimate.seconds),
             SMALL_RECIPE,
         )
 
@@ -298,7 +298,7 @@ def memory_of(plan: Plan, batch: int, start: Stage, forward: Stage, one: Stage, 
     return (max(training, evaluating) + fixed) * plan.local_processes
 
 
-def describe(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None, small: bool) -> str:
+def describe_estimate(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None, small: bool) -> str:
     """One line."""
     if estimate.seconds is None:
         return f"Time and memory of this run are not known: {measurement.problem}."
@@ -310,7 +310,7 @@ def describe(plan: Plan, estimate: Estimate, measurement: Measurement, free: int
     elif small and free is not None:
         memory = f"memory is no matter ({gib(free)} free)"
     epochs = f"{round(plan.epochs, 2):g} epoch{'' if plan.epochs == 1 else 's'}"
-    return f"Expected: {duration(estimate.seconds)} for {plan.images} images x {epochs}; {memory}."
+    return f"Expected: {rough_duration(estimate.seconds)} for {plan.images} images x {epochs}; {memory}."
 
 
 def shortage(plan: Plan, estimate: Estimate, measurement: Measurement, free: int | None) -> str | None:
@@ -380,7 +380,7 @@ def gib(number: float) -> str:
     return f"{number / GIB:.1f} GiB"
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Rounded to what can be believed."""
     if seconds < 90:
         return f"about {max(seconds, 1):.0f} s"

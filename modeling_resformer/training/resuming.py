@@ -43,13 +43,13 @@ from .checkpoints import (
     UNFINISHED,
     check_settings,
     clean_up,
+    let_appear,
     named_checkpoint_failure,
     newest_whole,
     problem_of,
-    publish,
+    record_files,
     rotate,
     steps_of,
-    write_manifest,
 )
 from .ema import WeightAverage
 from .loss_sums import LossSums
@@ -336,8 +336,8 @@ class ResumableTrainer(Trainer):
                 torch.save(self.average.state_within(self.model), unfinished / RAW_WEIGHTS)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_manifest(unfinished, self._settings(), resumable)
-            publish(unfinished, checkpoint)
+            record_files(unfinished, self._settings(), resumable)
+            let_appear(unfinished, checkpoint)
             best = self.state.best_model_checkpoint
             rotate(self._run, self._most_checkpoints, checkpoint, best and Path(best))
         self.accelerator.wait_for_everyone()

@@ -135,7 +135,7 @@ def write_run_record(
         "format": 1,
         "task": model_args.task,
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},
-        "settings": settings_of(model_args, data_args, args),
+        "settings": recipe_of(model_args, data_args, args),
         "model": _describe_model(trainer.accelerator.unwrap_model(trainer.model), model_args),
         "code": dict(code),
         "libraries": library_versions(),
@@ -155,7 +155,7 @@ def write_run_record(
     write_whole(Path(args.output_dir) / "run.json", json.dumps(record, indent=2) + "\n")
 
 
-def settings_of(
+def recipe_of(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
 ) -> dict[str, Any]:
     """Every argument that differs from its default, as plain JSON that `scripts/train.py` takes as a recipe."""

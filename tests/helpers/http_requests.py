@@ -2,6 +2,9 @@
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 import time
 
 
@@ -26,3 +29,19 @@ def until(happened):
 
 def wait_until_loaded(port):
     until(lambda: ask(port, "GET", "/health")[0] == 200)
+
+
+def serving(folder, **streams) -> subprocess.Popen:
+    """The serve command on a free port, one thread, without the Hub; its address is the first line it prints."""
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_resformer.commands.serve",
+        str(folder),
+        "--port",
+        "0",
+        "--cpu-threads",
+        "1",
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **streams)
