@@ -147,5 +147,5 @@ def test_a_run_starts_from_it(resnet, tmp_path, caplog):
 
 def test_a_resnet_on_top_of_a_checkpoint_is_refused():
     flags = ["--dataset", "d", "--init_resnet", "a", "--model_name_or_path", "b"]
-    with pytest.raises(ValueError, match="both given"):
+    with pytest.raises(ValueError, match="--model and --init_resnet are given together"):
         parse_arguments(flags)

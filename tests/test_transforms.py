@@ -113,6 +113,54 @@ def test_scale_is_as_often_above_as_below_one():
     assert abs(np.log(scales).mean()) < 0.03
 
 
+SHIFTED = Augmentation(shift=0.3)
+
+
+def test_shift_agrees_with_torchvision(pair):
+    image, mask = pair
+    for row_index in range(5):
+        change = SHIFTED.draw(0, 0, row_index)
+        assert max(abs(change.right), abs(change.down)) <= 0.3
+        moved = [change.right * image.width, change.down * image.height]
+        _, ours = augment(image, mask, SHIFTED, 0, 0, row_index)
+        theirs = tv.affine(torch.from_numpy(np.array(mask))[None], 0, moved, 1, [0, 0], fill=[255])[0].numpy()
+        assert (np.asarray(ours) == theirs).mean() > 0.95
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "RGBA"])
+def test_reflected_borders_agree_with_a_crop_of_the_mirrored_image(pair, mode):
+    """Whatever happens, it is what happens to an image padded by its mirror images, cut to the old size in the end."""
+    image = Image.fromarray(np.asarray(pair[0].convert("L")).astype(np.uint16) * 257) if mode == "I;16" else None
+    image, mask = image or pair[0].convert(mode), pair[1]
+    values, labels, margin = np.asarray(image), np.asarray(mask), 60
+    around = ((margin, margin), (margin, margin), (0, 0))
+    wide = Image.fromarray(np.pad(values, around[: values.ndim], mode="symmetric"))
+    wide_mask = Image.fromarray(np.pad(labels, around[:2], mode="symmetric"))
+    crop = (margin, margin, margin + image.width, margin + image.height)
+    for row_index in range(10):
+        settings = {"rotation_degrees": 180, "horizontal_flip": 0.5, "scale_jitter": 0.5}
+        ours, our_mask = augment(image, mask, Augmentation(**settings, border="reflect"), 0, 0, row_index)
+        theirs, their_mask = augment(wide, wide_mask, Augmentation(**settings), 0, 0, row_index)
+        difference = np.asarray(ours, dtype=float) - np.asarray(theirs.crop(crop), dtype=float)
+        assert np.abs(difference).max() <= (257 if mode == "I;16" else 1)
+        assert (np.asarray(our_mask) == np.asarray(their_mask.crop(crop))).mean() > 0.99
+        assert set(np.unique(our_mask)) <= {0, 1}, "what is mirrored is annotated"
+
+
+def test_what_an_older_run_drew_is_drawn_still():
+    """Recorded before shifts were drawn as well."""
+    change = Augmentation(180, 0.5, 0.5, 0.25, 0.2).draw(0, 0, 0)
+    draws = np.random.default_rng((0, 0, 0)).random(7)
+    assert change.angle == (2 * draws[0] - 1) * 180
+    assert change.saturation == 1 + (2 * draws[6] - 1) * 0.2
+    assert (change.right, change.down) == (0, 0)
+
+
+def test_a_border_of_no_kind_is_refused():
+    with pytest.raises(ValueError, match="border is 'wrap'; expected mean or reflect"):
+        Augmentation(border="wrap")
+
+
 def test_colors_agree_with_torchvision(pair):
     image, mask = pair
     for row_index in range(5):
@@ -168,3 +216,5 @@ def test_an_augmentation_in_words():
     assert text == (
         "upside-down flip with probability 1, scale by up to 1.25, brightness, contrast and saturation by up to 20%"
     )
+    text = str(Augmentation(shift=0.1, border="reflect"))
+    assert text == "shift by up to 10%, reflected borders"

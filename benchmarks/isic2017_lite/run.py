@@ -28,7 +28,6 @@ from modeling_resformer.heads import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "scripts" / "recipes"
-KEPT_CHECKPOINT = ("--save_total_limit", "1")
 
 
 def recipe_of(grid: Mapping[str, Any], row: str, seed: int) -> dict[str, Any]:
@@ -44,11 +43,9 @@ def run_cell(recipe: Mapping[str, Any], dataset: Path, output: Path) -> dict[str
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "recipe.json", json.dumps(recipe, indent=2))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), str(output / "recipe.json"), "--dataset", str(dataset)]
-        + ["--output_dir", str(output / "run"), "--resume_from_checkpoint", "true", *KEPT_CHECKPOINT],
-        check=True,
-    )
+    train = [sys.executable, str(ROOT / "scripts" / "train.py"), str(output / "recipe.json")]
+    places = ["--dataset", str(dataset), "--output_dir", str(output / "run")]
+    subprocess.run([*train, *places, "--resume_from_checkpoint", "true", "--save_total_limit", "1"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"recipe": recipe, "cpu_minutes": round(seconds / 60, 2), **kept_of(output / "run", recipe)}

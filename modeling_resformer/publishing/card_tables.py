@@ -280,7 +280,16 @@ def initial_weights(facts: Facts) -> str | None:
         return None
     if weights.get("checkpoint"):
         return f"the checkpoint `{weights['checkpoint']}`"
+    if weights.get("backbone"):
+        return f"the backbone from `{weights['backbone']}`{_provenance(weights['backbone'])}, the rest random"
     return f"residual layers from `{weights['resnet']}`" if weights.get("resnet") else "random"
+
+
+def _provenance(backbone: str) -> str:
+    """What is known of a backbone's weights, in brackets."""
+    if not backbone.startswith("efficientnet-lite"):
+        return ""
+    return " (Google's EfficientNet-Lite, Apache-2.0, trained on ImageNet, which is there for research)"
 
 
 def code(facts: Facts) -> str | None:

@@ -57,7 +57,11 @@ def build_model(
     with _config_failure():
         model = task.model_class(config)
     if start is not None:
-        fill_backbone(model, start)
+        filled, parameters = fill_backbone(model, start), sum(tensor.numel() for tensor in model.state_dict().values())
+        logger.info(
+            "Start from %s: %s numbers of the backbone; %s of the other parts are random.",
+            *(start.name, f"{filled:,}", f"{parameters - filled:,}"),
+        )
     return model
 
 

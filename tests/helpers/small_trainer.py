@@ -17,7 +17,13 @@ NO_AUGMENTATION = Augmentation(0, 0, 0)
 
 
 def make_trainer(
-    dataset, folder, augmentation=NO_AUGMENTATION, model_settings=None, model_class=ResFormerForMultiTask, **arguments
+    dataset,
+    folder,
+    augmentation=NO_AUGMENTATION,
+    model_settings=None,
+    model_class=ResFormerForMultiTask,
+    trainer_settings=None,
+    **arguments,
 ):
     torch.manual_seed(0)
     config = tiny_config(
@@ -48,6 +54,7 @@ def make_trainer(
         data_collator=MultiTaskCollator(processor, len(CLASS_LABELS), case_ids),
         processing_class=processor,
         compute_metrics=EvaluationMetrics(config),
+        **(trainer_settings or {}),
     )
 
 
