@@ -113,7 +113,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(dataset, tmp_path):
 
 def test_a_rate_for_a_backbone_that_is_not_there_is_refused(dataset, tmp_path):
     trainer = make_trainer(dataset, tmp_path, trainer_settings={"backbone_lr_scale": 0.3})
-    with pytest.raises(BadInputError, match="backbone_lr_scale 0.3: the model has no backbone; give --backbone"):
+    with pytest.raises(BadInputError, match=r"backbone_lr_scale 0\.3: the model has no backbone; give --backbone"):
         trainer.train()
 
 
