@@ -4,9 +4,11 @@ import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from fresh_process import packages_without, run_as_stranger
+from PIL import Image
 from small_model import MASK_CLASSES
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
@@ -23,6 +25,7 @@ from transformers import (
     ResNetConfig,
     SwinConfig,
     TimmBackboneConfig,
+    pipeline,
 )
 from transformers.utils import is_timm_available
 
@@ -32,6 +35,7 @@ from modeling_resformer import (
     ResFormerForImageClassification,
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
+    ResFormerImageProcessorPil,
     backbone_resformer,
 )
 
@@ -397,6 +401,30 @@ for folder in ("/saved", "/again"):
         torch.testing.assert_close(model(expected["pixel_values"]).segmentation_logits, expected["logits"])
     model.save_pretrained(sys.argv[1] + "/again")
 """
+
+
+@pytest.mark.parametrize("name", ["resnet", pytest.param("tf_efficientnet_lite0", marks=TIMM)])
+def test_the_stock_pipelines_take_it_from_its_folder(name, tmp_path):
+    config = config_of(name, classification_labels=["IRF", "SRF"])
+    model = awake(ResFormerForMultiTask(config)).eval()
+    model.save_pretrained(tmp_path)
+    processor = ResFormerImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.4] * 3)
+    processor.save_pretrained(tmp_path)
+    image = Image.fromarray(PIXELS[0].permute(1, 2, 0).mul(40).add(120).clamp(0, 255).byte().numpy())
+    with torch.no_grad():
+        output = model(**processor(image, return_tensors="pt"))
+    scores = {one["label"]: one["score"] for one in pipeline("image-classification", model=str(tmp_path))(image)}
+    expected = dict(zip(["IRF", "SRF"], output.classification_logits[0].sigmoid().tolist(), strict=True))
+    assert scores == pytest.approx(expected, abs=1e-4)
+    segments = pipeline("image-segmentation", model=str(tmp_path))(image)
+    (mask,) = processor.post_process_semantic_segmentation(
+        {"logits": output.segmentation_logits}, target_sizes=[(image.height, image.width)]
+    )
+    found = {config.id2label[index] for index in mask.unique().tolist()}
+    assert {segment["label"] for segment in segments} == found
+    for segment in segments:
+        area = (np.asarray(segment["mask"]) > 0).sum()
+        assert area == (mask == config.label2id[segment["label"]]).sum()
 
 
 @pytest.mark.slow
