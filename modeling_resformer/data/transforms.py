@@ -1,7 +1,7 @@
 """Random augmentation of an image together with its mask. Resizing and normalising are the processor's.
 
-Rotation, flips and scale are one affine map, so every image is interpolated once; brightness, contrast and saturation
-are one linear map of its colours. Pillow does both: rotation and flips at 256 x 256 on one core measured 660 pairs a
+Rotation, flips, scale and shift are one affine map, so every image is interpolated once; brightness, contrast and
+saturation are one linear map of its colours. Pillow does both: rotation and flips at 256 x 256 on one core measured 660 pairs a
 second, torchvision v2 on tensors 370 and on Pillow images 650, and Pillow is there in any case.
 """
 
@@ -16,10 +16,13 @@ from PIL import Image, ImageStat
 
 # What red, green and blue add to the grey of an image (ITU-R BT.601), as torchvision and Pillow weigh them.
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
+BORDERS = ("mean", "reflect")
 
 
 class Change(NamedTuple):
-    """What happens to one image: angle counter-clockwise in degrees, flips, and factors where 1 changes nothing."""
+    """What happens to one image: angle counter-clockwise in degrees, flips, factors where 1 changes nothing, and shifts
+    to the right and down as shares of its width and height.
+    """
 
     angle: float = 0.0
     horizontal: bool = False
@@ -28,6 +31,8 @@ class Change(NamedTuple):
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
+    right: float = 0.0
+    down: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Augmentation:
         scale_jitter: the image is magnified by a factor between 1 / (1 + scale_jitter) and 1 + scale_jitter.
         color_jitter: brightness, contrast and saturation are each multiplied by a factor uniform in
             [1 - color_jitter, 1 + color_jitter], as torchvision's `ColorJitter` defines them.
+        shift: the image moves by a share of its width and height, each uniform in [-shift, shift].
+        border: what lies beyond an image's edge. "mean": its mean colour, which nobody annotated; "reflect": the image and
+            its mask, mirrored at the edge.
     """
 
     rotation_degrees: float = 0.0
@@ -48,14 +56,19 @@ class Augmentation:
     vertical_flip: float = 0.0
     scale_jitter: float = 0.0
     color_jitter: float = 0.0
+    shift: float = 0.0
+    border: str = "mean"
 
     def __post_init__(self) -> None:
+        if self.border not in BORDERS:
+            raise ValueError(f"border is {self.border!r}; expected {' or '.join(BORDERS)}.")
         limits = {
             "rotation_degrees": 180,
             "horizontal_flip": 1,
             "vertical_flip": 1,
             "scale_jitter": 1,
             "color_jitter": 1,
+            "shift": 0.5,
         }
         for name, highest in limits.items():
             if not 0 <= getattr(self, name) <= highest:
@@ -67,23 +80,31 @@ class Augmentation:
             f"left-right flip with probability {self.horizontal_flip:g}": self.horizontal_flip,
             f"upside-down flip with probability {self.vertical_flip:g}": self.vertical_flip,
             f"scale by up to {1 + self.scale_jitter:g}": self.scale_jitter,
+            f"shift by up to {self.shift:.0%}": self.shift,
             f"brightness, contrast and saturation by up to {self.color_jitter:.0%}": self.color_jitter,
+            "reflected borders": self.border == "reflect" and self._moves,
         }
         return ", ".join(words for words, strength in parts.items() if strength) or "none"
+
+    @property
+    def _moves(self) -> bool:
+        return bool(self.rotation_degrees or self.scale_jitter or self.shift)
 
     def draw(self, seed: int, epoch: int, row_index: int) -> Change:
         """What happens to a row: a pure function of the three numbers.
 
         No generator is carried from row to row, so that neither workers nor a resumed run change what a row looks like.
         """
-        draws = np.random.default_rng((seed, epoch, row_index)).random(7)
-        angle, horizontal, vertical, scale, *colors = draws.tolist()
+        draws = np.random.default_rng((seed, epoch, row_index)).random(9)
+        angle, horizontal, vertical, scale, *colors, right, down = draws.tolist()
         return Change(
             (2 * angle - 1) * self.rotation_degrees,
             horizontal < self.horizontal_flip,
             vertical < self.vertical_flip,
             (1 + self.scale_jitter) ** (2 * scale - 1),
             *(1 + (2 * color - 1) * self.color_jitter for color in colors),
+            (2 * right - 1) * self.shift,
+            (2 * down - 1) * self.shift,
         )
 
 
@@ -116,10 +137,11 @@ def augment(
     row_index: int,
     ignore_index: int = 255,
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Rotate, flip and scale an image and its mask alike, about the centre, keeping the size; change its colours.
+    """Rotate, flip, scale and shift an image and its mask alike, about the centre, keeping the size; change its colours.
 
-    The corners that a rotation uncovers get the image's mean colour and, in the mask, `ignore_index`: nobody annotated
-    what lies there, and "background" would teach a straight false border wherever a lesion reaches the image's edge.
+    What that uncovers beyond the edge is the image and its mask mirrored there, or has the image's mean colour and, in
+    the mask, `ignore_index`: nobody annotated what lies there, and "background" would teach a straight false border
+    wherever a lesion reaches the edge.
 
     Args:
         image: image (H, W) of any mode, 16-bit grey included.
@@ -139,13 +161,18 @@ def augment(
     if mask is not None and mask.size != image.size:
         raise ValueError(f"The image is {image.size}, its mask {mask.size} (width, height); both must be equal.")
     change = augmentation.draw(seed, epoch, row_index)
-    matrix = _inverse_matrix(change, *image.size)
     image = _recolored(_interpolable(image), change)
     fill = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    size, matrix = image.size, _inverse_matrix(change, *image.size)
+    if augmentation.border == "reflect":
+        margins = _margins(matrix, *size)
+        matrix = _moved(matrix, *margins)
+        image = _mirrored(image, *margins)
+        mask = None if mask is None else _mirrored(mask, *margins)
     affine = Image.Transform.AFFINE
-    image = image.transform(image.size, affine, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
+    image = image.transform(size, affine, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
     if mask is not None:
-        mask = mask.transform(mask.size, affine, matrix, Image.Resampling.NEAREST, fillcolor=ignore_index)
+        mask = mask.transform(size, affine, matrix, Image.Resampling.NEAREST, fillcolor=ignore_index)
     return image, mask
 
 
@@ -155,7 +182,31 @@ def _inverse_matrix(change: Change, width: int, height: int) -> tuple[float, flo
     x_step, y_step = (1 - 2 * change.horizontal) / change.scale, (1 - 2 * change.vertical) / change.scale
     a, b, d, e = x_step * cos, x_step * sin, -y_step * sin, y_step * cos
     x, y = width / 2, height / 2
-    return a, b, x - a * x - b * y, d, e, y - d * x - e * y
+    right, down = x + change.right * width, y + change.down * height
+    return a, b, x - a * right - b * down, d, e, y - d * right - e * down
+
+
+def _margins(matrix: tuple[float, ...], width: int, height: int) -> tuple[int, int]:
+    """How far the new image looks beyond the old one, in pixels beside and above or below it."""
+    a, b, c, d, e, f = matrix
+    corners = [(x, y) for x in (0, width) for y in (0, height)]
+    beside = max(max(-column, column - width) for column in (a * x + b * y + c for x, y in corners))
+    above = max(max(-row, row - height) for row in (d * x + e * y + f for x, y in corners))
+    # One pixel more for what the interpolation takes in.
+    return max(0, math.ceil(beside) + 1), max(0, math.ceil(above) + 1)
+
+
+def _moved(matrix: tuple[float, ...], beside: int, above: int) -> tuple[float, ...]:
+    """The map into an image that has grown by margins."""
+    a, b, c, d, e, f = matrix
+    return a, b, c + beside, d, e, f + above
+
+
+def _mirrored(image: Image.Image, beside: int, above: int) -> Image.Image:
+    """An image with margins that mirror it, as often as it takes."""
+    values = np.asarray(image)
+    margins = ((above, above), (beside, beside), (0, 0))[: values.ndim]
+    return Image.fromarray(np.pad(values, margins, mode="symmetric"))
 
 
 def _recolored(image: Image.Image, change: Change) -> Image.Image:

@@ -1,6 +1,7 @@
 """What the flags of training and evaluation come to, transformers' `TrainingArguments` among them."""
 
 import json
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,11 +49,17 @@ class ModelArguments(ModelOptions):
         self.config = _json_object("--config", self.config)
         if self.task not in TASKS:
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
-        if self.init_resnet is not None and self.model_name_or_path is not None:
+        starts = {"--model": self.model_name_or_path, "--init_resnet": self.init_resnet, "--backbone": self.backbone}
+        given = [flag for flag, value in starts.items() if value is not None]
+        if len(given) > 1:
             raise ValueError(
-                "--init_resnet and --model are both given; expected one, since the ResNet's weights would overwrite "
-                "the checkpoint's."
+                f"{' and '.join(given)} are given together; expected one, since the weights of one would overwrite the "
+                "other's."
             )
+        if self.backbone_lr_scale is not None and not 0 <= self.backbone_lr_scale < math.inf:
+            raise ValueError(f"--backbone_lr_scale is {self.backbone_lr_scale}; expected 0 or more, such as 0.3.")
+        if not 0 <= self.freeze_backbone_epochs < math.inf:
+            raise ValueError(f"--freeze_backbone_epochs is {self.freeze_backbone_epochs}; expected 0 or more.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
@@ -77,7 +84,7 @@ class DataArguments(DataOptions):
         Augmentation(**self.given_augmentation)
 
     @property
-    def given_augmentation(self) -> dict[str, float]:
+    def given_augmentation(self) -> dict[str, float | str]:
         """The fields of `Augmentation` that flags or the recipe set."""
         names = (one.name for one in fields(Augmentation))
         return {name: value for name in names if (value := getattr(self, name)) is not None}

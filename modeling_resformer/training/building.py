@@ -20,6 +20,7 @@ from ..evaluation.evaluation_metrics import EvaluationMetrics
 from ..heads import TASKS, Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments
+from .imagenet import BackboneStart, fill_backbone
 from .starting import start_from_checkpoint
 
 
@@ -29,8 +30,10 @@ NO_MASK_CLASS = "foreground"  # of a config whose dataset has no masks
 CHECKPOINT = "the folder or Hub id of a ResFormer checkpoint"
 
 
-def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResFormerPreTrainedModel:
-    """The model of a task with the dataset's labels, from random weights or from a checkpoint.
+def build_model(
+    arguments: ModelArguments, prepared: PreparedDataset, start: BackboneStart | None = None
+) -> ResFormerPreTrainedModel:
+    """The model of a task with the dataset's labels, from random weights, a checkpoint, or around a backbone's start.
 
     Heads of a checkpoint that were made for other labels start from random weights, and one line of the log names them.
 
@@ -41,6 +44,7 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
     settings = {
         **_mask_classes(arguments, prepared),
         "classification_labels": prepared.class_labels,
+        **({} if start is None else {"backbone_config": start.backbone_config}),
         **arguments.config,
     }
     if arguments.class_weights == "balanced" and task.class_logits is not None:
@@ -51,7 +55,10 @@ def build_model(arguments: ModelArguments, prepared: PreparedDataset) -> ResForm
         with named_load_failure("--model", arguments.model_name_or_path, CHECKPOINT):
             return start_from_checkpoint(task.model_class, arguments.model_name_or_path, config, before)
     with _config_failure():
-        return task.model_class(config)
+        model = task.model_class(config)
+    if start is not None:
+        fill_backbone(model, start)
+    return model
 
 
 def _mask_classes(arguments: ModelArguments, prepared: PreparedDataset) -> dict[str, Any]:
@@ -92,9 +99,16 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
         return model_class.from_pretrained(name_or_path)
 
 
-def build_image_processor(name_or_path: str | None, image_size: int | None) -> ResFormerImageProcessor:
-    """The processor of a checkpoint, or a new one, squashing to a square of `image_size` if that is given."""
-    settings = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+def build_image_processor(
+    name_or_path: str | None, image_size: int | None, start: BackboneStart | None = None
+) -> ResFormerImageProcessor:
+    """The processor of a checkpoint, or a new one, squashing to a square of `image_size` if that is given.
+
+    It normalises as a backbone's start was trained.
+    """
+    settings: dict[str, Any] = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+    if start is not None:
+        settings |= {"image_mean": start.image_mean, "image_std": start.image_std}
     if name_or_path is None:
         return ResFormerImageProcessor(**settings)
     with named_load_failure("--model", name_or_path, CHECKPOINT):

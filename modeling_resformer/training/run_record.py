@@ -257,6 +257,7 @@ def _describe_model(model: nn.Module, model_args: ModelArguments) -> dict[str, A
         "initial_weights": {
             "checkpoint": _without_folders(model_args.model_name_or_path),
             "resnet": _without_folders(model_args.init_resnet),
+            "backbone": _without_folders(model_args.backbone),
         },
     }
 

@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..errors import NonFiniteLossError
 from ..evaluation.row_statistics import row_statistics
 from ..heads import task_named
+from .backbone_rate import FrozenBackbone, scale_backbone_rate
 from .progress import ProgressLines
 from .resuming import ResumableTrainer
 
@@ -27,14 +28,22 @@ class ResFormerTrainer(ResumableTrainer):
 
     Args:
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved.
+        backbone_lr_scale: learning rate of the backbone's parameters over that of the others.
+        freeze_backbone_epochs: epochs from the start in which the backbone's weights stay as they are.
 
     Raises:
         ValueError: an argument that would lose columns or keep all logits in memory.
         NonFiniteLossError: by `train` and `evaluate`, where a loss or an output is NaN or infinite.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, backbone_lr_scale: float = 1.0, freeze_backbone_epochs: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.backbone_lr_scale = backbone_lr_scale
+        self.freeze_backbone_epochs = freeze_backbone_epochs
+        if freeze_backbone_epochs:
+            self.add_callback(FrozenBackbone(freeze_backbone_epochs))
         for name, needed in (("remove_unused_columns", False), ("batch_eval_metrics", True)):
             if getattr(self.args, name) is not needed:
                 raise ValueError(f"ResFormerTrainer needs TrainingArguments({name}={needed}); it is {not needed}.")
@@ -51,6 +60,22 @@ class ResFormerTrainer(ResumableTrainer):
             self.args.dataloader_pin_memory = False
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.args.dataloader_num_workers = min(self.args.dataloader_num_workers, cores)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's, in which a backbone may have a learning rate of its own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.backbone_lr_scale != 1:
+            plain = self.accelerator.unwrap_model(self.model if model is None else model)
+            scale_backbone_rate(optimizer, plain, self.backbone_lr_scale)
+        return optimizer
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        settings = super()._settings()
+        given = {"backbone_lr_scale": self.backbone_lr_scale, "freeze_backbone_epochs": self.freeze_backbone_epochs}
+        # Only what is not the default, so that checkpoints from before there was a choice are resumed.
+        settings["fixed"] |= {name: value for name, value in given.items() if value != (name == "backbone_lr_scale")}
+        return settings
 
     def compute_loss(
         self,

