@@ -38,13 +38,13 @@ SMALL_SLICES = 16
 # Fluids of the volumes of a vendor, in turn; each vendor begins at another place.
 TURNS: tuple[tuple[str, ...], ...] = (
     ("IRF", "SRF", "PED"),
+    (),
     ("IRF",),
     ("SRF", "PED"),
-    (),
     ("IRF", "SRF"),
     ("PED",),
-    ("SRF",),
     ("IRF", "PED"),
+    ("SRF",),
 )
 MOST_VOLUMES = 22  # so that the ids of the vendors, numbered as in the challenge, stay apart
 
@@ -552,10 +552,10 @@ def draw_grid(vendor: Vendor, number: int, slices: int | None, size: str, rng: n
 
 
 def split_of(number: int, per_vendor: int) -> str:
-    """A third of a vendor's volumes is for testing, an eighth, but at least one, for validation."""
-    test = max(1, per_vendor // 3)
+    """Of a vendor's volumes an eighth, but at least one, is for validation, a third for testing."""
     validation = max(1, per_vendor // 8)
-    return "test" if number < test else "validation" if number < test + validation else "train"
+    test = per_vendor // 3
+    return "validation" if number < validation else "test" if number < validation + test else "train"
 
 
 def write_metaimage(path: Path, voxels: np.ndarray, spacing: Sequence[float]) -> None:
@@ -625,7 +625,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write")
-    add("--volumes-per-vendor", type=int, default=8, help=f"3 to {MOST_VOLUMES} (default: 8)")
+    add("--volumes-per-vendor", type=int, default=9, help=f"3 to {MOST_VOLUMES} (default: 9)")
     add("--slices", type=int, help="B-scans a volume (default: 16; with --size full the vendor's own number)")
     add(
         "--size",
