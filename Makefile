@@ -43,7 +43,7 @@ $(VENV)/.resformer-%-$(KEY): setup.py $(CONSTRAINTS) | $(BIN)/python
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/demo.py --output $(OUTPUT)
 
-## make demo-oct   the OCT half on a phantom of RETOUCH, mm3 against the truth: a rehearsal, no result (about 5 minutes)
+## make demo-oct   the OCT half on a phantom of RETOUCH, mm3 against the truth: a rehearsal, no result
 demo-oct: OUTPUT = outputs/demo_oct
 demo-oct: $(DEMO_OCT_STAMP)
 	$(BIN)/python examples/demo_oct.py --output $(OUTPUT)
