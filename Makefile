@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine, set-up included: `make demo` and `make test`.
+# Two commands do everything on a fresh machine, set-up included: `make demo` and `make test`. `make demo-oct` does so for OCT.
 # An active virtual environment is used; without one, .venv is made. PIP_ARGS reaches every pip install,
 # e.g. PIP_ARGS="--index-url <your CPU-only wheel index>".
 #
@@ -17,7 +17,7 @@ SITE ?= outputs/site
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo repository test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
+.PHONY: help demo demo-oct repository test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -30,6 +30,7 @@ $(BIN)/python:
 WHEN := $(if $(CONSTRAINTS),$(CONSTRAINTS),newest $(shell date +%Y-%m-%d))
 KEY := $(shell printf '%s' "$(CURDIR) $(WHEN)" | cksum | cut -d' ' -f1)
 DEMO_STAMP := $(VENV)/.resformer-vision,data,train,predict-$(KEY)
+DEMO_OCT_STAMP := $(VENV)/.resformer-vision,data,train,predict,imagenet-$(KEY)
 DEV_EXTRAS ?= dev
 DEV_STAMP := $(VENV)/.resformer-$(DEV_EXTRAS)-$(KEY)
 CLIENTS_STAMP := $(VENV)/.resformer-dev,space-$(KEY)
@@ -41,6 +42,11 @@ $(VENV)/.resformer-%-$(KEY): setup.py $(CONSTRAINTS) | $(BIN)/python
 ## make demo       prepare real photographs, train, evaluate, save, reload, predict and draw (about 4 minutes)
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/demo.py --output $(OUTPUT)
+
+## make demo-oct   the OCT half on a phantom of RETOUCH, mm3 against the truth: a rehearsal, no result
+demo-oct: OUTPUT = outputs/demo_oct
+demo-oct: $(DEMO_OCT_STAMP)
+	$(BIN)/python examples/demo_oct.py --output $(OUTPUT)
 
 ## make repository OUTPUT=folder  write the small model's Hub repository to folder/NAME, with its code and card, and try it
 repository: OUTPUT = outputs/repository

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -78,29 +78,40 @@ def demo(output: Path) -> None:
         "Load it in a new process and predict three of them",
         *("scripts/predict.py", trained, *test_photographs(3), "--output", predictions),
     )
-    logger.info("\n== Look at")
-    for label, path in (
+    look_at(
         *((("ready", ready_predictions / "sheet.png"),) if READY.is_dir() else ()),
         ("overlays", predictions / "sheet.png"),
         ("scores", predictions / "predictions.csv"),
         ("results", trained / "results.json"),
         ("dataset", dataset / "contact_sheet.png"),
         ("model", trained),
-    ):
+    )
+
+
+def look_at(*files: tuple[str, Path]) -> None:
+    """Says what was written, each file with a word before it."""
+    logger.info("\n== Look at")
+    for label, path in files:
         logger.info("   %-9s %s", label, path)
+
+
+def timed(steps: Callable[[], None]) -> int:
+    """Takes the steps of a demo and says how long they took; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    start = time.monotonic()
+    try:
+        steps()
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    logger.info("\nThe whole demo took %.0f s.", time.monotonic() - start)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "demo", help="folder to write")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    start = time.monotonic()
-    try:
-        demo(parser.parse_args(argv).output.resolve())
-    except subprocess.CalledProcessError as error:
-        return error.returncode
-    logger.info("\nThe whole demo took %.0f s.", time.monotonic() - start)
-    return 0
+    output = parser.parse_args(argv).output.resolve()
+    return timed(lambda: demo(output))
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ def installed(checkout: Path, *arguments: str) -> None:
     (checkout / stamp).touch()
 
 
-@pytest.mark.parametrize("target", ["demo", "test"])
-def test_the_two_commands_install_the_pinned_versions(checkout, target):
+@pytest.mark.parametrize("target", ["demo", "demo-oct", "test"])
+def test_the_commands_install_the_pinned_versions(checkout, target):
     (line,) = [line for line in planned(checkout, target).splitlines() if "pip install" in line]
     assert line.startswith(".venv/bin/python ") and "--constraint constraints.txt" in line
 

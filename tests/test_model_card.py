@@ -226,6 +226,13 @@ def test_each_vendor_has_its_entry_and_its_table(render):
     assert (card["license"], card["license_name"]) == ("other", "ask-the-owner")
 
 
+def test_a_phantoms_card_says_so_and_sets_no_figure_of_the_paper_beside_its_own(render):
+    text = render(FLUIDS, record=made_up_record(FLUIDS, source="retouch_phantom", config="all"))
+    assert "the OCT PHANTOM in the layout of RETOUCH" in text
+    assert "no figure here says anything about patients" in " ".join(text.split())
+    assert "Cirrus, sequential" not in text and "without its organisers' consent" not in text
+
+
 def test_the_papers_figures_are_those_of_its_table_4(render):
     text = render()
     assert "| sequential | 78.6 | 86.6 | 84.6 | 75.7 | 89.1 |" in text

@@ -55,15 +55,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after one line on stderr that names the bad input."""
     given = parse(sys.argv[1:] if argv is None else argv)
-    from ..data.retouch import Retouch
+    from ..data.retouch import PHANTOM_SOURCE, Retouch
+    from ..errors import BadInputError
 
     def make_builder(arguments: dict[str, Any]) -> Retouch:
-        return Retouch(
+        builder = Retouch(
             config_name=given.vendor,
             validation_volumes=given.validation_volumes,
             **annotation_arguments(given),
             **arguments,
         )
+        if (given.parquet or given.push_to_hub) and builder.source_name == PHANTOM_SOURCE:
+            raise BadInputError(
+                f"{given.source}: a phantom is drawn anew by examples/oct_phantom.py and not passed on, so that nobody takes "
+                "it for RETOUCH; leave --parquet and --push-to-hub out"
+            )
+        return builder
 
     return run_preparation(make_builder, given, "dataset_card_retouch.md")
 

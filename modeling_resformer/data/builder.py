@@ -113,6 +113,11 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     def root(self) -> Path:
         return Path(self.config.data_dir)
 
+    @property
+    def source_name(self) -> str:
+        """What rows and `resformer.json` record as the source."""
+        return self.SOURCE
+
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) of the stored images, None as they are."""

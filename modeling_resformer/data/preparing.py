@@ -253,7 +253,7 @@ def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> 
         "builder": type(builder).__name__,
         "builder_version": str(builder.VERSION),
         "config": builder.config.name,
-        "source": builder.SOURCE,
+        "source": builder.source_name,
         "modality": builder.modality,
         "mask_classes": builder.mask_classes,
         "class_labels": builder.class_labels,

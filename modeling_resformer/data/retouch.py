@@ -28,6 +28,8 @@ from .label_tables import by_spelling
 
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
 FLUIDS = ("IRF", "SRF", "PED")
+PHANTOM = "PHANTOM"  # how the ids of volumes begin that a computer drew, see examples/oct_phantom.py
+PHANTOM_SOURCE = "retouch_phantom"
 VENDOR_NAME = re.compile("|".join(VENDORS), re.IGNORECASE)
 CHALLENGE_TEST = re.compile(r"^test|testset", re.IGNORECASE)
 
@@ -95,7 +97,8 @@ class Retouch(CaseBuilder):
 
     Raises:
         BadInputError: a volume that is truncated, has other dimensions than its reference, other samples than 8 or 16
-            unsigned bits, codes outside 0..3, no reference (unless `allow_missing`), or an unknown vendor.
+            unsigned bits, codes outside 0..3, no reference (unless `allow_missing`), or an unknown vendor; or phantoms
+            beside volumes of patients.
     """
 
     SOURCE = "retouch"
@@ -107,6 +110,20 @@ class Retouch(CaseBuilder):
         for name in ("all", *(vendor.lower() for vendor in VENDORS))
     ]
     DEFAULT_CONFIG_NAME = "all"
+
+    @cached_property
+    def source_name(self) -> str:
+        """`retouch`, or `retouch_phantom` for volumes that a computer drew.
+
+        Raises:
+            BadInputError: both are there.
+        """
+        drawn = {case.case_id.upper().startswith(PHANTOM): case.oct for case in self.cases}
+        if len(drawn) == 2:
+            raise BadInputError(
+                f"{drawn[True]} is a phantom and {drawn[False]} is none; prepare them into two datasets"
+            )
+        return PHANTOM_SOURCE if True in drawn else self.SOURCE
 
     @property
     def mask_classes(self) -> list[str]:
@@ -243,7 +260,7 @@ class Retouch(CaseBuilder):
             "class_labels_unknown": unknown,
             "case_id": case.case_id,
             "slice_index": index,
-            "source": self.SOURCE,
+            "source": self.source_name,
             "spacing": scaled_spacing(tuple(spacing), original_size, size),
             "original_size": list(original_size),
             "mask_classes": present,

@@ -106,6 +106,17 @@ SOURCES: Mapping[str, Source] = {
         ),
         paper_tables="Table 8",
     ),
+    "retouch_phantom": Source(
+        title="the OCT PHANTOM in the layout of RETOUCH",
+        modality="B-scans that a computer drew",
+        licence="drawn by examples/oct_phantom.py; nobody's data",
+        images_are_free=True,
+        gated=False,
+        weights_licence="apache-2.0",
+        limits="A PHANTOM: no patient was ever seen, and no figure here says anything about patients.",
+        unseen="every real eye and every real device",
+        tags=("oct", "synthetic-data"),
+    ),
 }
 
 # Of a folder of one's own nothing is known but what its owner says.
