@@ -12,6 +12,7 @@ the others a part selects, and the rest is learned from. The cases of the split 
 
 import csv
 import io
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import BadInputError
+from ..errors import BadInputError, one_line
 from .columns import class_names
 from .label_tables import read_table
 from .prepared import PreparedDataset
@@ -173,3 +174,16 @@ def read_groups(table: Path) -> list[list[str]]:
 def fold_folders(folder: Path, number: int) -> Iterator[Path]:
     """Where the runs of the folds lie."""
     return (folder / f"fold-{fold}" for fold in range(number))
+
+
+def read_fold_folders(folder: Path) -> list[Path]:
+    """The runs of a folder of folds, by its own `folds.json`.
+
+    Raises:
+        BadInputError: that file is broken.
+    """
+    path = folder / FOLDS_NAME
+    try:
+        return list(fold_folders(folder, int(json.loads(path.read_text(encoding="utf-8"))["number"])))
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be read ({one_line(error)}); run scripts/train_folds.py again") from error
