@@ -12,15 +12,14 @@ the others a part selects, and the rest is learned from. The cases of the split 
 
 import csv
 import io
-import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import BadInputError, one_line
+from ..errors import BadInputError
 from .columns import class_names
 from .label_tables import read_table
 from .prepared import PreparedDataset
@@ -29,7 +28,6 @@ from .splits import carve, deal
 
 logger = logging.getLogger(__name__)
 
-FOLDS_NAME = "folds.json"  # what a folder of folds tells of itself
 COLUMNS = ("case_id", "fold", "near_duplicates", "stratum")
 VALIDATION_FRACTION = 0.1  # of what is not tested, where the dataset has no validation split to go by
 LARGEST_SHARE = 0.5  # of the cases of one fold; a larger group of near-duplicates is hardly one
@@ -169,21 +167,3 @@ def read_groups(table: Path) -> list[list[str]]:
         if row["near_duplicates"]:
             groups[int(row["near_duplicates"])].append(str(row["case_id"]))
     return [groups[number] for number in sorted(groups)]
-
-
-def fold_folders(folder: Path, number: int) -> Iterator[Path]:
-    """Where the runs of the folds lie."""
-    return (folder / f"fold-{fold}" for fold in range(number))
-
-
-def read_fold_folders(folder: Path) -> list[Path]:
-    """The runs of a folder of folds, by its own `folds.json`.
-
-    Raises:
-        BadInputError: that file is broken.
-    """
-    path = folder / FOLDS_NAME
-    try:
-        return list(fold_folders(folder, int(json.loads(path.read_text(encoding="utf-8"))["number"])))
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        raise BadInputError(f"{path}: cannot be read ({one_line(error)}); run scripts/train_folds.py again") from error

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..data.folds import FOLDS_NAME, read_fold_folders
+from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
 from ..image_processing_pil_resformer import checked_thresholds

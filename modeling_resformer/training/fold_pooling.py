@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from datasets import concatenate_datasets
 
-from ..data.folds import Folds, fold_folders
+from ..data.fold_folders import fold_folders
+from ..data.folds import Folds
 from ..data.prepared import PreparedDataset
 from ..data.rows import EvaluationRows
 from ..evaluation.answers import Answers, Classes, ScoredRows

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.folds import FOLDS_NAME, Folds, find_groups, fold_folders, read_groups
+from ..data.fold_folders import FOLDS_NAME, fold_folders
+from ..data.folds import Folds, find_groups, read_groups
 from ..data.prepared import PreparedDataset, load_prepared
 from ..data.splits import write_manifest
 from ..errors import BadInputError, named_write_failure
