@@ -12,7 +12,7 @@ from prepared_data import CLASS_LABELS, prepared_dataset
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 from small_model import ARCHITECTURE
 
-from modeling_resformer.commands import push_to_hub, train, train_folds
+from modeling_resformer.commands import evaluate, push_to_hub, train, train_folds
 from modeling_resformer.data.splits import read_manifest
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.metrics.scores import figure
@@ -20,7 +20,7 @@ from modeling_resformer.prediction.predictor import ensemble_members
 from modeling_resformer.publishing.card import Terms, write_model_card
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.publishing.repository import write_fold_summary
-from modeling_resformer.training import seed_runs, training_run
+from modeling_resformer.training import evaluation_run, seed_runs, training_run
 from modeling_resformer.training.resuming import RepeatableSteps
 
 
@@ -153,6 +153,17 @@ def test_mean_and_deviation_over_the_folds_stand_beside_the_pooled_scores(runs):
         assert (runs / name).is_file()
 
 
+def test_a_folds_own_table_of_splits_evaluates_it_again(command, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_run, "write_pages", lambda *given: None)
+    flags = ["--model", str(runs / "fold-1"), "--dataset", command[5], "--output", str(tmp_path), "--use_cpu"]
+    splits = ["--splits", str(runs / "fold-1" / "fold_1_of_2.csv"), "--bootstrap_samples", "0", "--batch_size", "3"]
+    assert evaluate.main([*flags, *splits]) == 0
+    assert [row["case_id"] for row in table_of(tmp_path)] == [row["case_id"] for row in table_of(runs / "fold-1")]
+    ours, theirs = (json.loads((one / "results.json").read_text())["model"] for one in (tmp_path, runs / "fold-1"))
+    for name in ("dice", "auc_red"):
+        assert ours[name]["value"] == pytest.approx(theirs[name]["value"], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -204,6 +215,8 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     assert f"{pooled['images']} images of {pooled['cases']} cases" in section
     assert "never saw its case, nor a near-duplicate of it" in section
     assert "those of fold 1 alone" in section
+    card = (tmp_path / "fold" / "README.md").read_text()
+    assert "took no part in training or selection, nor did near-duplicates of them" in card
     dice = pooled["model"]["dice"]
     assert f"**{figure(dice['value'])} ({figure(dice['low'])} to {figure(dice['high'])})**" in section
     # A run of the same data that is no fold, trained at another rate; what is pushed again keeps the section.
@@ -218,6 +231,9 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     for name in ("config.json", "preprocessor_config.json", "results.json", "run.json"):
         shutil.copy(fixed / name, tmp_path / "repository")
     assert card_of(tmp_path / "repository", tmp_path / "again") == section
+    shutil.copy(runs / "folds.json", fixed)  # as it is, beside the model
+    assert card_of(fixed, tmp_path / "beside") == section
+    (fixed / "folds.json").unlink()
     assert card_of(fixed, tmp_path / "without") == ""
 
 

@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 where a fold failed."""
+    """Returns the exit status: 0, 1 where a fold failed, or 130 after Ctrl-C."""
     given, passed_on = parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from ..errors import BadInputError
@@ -73,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        return 130
     sys.stdout.write(tables)
     if failed:
         sys.stderr.write(f"error: fold {', '.join(map(str, failed))} failed; the same command tries again.\n")

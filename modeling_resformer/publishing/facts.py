@@ -162,6 +162,8 @@ class Facts:
     def _near_duplicates(self) -> str:
         """What is known of near-duplicates of the tested images, to go on after "took no part in training"."""
         found = self.recorded("dataset", "near_duplicates", "pictures", str(self.results.get("split")))
+        if found is None and None not in (self.folds.get("weights_of_fold"), self.folds.get("near_duplicates")):
+            found = 0  # folds keep them together
         if found is None:
             return " (near-duplicates: not checked)"
         return (
@@ -232,9 +234,11 @@ def read_folds(run: Path, record: Mapping[str, Any], folder: Path | None) -> dic
         BadInputError: it is not finished, or was of other data than the run.
     """
     path = (folder or run) / FOLDS_NAME
-    if folder is None:
-        return read_json(path) if path.is_file() else {}
-    if not path.is_file() or (found := read_json(path)).get("pooled") is None:
+    found = read_json(path) if path.is_file() else {}
+    if folder is None and (not found or "weights_of_fold" in found):
+        return found
+    folder = folder or run
+    if found.get("pooled") is None:
         raise BadInputError(f"--folds {folder}: holds no finished folds; run scripts/train_folds.py to its end")
     ours, theirs = ((one.get("dataset") or {}).get("fingerprint") for one in (record, found))
     if ours != theirs:
