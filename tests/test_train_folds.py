@@ -15,6 +15,8 @@ from small_model import ARCHITECTURE
 from modeling_resformer.commands import evaluate, push_to_hub, train, train_folds
 from modeling_resformer.data.splits import read_manifest
 from modeling_resformer.errors import BadInputError
+from modeling_resformer.evaluation.answers import Classes, ScoredRows
+from modeling_resformer.evaluation.per_case import read_per_case
 from modeling_resformer.metrics.scores import figure
 from modeling_resformer.prediction.predictor import ensemble_members
 from modeling_resformer.publishing.card import Terms, write_model_card
@@ -249,3 +251,39 @@ def test_folds_of_other_data_or_unfinished_ones_are_no_table(runs, tmp_path, cap
     (tmp_path / "folds.json").write_text(json.dumps({"number": 2, "pooled": None}))
     assert push_to_hub.main([*flags, "--folds", str(tmp_path)]) == 1
     assert "holds no finished folds" in capsys.readouterr().err
+
+
+CLASSES = Classes(("background", "lesion"), ("a",), (0.5,))
+MASKS = {
+    f"{part}_{name}": value for name in CLASSES.masks for part, value in {"tp": 3, "fp": 1, "fn": 0, "tn": 2}.items()
+}
+LABELS = {"probability_a": 0.1 + 0.2, "label_a": 1}
+LINE = {"case_id": "one", "slice_index": 4}
+EMPTY = {**{name: 0 for name in MASKS}, "probability_a": 1 / 3, "label_a": None}
+OF_ROWS = {"case_id": ["one", "one"], "slice_index": [4, 5]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("columns", [MASKS.keys(), LABELS.keys(), {**MASKS, **LABELS}.keys()])
+def test_lines_of_cases_are_read_to_the_last_digit_whatever_the_task(kind, columns, tmp_path):
+    lines = [{**LINE, **MASKS, **LABELS}, {**LINE, "slice_index": 5, **EMPTY}]
+    table = Dataset.from_list([{name: line[name] for name in (*LINE, *columns)} for line in lines])
+    getattr(table, f"to_{kind}")(str(tmp_path / f"per_case.{kind}"))
+    rows = read_per_case(tmp_path, CLASSES, OF_ROWS)
+    if "tp_lesion" in columns:
+        assert [part.tolist() for part in rows.counts] == [[[n, n], [0, 0]] for n in (3, 1, 0, 2)]
+    else:
+        assert rows.counts is None
+    if "label_a" in columns:
+        assert rows.probabilities.tolist() == [[0.1 + 0.2], [1 / 3]]
+        assert rows.class_labels.tolist() == [[1], [-100]]
+    else:
+        assert rows.probabilities is None and rows.class_labels is None
+    assert rows.annotated.tolist() == [True, False]
+    joined = ScoredRows.join([rows, rows])
+    assert joined.annotated.tolist() == [True, False] * 2
+    assert (joined.counts is None) == (rows.counts is None) and joined.pixel_volumes is None
+    with pytest.raises(BadInputError, match="other rows than were tested"):
+        read_per_case(tmp_path, CLASSES, {**OF_ROWS, "slice_index": [5, 4]})
+    with pytest.raises(BadInputError, match=r"has no per_case\.csv or per_case\.parquet"):
+        read_per_case(tmp_path / "nowhere", CLASSES, OF_ROWS)
