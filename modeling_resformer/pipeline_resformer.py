@@ -116,13 +116,26 @@ def averaged_over_views(
     if not views:
         return logits_of(pixel_values)
     outputs = [(axes, logits_of(pixel_values.flip(axes))) for axes in views]
+    return averaged_logits(
+        [
+            {name: logits.flip(axes) if name == "segmentation_logits" else logits for name, logits in output.items()}
+            for axes, output in outputs
+        ]
+    )
+
+
+def averaged_logits(outputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Logits whose softmax (masks) and sigmoid (classes) are the means of those probabilities over several answers.
+
+    Args:
+        outputs: Of the same images, each `segmentation_logits` (B, S, H, W), `classification_logits` (B, K) or both.
+    """
     averaged = {}
-    for name in outputs[0][1]:
+    for name in outputs[0]:
+        logits = torch.stack([output[name].float() for output in outputs])
         if name == "segmentation_logits":
-            log_probabilities = [output[name].float().log_softmax(dim=1).flip(axes) for axes, output in outputs]
-            averaged[name] = torch.logsumexp(torch.stack(log_probabilities), dim=0) - math.log(len(views))
+            averaged[name] = torch.logsumexp(logits.log_softmax(dim=2), dim=0) - math.log(len(outputs))
         else:
-            logits = torch.stack([output[name].float() for _, output in outputs])
             # log(mean p) - log(mean(1 - p)), without leaving the logarithm.
             averaged[name] = F.logsigmoid(logits).logsumexp(dim=0) - F.logsigmoid(-logits).logsumexp(dim=0)
     return averaged

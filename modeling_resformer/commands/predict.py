@@ -4,7 +4,8 @@
     python scripts/predict.py --model runs/isic2017 --dataset data/isic2017 --split test --output outputs/test
     accelerate launch --num_processes 4 --multi_gpu scripts/predict.py --model org/model folder/ --tta both --output outputs/all
 
-The model is a folder or a Hub id. Inputs are images of any kind Pillow reads, 16-bit ones at their full depth; volumes as
+The model is a folder or a Hub id. A folder of scripts/train_folds.py means all models in it, and --model may be given several
+times: probabilities of masks and classes are then averaged, and the tables say over how many. Inputs are images of any kind Pillow reads, 16-bit ones at their full depth; volumes as
 MetaImage (.mhd, .mha), NIfTI (.nii, .nii.gz), DICOM (a file of several frames, or a folder with a series) or a TIFF of several
 pages; folders of these; and glob patterns. As in RETOUCH, `oct.*` is named after its folder, and `reference.*` beside it is
 predicted only where you name it. Written below --output:
@@ -46,6 +47,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_intermixed_args(arguments)
     if given.model is None and given.inputs:
         given.model, *given.inputs = given.inputs
+    elif given.model is not None:
+        given.model, *given.more_models = given.model
     check_given(parser, given)
     return given
 
@@ -54,8 +57,9 @@ def make_parser() -> Parser:
     parser = Parser(__doc__, usage="%(prog)s --model FOLDER_OR_HUB_ID --output FOLDER [flags] [inputs ...]")
     add = parser.add_argument
     add("inputs", nargs="*", help="images, volumes, folders, glob patterns; without --model the first is the model")
-    add("--model", metavar=MODEL, help="a ResFormer")
+    add("--model", metavar=MODEL, action="append", help="a ResFormer; several times for an ensemble")
     parser.also("--model", "--model_name_or_path")
+    parser.set_defaults(more_models=[])
     add("--dataset", help="a prepared dataset in place of inputs")
     add("--split", default="test", help="split of --dataset (default: test)")
     add_output(parser, type=Path, required=True, help="folder to write, or to go on with")
@@ -104,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         request = Request(
             model=given.model,
+            more_models=tuple(given.more_models),
             revision=given.revision,
             inputs=tuple(given.inputs),
             dataset=given.dataset,

@@ -61,6 +61,12 @@ def make_parser() -> Parser:
         type=Path,
         help="the owner's card.yaml; default that of the run, or else of the repository on the Hub",
     )
+    add(
+        "--folds",
+        type=Path,
+        metavar="FOLDER",
+        help="output folder of scripts/train_folds.py on the same data, for a table of the card",
+    )
     add("--dataset-id", help="Hub id of the dataset, where it is on the Hub")
     add("--space-id", help="Hub id of a Space that tries the model, for a link in the card")
     add("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
@@ -98,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         share_images=given.share_images,
         synthetic=given.synthetic,
         card_text=given.card,
+        folds=given.folds,
         revision=given.tag or given.revision,
     )
     push = Push(given.repo_id, public=given.public, revision=given.revision, tag=given.tag)

@@ -1,14 +1,16 @@
 """A prepared dataset on disk: the Arrow folder and the `resformer.json` beside it."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
-from ..errors import BadInputError
+from ..errors import BadInputError, Problems
 from .columns import class_names
+from .splits import SPLIT_NAMES, apply_manifest, read_manifest
 
 
 METADATA_NAME = "resformer.json"
@@ -40,17 +42,34 @@ class PreparedDataset:
             return self.metadata["modality"]
         return MODALITIES.get(self.metadata.get("builder", ""))
 
+    def with_splits(self, splits: Mapping[str, str], rule: str) -> "PreparedDataset":
+        """The same rows in other splits, in the order they have; nobody looked for near-duplicates across these.
+
+        Args:
+            splits: case id -> split, of every case.
+            rule: how they came about, in words.
+        """
+        whole = concatenate_datasets(list(self.dataset.values()))
+        split_of = [splits[case_id] for case_id in whole["case_id"]]
+        chosen = {name: [i for i, split in enumerate(split_of) if split == name] for name in SPLIT_NAMES}
+        dataset = DatasetDict({name: whole.select(rows) for name, rows in chosen.items() if rows})
+        return replace(self, dataset=dataset, metadata={**self.metadata, "split_rule": rule, "near_duplicates": None})
+
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder was written by a `scripts/prepare_*.py`."""
     return (folder / METADATA_NAME).is_file()
 
 
-def load_prepared(path: str | Path) -> PreparedDataset:
+def load_prepared(path: str | Path, manifest: str | Path | None = None) -> PreparedDataset:
     """Loads the output folder of a `scripts/prepare_*.py`, or a folder with its Parquet files.
 
+    Args:
+        path: the folder.
+        manifest: case and split of every case, in place of the splits that the folder holds.
+
     Raises:
-        BadInputError: the folder does not exist or is no prepared dataset.
+        BadInputError: the folder does not exist or is no prepared dataset, or the manifest names other cases.
     """
     path = Path(path)
     if not path.is_dir():
@@ -66,7 +85,14 @@ def load_prepared(path: str | Path) -> PreparedDataset:
             "see docs/data.md"
         )
     names = class_names(features, "mask_classes"), class_names(features, "class_labels")
-    return PreparedDataset(dataset, *names, metadata=_read_metadata(path))
+    prepared = PreparedDataset(dataset, *names, metadata=_read_metadata(path))
+    return prepared if manifest is None else _with_manifest(prepared, Path(manifest))
+
+
+def _with_manifest(prepared: PreparedDataset, manifest: Path) -> PreparedDataset:
+    cases = {case_id for rows in prepared.dataset.values() for case_id in rows["case_id"]}
+    splits = apply_manifest(cases, read_manifest(manifest), manifest, Problems())
+    return prepared.with_splits(splits, f"manifest {manifest.name}")
 
 
 def _load_splits(path: Path) -> DatasetDict:

@@ -69,6 +69,30 @@ def carve(
     return result
 
 
+def deal(
+    strata: Mapping[str, Hashable], number: int, seed: int, groups: Iterable[Iterable[str]] = ()
+) -> dict[str, int]:
+    """Deals cases out to folds like cards: of no stratum does a fold hold over one case, or group, more than another.
+
+    Args:
+        strata: case id -> stratum; a tuple of labels where there are groups.
+        number: of folds, numbered from 0.
+        seed: of the order within a stratum.
+        groups: cases that must go into the same fold, as `carve` takes them.
+
+    Raises:
+        BadInputError: fewer than two folds, or more than there are cases and groups.
+    """
+    members = _units(strata, groups)
+    if not 2 <= number <= len(members):
+        raise BadInputError(
+            f"--folds {number}: expected from 2 to {len(members)}, which is how many cases or groups of them there are"
+        )
+    of_units = {first: _stratum(cases, strata) for first, cases in members.items()}
+    order = sorted(shuffled(of_units, seed), key=lambda first: repr(of_units[first]))
+    return {case_id: i % number for i, first in enumerate(order) for case_id in members[first]}
+
+
 def _units(case_ids: Iterable[str], groups: Iterable[Iterable[str]]) -> dict[str, list[str]]:
     """First case of a group -> its cases; a case of no group is a group of its own."""
     first_of = {case_id: min(group) for group in map(list, groups) for case_id in group}

@@ -81,6 +81,19 @@ class ScoredRows:
         }
         return ScoredRows(**kept, counts=None if self.counts is None else self.counts.take(chosen))
 
+    @classmethod
+    def join(cls, parts: Sequence["ScoredRows"]) -> "ScoredRows":
+        """The rows of several lots, one after the other, with the fields that all of them have."""
+        joined = {
+            name: None
+            if any(getattr(part, name) is None for part in parts)
+            else [getattr(part, name) for part in parts]
+            for name in vars(parts[0])
+        }
+        counts = joined.pop("counts")
+        arrays = {name: None if values is None else np.concatenate(values) for name, values in joined.items()}
+        return cls(**arrays, counts=None if counts is None else Counts.join(counts))
+
 
 @dataclass(frozen=True)
 class Answers:

@@ -18,6 +18,13 @@ class ScoringOptions:
     bootstrap_samples: int = field(
         default=1000, metadata={"help": "Resamplings behind each interval of the results; 0 for no intervals."}
     )
+    splits: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "CSV with case_id,split for every case, in place of the splits that --dataset was prepared with.",
+        },
+    )
     group_by: str | None = field(
         default=None,
         metadata={

@@ -12,15 +12,18 @@ An empty field is unknown or undefined.
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 
+from ..errors import BadInputError
 from ..files import whole_file
 from ..metrics.counts import Counts
 from ..metrics.scores import dice, jaccard
+from .answers import Classes, ScoredRows
 from .evaluation import Evaluation
 
 
@@ -40,6 +43,56 @@ def write_per_case(evaluation: Evaluation, folder: Path) -> None:
             writer = csv.DictWriter(file, fieldnames=list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
+
+
+def read_per_case(folder: Path, classes: Classes, names: Mapping[str, Sequence[Any]]) -> ScoredRows:
+    """The rows that `write_per_case` wrote of an evaluation, exact to the last digit; their cases are not numbered.
+
+    Args:
+        folder: with `per_case.csv` or `per_case.parquet`.
+        classes: of the model.
+        names: `case_id` and `slice_index` of the N rows that were evaluated.
+
+    Raises:
+        BadInputError: there is no such file, or it tells of other rows or classes.
+    """
+    lines = _read_lines(folder)
+    told = [(line.get("case_id"), int(line.get("slice_index") or 0)) for line in lines]
+    if told != list(zip(names["case_id"], names["slice_index"], strict=True)):
+        raise BadInputError(f"{folder}: per_case.* tells of other rows than were tested; evaluate that model again")
+    try:
+        counts = _read_counts(lines, classes.masks) if f"tp_{classes.masks[0]}" in lines[0] else None
+        known = classes.labels and f"probability_{classes.labels[0]}" in lines[0]
+        probabilities = _read_columns(lines, "probability", classes.labels, math.nan) if known else None
+        labels = _read_columns(lines, "label", classes.labels, -100) if known else None
+    except KeyError as error:
+        raise BadInputError(f"{folder}: per_case.* has no column {error}; evaluate that model again") from error
+    annotated = np.zeros(len(lines), dtype=bool)
+    annotated |= False if counts is None else (counts.annotated > 0).any(axis=1)
+    annotated |= False if labels is None else (labels >= 0).any(axis=1)
+    unnumbered = np.zeros(len(lines), dtype=np.int64)
+    return ScoredRows(np.arange(len(lines)), unnumbered, annotated, counts, probabilities, labels)
+
+
+def _read_lines(folder: Path) -> list[dict[str, Any]]:
+    found = next((path for kind in FORMATS if (path := folder / f"per_case.{kind}").is_file()), None)
+    if found is None:
+        raise BadInputError(f"{folder}: has no per_case.csv or per_case.parquet; evaluate that model again")
+    if found.suffix == ".parquet":
+        return datasets.Dataset.from_parquet(str(found), keep_in_memory=True).to_list()
+    with found.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_counts(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Counts:
+    parts = (_read_columns(lines, part, names, math.nan) for part in Counts._fields)
+    return Counts(*(part.astype(np.int64) for part in parts))
+
+
+def _read_columns(lines: Sequence[Mapping[str, Any]], what: str, names: Sequence[str], empty: float) -> np.ndarray:
+    """(N, len(names)) float64 of the columns `what_NAME`."""
+    columns = [[line[f"{what}_{name}"] for line in lines] for name in names]
+    return np.array([[empty if value in (None, "") else float(value) for value in column] for column in columns]).T
 
 
 def per_case_lines(evaluation: Evaluation) -> list[Fields]:

@@ -1,6 +1,6 @@
 """What the images and masks of a split tell an evaluation. Each row is read once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ def read_images(
     predict: Predict,
     learned: TrainingMasks | None = None,
     only_shown: bool = False,
+    to_draw: Set[int] | None = None,
 ) -> RowImages:
     """Reads the rows one after the other.
 
@@ -78,9 +79,10 @@ def read_images(
         predict: the model once more, for the contours of the rows shown, in the order of their positions.
         learned: by the baselines; None leaves them out.
         only_shown: reads no other rows, as a process does that writes nothing but holds a part of the model.
+        to_draw: positions of the rows to draw; default those that pages of these rows show.
     """
     native, shown = isinstance(rows, RawMaskRows), ShownRows.of(scored)
-    to_draw = shown.positions
+    to_draw = shown.positions if to_draw is None else to_draw
     everything = (native or learned is not None) and not only_shown
     areas, drawn, counts = np.ones(len(scored.row_index)), {}, []
     for position in range(len(areas)) if everything else sorted(to_draw):

@@ -7,6 +7,7 @@ always deciding for the common side; F1 can move with prevalence alone.
 
 import logging
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -63,6 +64,15 @@ def measured_elsewhere(
     """
     decided = dict(zip(class_names, thresholds or [DEFAULT_THRESHOLD] * len(class_names), strict=True))
     return [name for name in decided if name not in measured or abs(decided[name] - measured[name]) > 1e-9]
+
+
+def mean_thresholds(of_models: Sequence[Sequence[float]]) -> list[float]:
+    """K thresholds for the mean of what several models say: the means of theirs.
+
+    Args:
+        of_models: of every model its K thresholds.
+    """
+    return [fmean(of_class) for of_class in zip(*of_models, strict=True)]
 
 
 def _best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:

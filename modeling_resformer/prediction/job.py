@@ -15,7 +15,7 @@ from ..errors import BadInputError
 from .case_loop import Problem, Run, units_of
 from .cases import Case, VolumeCase, dataset_cases, find_cases
 from .journal import Journal, Record, prepare_output
-from .predictor import Predictor, load_pipeline
+from .predictor import Predictor, load_pipelines
 from .processes import Processes
 from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_sheet
 from .result_tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
@@ -30,7 +30,8 @@ class Request:
     """What a run is asked for, as `scripts/predict.py` takes it.
 
     Attributes:
-        model, revision: folder or Hub id.
+        model, revision: folder or Hub id; a folder of folds means the ensemble of its models.
+        more_models: further members of an ensemble, whose probabilities are averaged with the model's.
         inputs: files, folders and patterns; empty where `dataset` (a prepared dataset) and `split` are given.
         output: folder to write; `overwrite` removes the predictions in it.
         threshold: decision threshold on the class scores; the checkpoint's own where None.
@@ -42,6 +43,7 @@ class Request:
 
     model: str
     output: Path
+    more_models: tuple[str, ...] = ()
     revision: str | None = None
     inputs: tuple[str, ...] = ()
     dataset: str | None = None
@@ -64,6 +66,7 @@ class Summary:
         done_now, seconds: rows and time of this call alone.
         files: that were written for the whole run.
         problems: what could not be done.
+        members: how many models answered, whose probabilities were averaged.
     """
 
     rows: list[Row]
@@ -72,6 +75,7 @@ class Summary:
     seconds: float
     files: list[Path]
     problems: list[Problem]
+    members: int = 1
 
     def text(self) -> str:
         in_volumes = {volume["source"] for volume in self.volumes}
@@ -84,7 +88,7 @@ class Summary:
         rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
         lines.append(
             f"{len(self.rows)} images and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
-            f"{len(self.problems)} problems"
+            f"{len(self.problems)} problems{f'; ensemble of {self.members} models' if self.members > 1 else ''}"
         )
         return printable("\n".join(lines) + "\n")
 
@@ -133,8 +137,8 @@ def predict(request: Request, processes: Processes) -> Summary:
         find_cases(request.inputs, known) if request.inputs else dataset_cases(request.dataset, request.split, known)
     )
     check_flips(request.tta, cases)
-    pipe = load_pipeline(request.model, request.revision, processes.device)
-    predictor = Predictor(pipe, request.threshold, request.tta)
+    pipe, *others = load_pipelines((request.model, *request.more_models), request.revision, processes.device)
+    predictor = Predictor(pipe, request.threshold, request.tta, tuple(others))
     with processes.together():
         if processes.is_first:
             settings = {**predictor.settings(), "overlays": request.draw}
@@ -158,7 +162,7 @@ def predict(request: Request, processes: Processes) -> Summary:
     rows = [row for record in records.values() for row in record["rows"]]
     volumes = [record["volume"] for record in records.values() if "volume" in record]
     done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
-    return Summary(rows, volumes, done_now, seconds, files, problems)
+    return Summary(rows, volumes, done_now, seconds, files, problems, len(predictor.members))
 
 
 def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
@@ -237,12 +241,13 @@ def write_outputs(
     request: Request, predictor: Predictor, records: dict[str, Record], problems: list[Problem]
 ) -> list[Path]:
     """Writes tables, sheet and problems from the records alone, so that a resumed run leaves what one run would have."""
-    output, classes = request.output, predictor.classes
-    rows = [row for record in records.values() for row in record["rows"]]
-    volumes = [record["volume"] for record in records.values() if "volume" in record]
-    written = write_tables(output / "predictions", prediction_columns(classes), rows)
+    output, classes, members = request.output, predictor.classes, len(predictor.members)
+    of_all = {"models": members} if members > 1 else {}
+    rows = [row | of_all for record in records.values() for row in record["rows"]]
+    volumes = [record["volume"] | of_all for record in records.values() if "volume" in record]
+    written = write_tables(output / "predictions", prediction_columns(classes, members), rows)
     if volumes:
-        written += write_tables(output / "volumes", volume_columns(classes), volumes)
+        written += write_tables(output / "volumes", volume_columns(classes, members), volumes)
     drawn = [row for row in rows if row.get("overlay")]
     if drawn:
         written.append(write_drawn(output, drawn, predictor))

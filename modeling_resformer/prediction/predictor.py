@@ -1,9 +1,10 @@
-"""A checkpoint made ready to predict, and the three steps of its pipeline one by one, so that they can overlap."""
+"""Checkpoints made ready to predict, and the three steps of a pipeline one by one, so that they can overlap."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
 from ..image_processing_pil_resformer import checked_thresholds
-from ..pipeline_resformer import ResFormerPipeline, checked_views
+from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
+from ..pipeline_resformer import ResFormerPipeline, averaged_logits, checked_views
 from .result_tables import ClassNames
 
 
@@ -44,27 +47,109 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
     return ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
 
 
+def load_pipelines(names: Sequence[str], revision: str | None, device: torch.device) -> list[ResFormerPipeline]:
+    """Loads the members of an ensemble, one for a single checkpoint; a folder of folds gives all of its own.
+
+    The first gets the thresholds of the whole: the means of the members', of whom one without has 0.5.
+
+    Args:
+        names: folders or Hub ids, each of a checkpoint or a folder of `scripts/train_folds.py`.
+        revision: of a single Hub id.
+        device: of all.
+
+    Raises:
+        BadInputError: as `load_pipeline`; folds that are not finished; or members that differ in what they answer or take.
+    """
+    members = [member for name in names for member in ensemble_members(name)]
+    if revision is not None and len(members) > 1:
+        raise BadInputError(
+            f"--revision {revision}: names a revision of one Hub id; expected one --model, not {len(members)}"
+        )
+    pipes = [load_pipeline(name, revision, device) for name in members]
+    for name, pipe in zip(members[1:], pipes[1:], strict=True):
+        check_fits(members[0], pipes[0], name, pipe)
+    configs = [pipe.model.config for pipe in pipes]
+    if len(pipes) > 1 and any(config.classification_thresholds for config in configs):
+        default = [DEFAULT_THRESHOLD] * len(configs[0].image_class_names)
+        chosen = [config.classification_thresholds or default for config in configs]
+        configs[0].classification_thresholds = mean_thresholds(chosen)
+    return pipes
+
+
+def ensemble_members(name: str) -> list[str]:
+    """The checkpoints that a name stands for: itself or, of a folder of folds, those in it."""
+    folder = Path(name)
+    if not (folder / FOLDS_NAME).is_file() or (folder / "config.json").is_file():
+        return [name]
+    members = read_fold_folders(folder)
+    unfinished = [member.name for member in members if not (member / "results.json").is_file()]
+    if unfinished:
+        raise BadInputError(
+            f"{name}: {', '.join(unfinished)} of {len(members)} folds is not finished; run scripts/train_folds.py again, "
+            "or name the members one by one, each by --model"
+        )
+    return [str(member) for member in members]
+
+
+def check_fits(first_name: str, first: ResFormerPipeline, name: str, pipe: ResFormerPipeline) -> None:
+    """Refuses a member of an ensemble whose answers mean something else than the first one's.
+
+    Raises:
+        BadInputError: naming both and what differs.
+    """
+    theirs, ours = answered_and_taken(first), answered_and_taken(pipe)
+    differing = [what for what, value in ours.items() if value != theirs.get(what)]
+    differing += [what for what in theirs if what not in ours]
+    if differing:
+        raise BadInputError(
+            f"{name}: differs from {first_name} in {', '.join(differing)}; expected members of an ensemble that have the "
+            "same classes and image processor"
+        )
+
+
+def answered_and_taken(pipe: ResFormerPipeline) -> dict[str, Any]:
+    """What all members of an ensemble must have in common: their classes, and each field of the image processor."""
+    return {"mask classes": class_names_of(pipe).mask, "image-level classes": class_names_of(pipe).image} | {
+        f"the image processor's {key}": value for key, value in processor_fields(pipe).items()
+    }
+
+
+def class_names_of(pipe: ResFormerPipeline) -> ClassNames:
+    model = pipe.model
+    return ClassNames(
+        mask=tuple(model.config.mask_class_names[1:]) if hasattr(model, "segmentation_head") else (),
+        image=tuple(model.config.image_class_names) if hasattr(model, "classification_head") else (),
+    )
+
+
+def processor_fields(pipe: ResFormerPipeline) -> dict[str, Any]:
+    """The settings of an image processor, without where its code lies."""
+    return {key: value for key, value in pipe.image_processor.to_dict().items() if key != "auto_map"}
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """Images to logits to answers.
+    """Images to logits to answers, of one checkpoint or of several whose probabilities are averaged.
 
     Attributes:
-        pipe: the checkpoint.
+        pipe: the checkpoint, or the first of an ensemble; its processor and its thresholds serve all.
         threshold: decision threshold on the class scores; the checkpoint's own where None.
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
+        others: further members of an ensemble.
     """
 
     pipe: ResFormerPipeline
     threshold: float | None = None
     tta: str | bool = False
+    others: tuple[ResFormerPipeline, ...] = ()
+
+    @property
+    def members(self) -> tuple[ResFormerPipeline, ...]:
+        return (self.pipe, *self.others)
 
     @property
     def classes(self) -> ClassNames:
-        model = self.pipe.model
-        return ClassNames(
-            mask=tuple(model.config.mask_class_names[1:]) if hasattr(model, "segmentation_head") else (),
-            image=tuple(model.config.image_class_names) if hasattr(model, "classification_head") else (),
-        )
+        return class_names_of(self.pipe)
 
     @property
     def mask_class_names(self) -> list[str]:
@@ -79,12 +164,13 @@ class Predictor:
 
     def settings(self) -> dict[str, Any]:
         """What decides the results apart from the images: two runs with equal settings answer alike."""
-        processor = self.pipe.image_processor.to_dict()
+        weights = [weights_digest(pipe.model) for pipe in self.members]
         return {
-            "weights": weights_digest(self.pipe.model),
+            **({"ensemble": len(weights)} if self.others else {}),
+            "weights": weights if self.others else weights[0],
             "mask_classes": self.classes.mask,
             "image_classes": self.classes.image,
-            "image_processor": {key: value for key, value in processor.items() if key != "auto_map"},
+            "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
             "tta": self.tta,
         }
@@ -98,11 +184,15 @@ class Predictor:
         answers = []
         for _, group in groupby(batch, key=lambda one: one["pixel_values"].shape):
             inputs = list(group)
-            outputs = self.pipe.forward(
-                {"pixel_values": torch.cat([one["pixel_values"] for one in inputs]), "target_size": []},
-                views=checked_views(self.tta),
+            pixels = torch.cat([one["pixel_values"] for one in inputs])
+            each = [
+                pipe.forward({"pixel_values": pixels, "target_size": []}, views=checked_views(self.tta))
+                for pipe in self.members
+            ]
+            names = [name for name in each[0] if name != "target_size"]
+            outputs = (
+                averaged_logits([{name: one[name] for name in names} for one in each]) if self.others else each[0]
             )
-            names = [name for name in outputs if name != "target_size"]
             answers += [
                 {**{name: outputs[name][i : i + 1] for name in names}, "target_size": one["target_size"]}
                 for i, one in enumerate(inputs)

@@ -41,6 +41,7 @@ class Terms:
         synthetic: the data are made up, to test software; nothing measured on them is a result, and nothing is said of
             the dataset whose layout they have.
         card_text: the owner's `card.yaml`; by default the run's own, where there is one.
+        folds: folder of a cross-validation on the same data, for a table of its own.
         revision: tag or branch that the card's examples load.
         templates: folder of the card templates.
     """
@@ -54,6 +55,7 @@ class Terms:
     share_images: bool = False
     synthetic: bool = False
     card_text: Path | None = None
+    folds: Path | None = None
     revision: str = "main"
     templates: Path = TEMPLATES
 
@@ -220,6 +222,7 @@ def tables(facts: Facts) -> dict[str, Any]:
         "decision_table": card_tables.decision_table(facts),
         "reliability_table": card_tables.reliability_table(facts),
         "groups": card_tables.group_sections(facts),
+        "cross_validation": card_tables.cross_validation(facts),
         "paper_table": card_tables.paper_table(facts),
         "training_table": card_tables.training_table(facts),
         "data_table": card_tables.data_table(facts),

@@ -149,6 +149,51 @@ def group_sections(facts: Facts) -> str:
     return "\n\n".join(sections)
 
 
+def cross_validation(facts: Facts) -> str:
+    """What was measured out of fold, on how many images, and how these weights stand to it; empty without folds."""
+    found = facts.folds
+    if not found:
+        return ""
+    pooled, number, together = found["pooled"], found["number"], found.get("near_duplicates")
+    nor = "" if together is None else ", nor a near-duplicate of it"
+    unlike = f"; they differ from these weights in {', '.join(found['differing'])}" if found["differing"] else ""
+    text = [
+        f"{pooled['images']} images of {pooled['cases']} cases{unannotated(pooled)}, each answered by the one of {number} "
+        f"models that never saw its case{nor}. {weights_and_folds(found)} All {number} were trained alike{unlike}. Pooled "
+        "scores are of all images at once, with intervals by case; an AUC then compares scores of different models. Beside "
+        "them: mean and standard deviation over the folds."
+    ]
+    tables = [
+        pooled_table(facts, found),
+        mask_class_table(facts, pooled["model"]),
+        image_class_table(facts, pooled["model"]),
+    ]
+    return "\n\n".join(part for part in (*text, *tables) if part)
+
+
+def weights_and_folds(found: Mapping[str, Any]) -> str:
+    """Whose weights the repository holds, in a sentence."""
+    fold = found["weights_of_fold"]
+    if fold is None:
+        return (
+            "The weights in this repository are of none of these models, but of the fixed split whose results stand above: "
+            "this table tells what such a training comes to, not what these weights do."
+        )
+    return f"The weights in this repository are those of fold {fold} alone, whose own results stand above."
+
+
+def pooled_table(facts: Facts, found: Mapping[str, Any]) -> str:
+    """Scores over all classes: pooled, and mean and standard deviation over the folds."""
+    rows, scores = [], found["pooled"]["model"]
+    for entry in SCORES:
+        score, spread = facts.score(entry.name, scores), found["model"].get(entry.name)
+        if score is not None and not is_repeated(facts, entry.name, scores):
+            known = spread is not None and spread["std"] is not None
+            beside = f"{figure(spread['mean'])} ± {figure(spread['std'])}" if known else "-"
+            rows.append([entry.card_title, str(score.n), f"**{score}**", beside])
+    return markdown_table(["score", "n", "pooled", "over the folds"], rows)
+
+
 def training_table(facts: Facts) -> str:
     """How the weights came about; what the run did not record says so."""
     recorded = facts.recorded

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..data.transforms import Augmentation
+from ..errors import BadInputError
 from ..metrics.scores import figure
 from .card_text import CARD_TEXT_NAME, CardText, read_card_text
 from .known_datasets import SYNTHETIC, UNKNOWN, Source, source_named
@@ -56,6 +58,8 @@ class Facts:
         record: `run.json`; empty where the run left none.
         text: what the owner says of it in `card.yaml`.
         synthetic: the data are made up in the layout of those recorded; the card then speaks of made-up data.
+        folds: `folds.json` of a cross-validation on the same data, with `weights_of_fold` (None for weights that are of no
+            fold) and `differing` (settings in which the run is unlike the folds); empty where there was none.
     """
 
     config: ResFormerConfig
@@ -64,6 +68,7 @@ class Facts:
     record: Mapping[str, Any]
     text: CardText = field(default_factory=CardText)
     synthetic: bool = False
+    folds: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -157,6 +162,8 @@ class Facts:
     def _near_duplicates(self) -> str:
         """What is known of near-duplicates of the tested images, to go on after "took no part in training"."""
         found = self.recorded("dataset", "near_duplicates", "pictures", str(self.results.get("split")))
+        if found is None and None not in (self.folds.get("weights_of_fold"), self.folds.get("near_duplicates")):
+            found = 0  # folds keep them together
         if found is None:
             return " (near-duplicates: not checked)"
         return (
@@ -197,12 +204,13 @@ class Facts:
         return self.results.get("groups") or {}
 
 
-def read_facts(run: Path, card_text: Path | None = None) -> Facts:
+def read_facts(run: Path, card_text: Path | None = None, folds: Path | None = None) -> Facts:
     """Reads what a run left behind, and what its owner says of it.
 
     Args:
         run: the folder.
         card_text: the owner's text; by default `card.yaml` of the run, where there is one.
+        folds: folder of a cross-validation; by default what an earlier push left of one beside the model.
 
     Raises:
         BadInputError: a file is broken.
@@ -215,7 +223,35 @@ def read_facts(run: Path, card_text: Path | None = None) -> Facts:
         results=read_json(run / RESULTS_NAME),
         record=record,
         text=text,
+        folds=read_folds(run, record, folds),
     )
+
+
+def read_folds(run: Path, record: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    """What a cross-validation found, and how the run stands to it; empty where there is none.
+
+    Raises:
+        BadInputError: it is not finished, or was of other data than the run.
+    """
+    path = (folder or run) / FOLDS_NAME
+    found = read_json(path) if path.is_file() else {}
+    if folder is None and (not found or "weights_of_fold" in found):
+        return found
+    folder = folder or run
+    if found.get("pooled") is None:
+        raise BadInputError(f"--folds {folder}: holds no finished folds; run scripts/train_folds.py to its end")
+    ours, theirs = ((one.get("dataset") or {}).get("fingerprint") for one in (record, found))
+    if ours != theirs:
+        raise BadInputError(
+            f"--folds {folder}: was of other data (fingerprint {theirs}) than {run} ({ours}); expected folds of the same"
+        )
+    members = [one.resolve() for one in read_fold_folders(folder)]
+    settings, alike = record.get("settings") or {}, found["settings"]
+    names = {*settings, *alike} - {"seed"}
+    return found | {
+        "weights_of_fold": members.index(run.resolve()) if run.resolve() in members else None,
+        "differing": sorted(name for name in names if settings.get(name) != alike.get(name)),
+    }
 
 
 def find_card_text(run: Path, given: Path | None = None) -> CardText:

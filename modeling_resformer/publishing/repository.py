@@ -1,6 +1,7 @@
 """A run folder as a complete Hub repository, made and tried on this machine before anything is sent."""
 
 import csv
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.fold_folders import FOLDS_NAME
 from ..errors import BadInputError, one_line
 from ..files import finished_folder
 from ..heads import task_named
@@ -64,6 +66,7 @@ def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = Fal
         model = write_model(run, folder)
         write_code(folder)
         write_record(run, folder)
+        write_fold_summary(folder, facts)
         write_card_text(run, folder, terms, facts)
         examples = write_images(run, folder, terms, facts)
         write_model_card(folder, terms, facts, examples)
@@ -83,7 +86,7 @@ def check_publishable(run: Path, terms: Terms) -> Facts:
     """
     check_repo_id(terms.repo_id)
     check_run(run)
-    facts = read_facts(run, terms.card_text)
+    facts = read_facts(run, terms.card_text, terms.folds)
     check_terms(terms, facts)
     if facts.known_source.gated and not terms.synthetic and facts.text.data_licence is not None:
         raise BadInputError(
@@ -148,6 +151,12 @@ def write_record(run: Path, folder: Path) -> None:
     for name in (RESULTS_NAME, RUN_NAME):
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
+
+
+def write_fold_summary(folder: Path, facts: Facts) -> None:
+    """Adds what a cross-validation found, so that later pushes keep it in the card."""
+    if facts.folds:
+        (folder / FOLDS_NAME).write_text(json.dumps(facts.folds, indent=2) + "\n", encoding="utf-8")
 
 
 def write_card_text(run: Path, folder: Path, terms: Terms, facts: Facts) -> None:

@@ -37,7 +37,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
         torch.set_num_threads(arguments.cpu_threads)
     output = Path(arguments.output)
     check_writable(output, "--output")
-    prepared = load_prepared(arguments.dataset)
+    prepared = load_prepared(arguments.dataset, arguments.splits)
     model = load_model(arguments.model_name_or_path, arguments.task)
     image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)
     trainer = ResFormerTrainer(

@@ -61,6 +61,7 @@ LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "
 # Where a run reads and writes, what belongs to one start of it, and what follows from other arguments.
 NO_SETTINGS = {
     "dataset",
+    "splits",
     "output_dir",
     "logging_dir",
     "run_name",

@@ -50,13 +50,27 @@ def train_seeds(
 
 def train_seed(seed: int, folder: Path, launcher: Sequence[str], passed_on: Sequence[str]) -> bool:
     """Train one seed to its end, unless that has been done; whether it is finished."""
+    return train_to_end(f"seed {seed}", folder, launcher, passed_on, ["--seed", str(seed)])
+
+
+def train_to_end(
+    title: str, folder: Path, launcher: Sequence[str], passed_on: Sequence[str], own: Sequence[str]
+) -> bool:
+    """Train one of several runs to its end, unless that has been done; whether it is finished.
+
+    Args:
+        title: what the run is called.
+        folder: of the run.
+        launcher: what starts a module by `-m`.
+        passed_on: arguments that all runs have.
+        own: arguments of this run.
+    """
     if is_finished(folder):
-        logger.info("== seed %d: finished already, in %s", seed, folder)
+        logger.info("== %s: finished already, in %s", title, folder)
         return True
     resuming = [] if "--resume_from_checkpoint" in passed_on else ["--resume_from_checkpoint", "true"]
-    own = ["--seed", str(seed), "--output_dir", str(folder), *resuming]
-    logger.info("== seed %d: into %s", seed, folder)
-    status = subprocess.run([*launcher, *TRAIN, *passed_on, *own]).returncode
+    logger.info("== %s: into %s", title, folder)
+    status = subprocess.run([*launcher, *TRAIN, *passed_on, *own, "--output_dir", str(folder), *resuming]).returncode
     if status:
-        logger.error("seed %d failed with status %d; what went wrong stands above", seed, status)
+        logger.error("%s failed with status %d; what went wrong stands above", title, status)
     return status == 0 and is_finished(folder)

@@ -51,22 +51,37 @@ def summarise_seeds(runs: Mapping[int, Path], failed: Sequence[int] = ()) -> dic
     Raises:
         BadInputError: the runs differ in more than their seed, or were evaluated on other images.
     """
-    results = {seed: _read(folder / "results.json") for seed, folder in runs.items()}
-    records = {seed: _read(folder / "run.json") for seed, folder in runs.items()}
+    results = {seed: read_of_run(folder / "results.json") for seed, folder in runs.items()}
+    records = {seed: read_of_run(folder / "run.json") for seed, folder in runs.items()}
     first = next(iter(runs))
+    check_alike(runs, records)
     for seed in runs:
-        _check_alike(runs, first, seed, results, records)
-    groups = results[first].get("groups", {})
+        _check_same_rows(runs, first, seed, results)
     return {
         "seeds": sorted(runs),
         "failed": sorted(failed),
         **{key: results[first][key] for key in ("split", "images", "cases")},
+        **spread(results, records),
+    }
+
+
+def spread(results: Mapping[int, Mapping[str, Any]], records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of every score, of all and by group, and what the runs have in common.
+
+    Args:
+        results, records: `results.json` and `run.json` by run.
+    """
+    first = next(iter(results))
+    groups = dict.fromkeys(group for result in results.values() for group in result.get("groups", {}))
+    return {
         "commits": sorted({record["code"]["commit"] or "unknown" for record in records.values()}),
         "settings": _settings(records[first]),
-        "model": _summary({seed: result["model"] for seed, result in results.items()}),
+        "model": _summary({run: result["model"] for run, result in results.items()}),
         "group_by": results[first].get("group_by"),
         "groups": {
-            group: _summary({seed: result["groups"][group]["model"] for seed, result in results.items()})
+            group: _summary(
+                {run: result["groups"][group]["model"] for run, result in results.items() if group in result["groups"]}
+            )
             for group in groups
         },
     }
@@ -164,28 +179,45 @@ def _mean_and_std(values: Mapping[int, float | None]) -> dict[str, Any]:
     }
 
 
-def _check_alike(
-    runs: Mapping[int, Path],
-    first: int,
-    seed: int,
-    results: Mapping[int, Mapping[str, Any]],
-    records: Mapping[int, Mapping[str, Any]],
+def check_alike(runs: Mapping[int, Path], records: Mapping[int, Mapping[str, Any]]) -> None:
+    """Refuses runs of other settings, or on other data.
+
+    Args:
+        runs: folder by run.
+        records: `run.json` by run.
+
+    Raises:
+        BadInputError: naming two runs and what differs.
+    """
+    first = next(iter(runs))
+    theirs = _compared(records[first])
+    for run, record in records.items():
+        ours = _compared(record)
+        _refuse(runs, first, run, sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)))
+
+
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_settings(record), "task": record["task"], "dataset": record["dataset"]["fingerprint"]}
+
+
+def _check_same_rows(
+    runs: Mapping[int, Path], first: int, seed: int, results: Mapping[int, Mapping[str, Any]]
 ) -> None:
-    ours, theirs = ({**_settings(records[s]), "task": records[s]["task"]} for s in (seed, first))
-    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    differing += [
+    differing = [
         key
         for key in ("split", "images", "cases", "mask_resolution")
         if results[seed].get(key) != results[first].get(key)
     ]
     if list(results[seed].get("groups", {})) != list(results[first].get("groups", {})):
         differing.append("groups")
-    fingerprints = [records[s]["dataset"]["fingerprint"] for s in (seed, first)]
-    differing += ["dataset"] if fingerprints[0] != fingerprints[1] else []
+    _refuse(runs, first, seed, differing)
+
+
+def _refuse(runs: Mapping[int, Path], first: int, run: int, differing: Sequence[str]) -> None:
     if differing:
         raise BadInputError(
-            f"{runs[seed]} and {runs[first]} differ in {', '.join(differing)}; expected runs that differ in their seed "
-            "only. Give another --output_dir to start over."
+            f"{runs[run]} and {runs[first]} differ in {', '.join(differing)}; expected runs that differ in their seed "
+            "or fold only. Give another --output_dir to start over."
         )
 
 
@@ -194,11 +226,11 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _caption(summary: Mapping[str, Any], style: Style) -> str:
-    unit = "percent" if style.percent else "fractions of one"
+    unit, kind = "percent" if style.percent else "fractions of one", "folds" if "folds" in summary else "seeds"
     failed = f"; failed: {', '.join(map(str, summary['failed']))}" if summary["failed"] else ""
     return (
-        f"Mean and standard deviation (n - 1) over {len(summary['seeds'])} seeds "
-        f"({', '.join(map(str, summary['seeds']))}{failed}), {unit}, {summary['images']} {summary['split']} images of "
+        f"Mean and standard deviation (n - 1) over {len(summary[kind])} {kind} "
+        f"({', '.join(map(str, summary[kind]))}{failed}), {unit}, {summary['images']} {summary['split']} images of "
         f"{summary['cases']} cases."
     )
 
@@ -211,8 +243,9 @@ def _escaped(text: str) -> str:
     return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("mm3", "mm\\textsuperscript{3}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_of_run(path: Path) -> dict[str, Any]:
+    """One of the files that a finished run leaves. Raises `BadInputError` where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise BadInputError(f"{path}: cannot be read ({error}); train that seed again.") from error
+        raise BadInputError(f"{path}: cannot be read ({error}); train that one again.") from error

@@ -62,7 +62,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         logging.getLogger("modeling_resformer").setLevel(logging.ERROR)
     check_devices(training_args)
     set_seed(training_args.seed)
-    prepared = load_prepared(data_args.dataset)
+    prepared = load_prepared(data_args.dataset, data_args.splits)
     check_splits(prepared, data_args.dataset)
     if training_args.should_log:
         logger.info("%s", data_args.explain_augmentation(prepared.modality))
