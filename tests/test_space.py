@@ -65,6 +65,7 @@ class TwoClasses:
     """A handler that found one class in the left half and another in the top right pixel."""
 
     tasks = ("segmentation", "classification")
+    classes_exclude = False
 
     def __call__(self, data):
         left, corner = np.zeros((2, 2, 4), np.uint8)

@@ -13,7 +13,6 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..configuration_resformer import ResFormerConfig
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
-from ..image_processing_pil_resformer import checked_thresholds
 from ..pipeline_resformer import ResFormerPipeline, checked_views
 from .result_tables import ClassNames
 
@@ -50,7 +49,8 @@ class Predictor:
 
     Attributes:
         pipe: the checkpoint.
-        threshold: decision threshold on the class scores; the checkpoint's own where None.
+        threshold: decision threshold on the class scores; the checkpoint's own where None. Not of classes that exclude each
+            other.
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
     """
 
@@ -72,10 +72,14 @@ class Predictor:
         return self.pipe.model.config.mask_class_names
 
     @property
-    def thresholds(self) -> list[float]:
-        """The decision threshold of each image-level class."""
+    def thresholds(self) -> list[float | None]:
+        """The decision threshold of each image-level class, None of each where the highest score decides.
+
+        Raises:
+            ValueError: one was given although the highest score decides.
+        """
         config = self.pipe.model.config
-        return checked_thresholds(self.threshold, config.classification_thresholds, config.image_class_names)
+        return config.decision_thresholds(self.threshold) or [None] * len(config.image_class_names)
 
     def settings(self) -> dict[str, Any]:
         """What decides the results apart from the images: two runs with equal settings answer alike."""
