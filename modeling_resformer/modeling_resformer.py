@@ -1164,7 +1164,8 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
         Args:
             pixel_values: (B, num_channels, H, W) normalised floats of any size; 32 x 32 and up is sensible.
             mask_labels: (B, H, W) integers in 0..S-1, 255 (`semantic_loss_ignore_index`) where unlabelled.
-            class_labels: (B, K) with 1 for present and 0 for absent classes, -100 or NaN where unknown.
+            class_labels: (B, K) with 1 for present and 0 for absent classes, -100 or NaN where unknown; at most one present
+                where the config says that classes exclude each other.
             output_hidden_states: Whether to return the stem's and every level's feature map.
             output_attentions: Whether to return the attention probabilities of every Swin layer.
             return_dict: `False` gives a tuple.

@@ -59,10 +59,10 @@ def prediction_columns(classes: ClassNames) -> dict[str, str]:
 
     `source` (the input), `case_id`, `slice_index` (from 0), `height`, `width`, `spacing_row_mm`, `spacing_column_mm` (mm per
     pixel, empty where unknown); per image-level class `score_NAME` (sigmoid; softmax where classes exclude each other),
-    `label_NAME` (whether the score reaches the threshold, or is the highest), `threshold_NAME` (empty there); per foreground mask class `area_pixels_NAME`, `area_share_NAME` (0..1),
-    `mean_probability_NAME` (softmax over its pixels, empty without any), `lesion_count_NAME` (8-connected),
-    `longest_diameter_pixels_NAME`, `area_mm2_NAME`, `longest_diameter_mm_NAME` (both empty where the spacing is unknown);
-    `mask`, `overlay` (files relative to the output folder).
+    `label_NAME` (whether the score reaches the threshold, or is the highest), `threshold_NAME` (empty there); per foreground
+    mask class `area_pixels_NAME`, `area_share_NAME` (0..1), `mean_probability_NAME` (softmax over its pixels, empty without
+    any), `lesion_count_NAME` (8-connected), `longest_diameter_pixels_NAME`, `area_mm2_NAME`, `longest_diameter_mm_NAME` (both
+    empty where the spacing is unknown); `mask`, `overlay` (files relative to the output folder).
     """
     return {
         **{"source": "text", "case_id": "text", "slice_index": "integer", "height": "integer", "width": "integer"},
