@@ -245,13 +245,14 @@ def test_captions_name_every_class_at_or_above_its_threshold():
         rows = ScoredRows(
             index, index, labels[:, 0] >= 0, probabilities=np.array([probabilities]), class_labels=labels
         )
-        classes = Classes(("background", "lesion"), ("red", "brown"), tuple(thresholds))
+        classes = Classes(("background", "lesion"), ("red", "brown"), thresholds)
         return caption_of("a", rows, 0, classes).split("\n")
 
     assert lines([0.3, 0.2], [0.25, 0.1]) == ["a", "flagged: red 0.30", "flagged: brown 0.20", "truth: red"]
     assert not any("brown 0." in line for line in lines([0.3, 0.2], [0.25, 0.9]))
     assert lines([0.3, 0.2], [0.9, 0.9])[1:3] == ["none flagged", "highest: red 0.30"]
     assert lines([0.4953, 0.2], [0.5, 0.5])[1:3] == ["none flagged", "highest: red 0.495"]
+    assert lines([0.3, 0.7], None) == ["a", "highest: brown 0.70", "truth: red"]
 
 
 def test_a_case_of_several_rows_is_named_with_its_slice(dataset, tmp_path):
