@@ -14,6 +14,8 @@ from itertools import chain
 from os import PathLike
 from typing import Any
 
+import numpy as np
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
@@ -27,6 +29,8 @@ logger = logging.get_logger(__name__)
 __version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub repository carries this file and not `__init__`
 
 BLOCK_TYPES = ("sequential", "parallel")
+CLASSIFICATION_TYPES = ("multi_label", "exclusive")
+DEFAULT_THRESHOLD = 0.5
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
 _PAPER = {
     "hidden_sizes": (64, 128, 256, 512),
@@ -111,9 +115,14 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         classifier_hidden_size (`int`, defaults to 32): Width between the two linear layers of the classification head (ours).
         classification_labels (`list[str]`, *optional*): Image-level class names in order; by default the foreground
             mask classes, `id2label[1:]` (the paper's n and n + 1).
+        classification_type (`str`, defaults to `"multi_label"`): `"multi_label"`: an image may have several image-level
+            classes or none; each is scored by its own sigmoid and learned by binary cross-entropy, as in the paper.
+            `"exclusive"`: every image has exactly one; softmax, cross-entropy, and the highest score decides.
         classification_thresholds (`list[float]`, *optional*): Decision threshold on the sigmoid per image-level class;
-            0.5 where not set.
+            0.5 where not set. Refused where classes exclude each other.
         class_weights (`list[float]`, *optional*): Weight of each image-level class in the classification loss.
+        label_smoothing (`float`, defaults to 0.0): Share s of the truth of image-level classes that is spread evenly: a
+            label y becomes y (1 - s) + s / 2, with classes that exclude each other y (1 - s) + s / K.
         classification_loss_weight (`float`, defaults to 0.25): Lambda 1 of the paper.
         segmentation_loss_weight (`float`, defaults to 1.0): Lambda 2 of the paper.
         semantic_loss_ignore_index (`int`, defaults to 255): Mask value left out of the segmentation loss.
@@ -160,8 +169,10 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_hidden_sizes: list[int] | tuple[int, ...] | None = None
     classifier_hidden_size: int = 32
     classification_labels: list[str] | tuple[str, ...] | None = None
+    classification_type: str = "multi_label"
     classification_thresholds: list[float | int] | tuple[float | int, ...] | None = None
     class_weights: list[float | int] | tuple[float | int, ...] | None = None
+    label_smoothing: float | int = 0.0
     classification_loss_weight: float | int = 0.25
     segmentation_loss_weight: float | int = 1.0
     semantic_loss_ignore_index: int = 255
@@ -254,6 +265,53 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             return list(self.classification_labels)
         return _names(self.id2label)[1:]
 
+    @property
+    def classes_exclude(self) -> bool:
+        """Whether every image has exactly one of the image-level classes."""
+        return self.classification_type == "exclusive"
+
+    def class_scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """Scores in [0, 1] of image-level classes, from their logits (..., K) in float32 or deeper.
+
+        The softmax of classes that exclude each other, whose scores add up to 1, else the sigmoid of each.
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.softmax(dim=-1) if self.classes_exclude else logits.sigmoid()
+
+    def decision_thresholds(self, threshold: float | Sequence[float] | None = None) -> list[float] | None:
+        """The decision threshold of each image-level class; None where the highest score decides.
+
+        Args:
+            threshold: To use in place of the config's own, one for all or one per class.
+
+        Raises:
+            ValueError: It is out of its range, or for another number of classes, or the highest score decides.
+        """
+        names = self.image_class_names
+        if self.classes_exclude:
+            if threshold is not None:
+                raise ValueError(
+                    f"threshold={threshold} has no meaning where each image has exactly one of the classes {names}: the "
+                    "highest score decides. Leave it out."
+                )
+            return None
+        if threshold is None:
+            threshold = DEFAULT_THRESHOLD if self.classification_thresholds is None else self.classification_thresholds
+        values = np.asarray(threshold, dtype=np.float64)
+        values = [values.item()] * len(names) if values.ndim == 0 else values.tolist()
+        if len(values) != len(names) or not all(0 <= value <= 1 for value in values):
+            raise ValueError(
+                f"threshold={threshold} must be a number in [0, 1], or one for each of the classes {names}."
+            )
+        return values
+
+    def predicted_classes(
+        self, scores: Sequence[float], threshold: float | Sequence[float] | None = None
+    ) -> list[str]:
+        """Names of the image-level classes that K scores of one image decide for; `threshold` as above."""
+        chosen = decisions(np.asarray(scores), self.decision_thresholds(threshold))
+        return [name for name, present in zip(self.image_class_names, chosen, strict=True) if present]
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ResFormerConfig":
         """Builds a config; label overrides are kept until it is known which head they mean."""
@@ -297,7 +355,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         config._label_override = None
         config._set_labels(labels)
         config.classification_labels = _names(labels)
-        config.problem_type = "multi_label_classification"
+        config.problem_type = f"{'single' if self.classes_exclude else 'multi'}_label_classification"
         config._drop_stale_class_values(names, [] if override is None else override.given)
         return config
 
@@ -425,6 +483,8 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1).")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1).")
         weights = ("classification_loss_weight", "segmentation_loss_weight", "cross_entropy_weight", "focal_weight")
         for field in weights:
             if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):
@@ -448,6 +508,20 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _check_class_values(self) -> None:
         names = self.image_class_names
+        if self.classification_type not in CLASSIFICATION_TYPES:
+            raise ValueError(
+                f"classification_type={self.classification_type!r} is unknown; use one of "
+                f"{', '.join(CLASSIFICATION_TYPES)}."
+            )
+        if self.classes_exclude and len(names) < 2:
+            raise ValueError(
+                f"classification_type='exclusive' needs two image-level classes or more, not {names}; use 'multi_label'."
+            )
+        if self.classes_exclude and self.classification_thresholds is not None:
+            raise ValueError(
+                f"classification_thresholds={list(self.classification_thresholds)} have no meaning with "
+                "classification_type='exclusive', where the highest score decides; leave them out."
+            )
         for field in _PER_IMAGE_CLASS:
             values = getattr(self, field)
             if values is not None and len(values) != len(names):
@@ -477,6 +551,19 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             if values is not None and field not in given and list(before) != self.image_class_names:
                 logger.warning(f"{field}={list(values)} belonged to the classes {list(before)} and was reset to None.")
                 setattr(self, field, None)
+
+
+def decisions(scores: np.ndarray, thresholds: Sequence[float] | float | None) -> np.ndarray:
+    """Which image-level classes are decided present, by scores (..., K); booleans of the same shape.
+
+    Args:
+        scores: In [0, 1].
+        thresholds: A class is present at or above it, one for all or one per class; None for classes that exclude each
+            other: the highest score alone is, of equal ones the first.
+    """
+    if thresholds is None:
+        return np.eye(scores.shape[-1], dtype=bool)[scores.argmax(axis=-1)]
+    return scores >= np.asarray(thresholds)
 
 
 def major_version(version: str | None) -> int:

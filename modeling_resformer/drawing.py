@@ -56,10 +56,12 @@ def label_lines(scores: Mapping[str, float], flagged: Collection[str], threshold
 
     Args:
         scores: of all classes.
-        flagged: the classes at or above their thresholds.
-        thresholds: of all classes.
+        flagged: the classes at or above their thresholds, or the one with the highest score.
+        thresholds: of all classes; empty where they exclude each other and the highest score decides.
     """
     ordered = sorted(scores, key=lambda name: -scores[name])
+    if flagged and not thresholds:
+        return [f"highest: {name} {scores[name]:.2f}" for name in flagged]
     if chosen := [f"flagged: {name} {scores[name]:.2f}" for name in ordered if name in flagged]:
         return chosen
     if not ordered:

@@ -84,7 +84,8 @@ class Parameters:
         overlap_mask_area_threshold: A class is left out where its mask covers a smaller share than this of the pixels
             at which it is probable (`mask_threshold`, else 0.5), the rest being other classes'.
         top_k: How many classes to name, the most probable first; all by default.
-        function_to_apply: `"sigmoid"` (each class by itself, as trained), `"softmax"` or `"none"` (logits).
+        function_to_apply: `"sigmoid"` (each class by itself), `"softmax"` or `"none"` (logits); by default what the model
+            was trained with.
     """
 
     task: str = DEFAULT_TASK
@@ -92,7 +93,7 @@ class Parameters:
     mask_threshold: float | None = None
     overlap_mask_area_threshold: float | None = None
     top_k: int | None = None
-    function_to_apply: str = "sigmoid"
+    function_to_apply: str | None = None
 
     @classmethod
     def from_request(cls, given: Any) -> "Parameters":
@@ -247,22 +248,17 @@ def encoded_mask(mask: torch.Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def classes(logits: torch.Tensor, names: Sequence[str], parameters: Parameters) -> list[dict[str, Any]]:
+def classes(logits: torch.Tensor, config: Any, parameters: Parameters) -> list[dict[str, Any]]:
     """`[{"label", "score"}]`, the highest first, from (K,) float logits."""
-    if parameters.function_to_apply == "softmax":
-        logits = logits.softmax(dim=0)
-    elif parameters.function_to_apply == "sigmoid":
-        logits = logits.sigmoid()
-    scores = [{"label": name, "score": score} for name, score in zip(names, logits.tolist(), strict=True)]
+    if parameters.function_to_apply is None:
+        values = config.class_scores(logits)
+    elif parameters.function_to_apply == "none":
+        values = logits
+    else:
+        values = logits.softmax(dim=0) if parameters.function_to_apply == "softmax" else logits.sigmoid()
+    named = zip(config.image_class_names, values.tolist(), strict=True)
+    scores = [{"label": name, "score": score} for name, score in named]
     return sorted(scores, key=lambda one: -one["score"])[: parameters.top_k]
-
-
-def decided(logits: torch.Tensor, config: Any) -> list[str]:
-    """Names of the image-level classes at or above their decision threshold: the config's, else 0.5."""
-    names = config.image_class_names
-    thresholds = config.classification_thresholds or [0.5] * len(names)
-    scores = logits.sigmoid().tolist()
-    return [name for name, score, least in zip(names, scores, thresholds, strict=True) if score >= least]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,6 +296,7 @@ class EndpointHandler:
         self.tasks = [task for task, parts in TASK_PARTS.items() if not parts & missing]
         if not self.tasks:
             raise ValueError(f"{path}: no weights for {', '.join(sorted(missing))}; expected a trained checkpoint.")
+        self.classes_exclude = model.config.classes_exclude
         self.model = model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.image_processor = AutoImageProcessor.from_pretrained(path, **source)
         self.limits = limits
@@ -313,7 +310,8 @@ class EndpointHandler:
 
         Returns:
             Segmentation: `[{"label", "score", "mask"}]`. Classification: `[{"label", "score"}]`. Both: a dict with
-            both lists and `predicted_labels`, the classes at or above their decision threshold.
+            both lists and `predicted_labels`, the classes at or above their decision threshold, or, where classes
+            exclude each other, the one with the highest score.
 
         Raises:
             RequestError: A ValueError of one line; see `status`.
@@ -332,10 +330,11 @@ class EndpointHandler:
             resized = F.interpolate(mask_logits, size=image.size[::-1], mode="bilinear", align_corners=False)[0]
             answers["segmentation"] = segments(resized, self.model.config.mask_class_names, parameters)
         if "classification" in wanted:
-            answers["classification"] = classes(class_logits, self.model.config.image_class_names, parameters)
+            answers["classification"] = classes(class_logits, self.model.config, parameters)
         if parameters.task != "both":
             return answers[parameters.task]
-        return {**answers, "predicted_labels": decided(class_logits, self.model.config)}
+        config = self.model.config
+        return {**answers, "predicted_labels": config.predicted_classes(config.class_scores(class_logits).tolist())}
 
     @torch.inference_mode()
     def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:

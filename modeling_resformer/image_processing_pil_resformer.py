@@ -481,15 +481,16 @@ class ResFormerImageProcessing:
             config: The model's config, for names and default thresholds.
             target_sizes: (height, width) for each image; the logits' own size if not given.
             threshold: Decision threshold on the class scores, one for all or one per class; by default the config's
-                `classification_thresholds`, else 0.5.
+                `classification_thresholds`, else 0.5. Of classes that exclude each other the highest score decides.
 
         Returns:
-            One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid}; `predicted_labels`
-            [name] of the scores at or above their threshold; `mask_classes` {name: {"area_fraction": share of pixels,
+            One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid, or softmax of classes
+            that exclude each other}; `predicted_labels` [name] of the scores at or above their threshold, or of the
+            highest; `mask_classes` {name: {"area_fraction": share of pixels,
             "mean_probability": mean softmax over the pixels of that class, or None without any}}.
 
         Raises:
-            ValueError: The config has another number of classes than the logits, or the thresholds do not fit.
+            ValueError: The config has another number of classes than the logits, or the threshold does not fit.
         """
         mask_logits, class_logits = outputs.get("segmentation_logits"), outputs.get("classification_logits")
         mask_names, class_names = config.mask_class_names, config.image_class_names
@@ -498,13 +499,13 @@ class ResFormerImageProcessing:
                 raise ValueError(
                     f"The config names {len(names)} {kind} classes {names}, the logits have {logits.shape[1]}."
                 )
-        thresholds = checked_thresholds(threshold, config.classification_thresholds, class_names)
+        config.decision_thresholds(threshold)  # refused even where there is nothing to decide
         halves = []
         if mask_logits is not None:
             halves.append(describe_mask(logits, mask_names) for logits in resized_logits(mask_logits, target_sizes))
         if class_logits is not None:
-            scores = class_logits.float().sigmoid().tolist()
-            halves.append(describe_classes(row, class_names, thresholds) for row in scores)
+            scores = config.class_scores(class_logits).tolist()
+            halves.append(describe_classes(row, config, threshold) for row in scores)
         return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
 
 
@@ -539,25 +540,12 @@ def describe_mask(logits: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
     return {"segmentation": segmentation, "mask_classes": mask_classes}
 
 
-def describe_classes(scores: Sequence[float], names: Sequence[str], thresholds: Sequence[float]) -> dict[str, Any]:
-    """Scores by name, and the names of those at or above their threshold."""
-    decided = [name for name, score, least in zip(names, scores, thresholds, strict=True) if score >= least]
-    return {"class_scores": dict(zip(names, scores, strict=True)), "predicted_labels": decided}
-
-
-def checked_thresholds(
-    threshold: float | Sequence[float] | None, defaults: Sequence[float] | None, names: Sequence[str]
-) -> list[float]:
-    """One threshold per class, from the argument, else the config, else 0.5."""
-    if threshold is None:
-        threshold = 0.5 if defaults is None else defaults
-    values = np.asarray(threshold, dtype=np.float64)
-    values = [values.item()] * len(names) if values.ndim == 0 else values.tolist()
-    if len(values) != len(names) or not all(0 <= value <= 1 for value in values):
-        raise ValueError(
-            f"threshold={threshold} must be a number in [0, 1], or one for each of the classes {list(names)}."
-        )
-    return values
+def describe_classes(
+    scores: Sequence[float], config: Any, threshold: float | Sequence[float] | None
+) -> dict[str, Any]:
+    """Scores by name, and the names of the classes that they decide for."""
+    named = dict(zip(config.image_class_names, scores, strict=True))
+    return {"class_scores": named, "predicted_labels": config.predicted_classes(scores, threshold)}
 
 
 class ResFormerImageProcessorPil(ResFormerImageProcessing, PilBackend):

@@ -51,6 +51,7 @@ AUTO_MAP = {
 PIPELINE_TASK = "multitask-image-analysis"
 UNLABELLED = -100
 FOCAL_GAMMA = 2.0
+SHARE_TOLERANCE = 1e-3  # of the shares of classes of one image, whose sum is 1 but for rounding
 POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
 # CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
 MOST_HEADS = 65_535
@@ -807,21 +808,77 @@ def dice_loss_from_statistics(
 
 
 def classification_loss_sum_and_count(
-    logits: torch.Tensor, labels: torch.Tensor, class_weights: Sequence[float] | None = None
+    logits: torch.Tensor, labels: torch.Tensor, config: ResFormerConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted binary cross-entropy summed over labelled entries, and their number.
+    """The sum of the classification loss, and the number of entries or, where classes exclude each other, rows behind it.
 
     Args:
         logits: (B, K).
         labels: (B, K) floats in [0, 1]; -100 or NaN marks an entry as unlabelled.
-        class_weights: K weights; each scales the positive and the negative term of its class.
+        config: Kind of the classes, their weights, label smoothing.
     """
     logits, labels = logits.float(), labels.float()
     known = (labels != UNLABELLED) & ~labels.isnan()
-    terms = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0.0), reduction="none")
-    if class_weights is not None:
-        terms = terms * terms.new_tensor(class_weights)
+    truth = labels.masked_fill(~known, 0.0)
+    weights = logits.new_tensor(config.class_weights or [1.0] * logits.shape[1])
+    summed = exclusive_loss_sum_and_count if config.classes_exclude else multi_label_loss_sum_and_count
+    return summed(logits, truth, known, weights, config.label_smoothing)
+
+
+def multi_label_loss_sum_and_count(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Binary cross-entropy summed over labelled entries, and their number; a weight scales both terms of its class.
+
+    Args:
+        logits, truth: (B, K) floats, the truth 0 where unlabelled.
+        known: (B, K) booleans.
+        weights: (K,) of the classes.
+        smoothing: Truth y counts as y (1 - smoothing) + smoothing / 2.
+    """
+    smoothed = truth * (1 - smoothing) + smoothing / 2
+    terms = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none") * weights
     return (terms * known).sum(), known.sum()
+
+
+def exclusive_loss_sum_and_count(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy summed over the rows whose labels say something, and their number.
+
+    The negative logarithm of the likelihood of what is known: what the known labels leave of 1 belongs to the unlabelled
+    classes together. So a row with a 1 is -log p of that class whatever else is unlabelled; a row of zeros is -log of the
+    summed probability of the classes that it leaves open; and shares that add up to 1, as mixing images makes them, are
+    torch's cross-entropy with class probabilities. Rows in which nothing is labelled, and rows that no image can have
+    (several classes, or none at all), are left out.
+
+    Weights scale the terms of their classes, that of several open ones by its mean. The sum is to be divided by the number
+    of rows, as torch does for class probabilities, and not by the weights that a batch happens to hold: so the mean over
+    micro-batches is that of the batch.
+
+    Args:
+        logits, truth: (B, K) floats, the truth 0 where unlabelled.
+        known: (B, K) booleans.
+        weights: (K,) of the classes.
+        smoothing: Share of the truth that is spread evenly over all classes.
+    """
+    open_share = (1 - truth.sum(1)).clamp(min=0)
+    counted = known.any(1) & ~contradicts_exclusion(truth, known)
+    # Without an open class the share is 0; all are taken for open then, since the gradient of log 0 is NaN.
+    is_open = ~known | known.all(1, keepdim=True)
+    log_probabilities = logits.log_softmax(1)
+    log_open = log_probabilities.masked_fill(~is_open, float("-inf")).logsumexp(1)
+    open_weight = (weights * is_open).sum(1) / is_open.sum(1)
+    terms = (truth * weights * log_probabilities).sum(1) + open_share * open_weight * log_open
+    if smoothing:
+        terms = (1 - smoothing) * terms + smoothing * (weights * log_probabilities).mean(1)
+    return -(terms * counted).sum(), counted.sum()
+
+
+def contradicts_exclusion(truth: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """(B,) whether labels allow no single class: several are present, or none is and none is unlabelled."""
+    total = truth.sum(1)
+    return (total > 1 + SHARE_TOLERANCE) | ((total < 1 - SHARE_TOLERANCE) & known.all(1))
 
 
 def pixel_losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -854,7 +911,9 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResFor
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResFormerConfig) -> torch.Tensor:
-    """Weighted binary cross-entropy, the mean over labelled entries; float32, 0 without any.
+    """Weighted cross-entropy, float32, 0 without any label.
+
+    Binary, the mean over labelled entries; of classes that exclude each other by softmax, the mean over labelled rows.
 
     Args:
         logits: (B, K).
@@ -862,10 +921,13 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: ResF
         config: Loss settings.
 
     Raises:
-        ValueError: The labels have another shape or, on a CPU, values outside their range.
+        ValueError: The labels have another shape or, on a CPU, values outside their range, or say of classes that exclude
+            each other that an image has several or none.
     """
     labels = checked_class_labels(logits, labels.to(logits.device))
-    total, count = classification_loss_sum_and_count(logits, labels, config.class_weights)
+    if config.classes_exclude:
+        check_exclusion(labels)
+    total, count = classification_loss_sum_and_count(logits, labels, config)
     return total / count.clamp(min=1)
 
 
@@ -895,6 +957,19 @@ def checked_class_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
         )
     check_values("Class labels", labels, (labels != UNLABELLED) & ~labels.isnan(), 1)
     return labels
+
+
+def check_exclusion(labels: torch.Tensor) -> None:
+    """Refuses (B, K) labels of several classes or of none; not on an accelerator, where the loss leaves them out."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    known = (labels != UNLABELLED) & ~labels.isnan()
+    wrong = contradicts_exclusion(labels.float().masked_fill(~known, 0.0), known)
+    if wrong.any():
+        raise ValueError(
+            f"Class labels hold the row {labels[wrong][0].tolist()}; expected exactly one class an image "
+            "(classification_type='exclusive'). Correct the labels, or use 'multi_label'."
+        )
 
 
 def check_values(kind: str, labels: torch.Tensor, known: torch.Tensor, highest: int) -> None:
@@ -1089,7 +1164,8 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
         Args:
             pixel_values: (B, num_channels, H, W) normalised floats of any size; 32 x 32 and up is sensible.
             mask_labels: (B, H, W) integers in 0..S-1, 255 (`semantic_loss_ignore_index`) where unlabelled.
-            class_labels: (B, K) with 1 for present and 0 for absent classes, -100 or NaN where unknown.
+            class_labels: (B, K) with 1 for present and 0 for absent classes, -100 or NaN where unknown; at most one present
+                where the config says that classes exclude each other.
             output_hidden_states: Whether to return the stem's and every level's feature map.
             output_attentions: Whether to return the attention probabilities of every Swin layer.
             return_dict: `False` gives a tuple.

@@ -37,10 +37,11 @@ class ResFormerPipeline(Pipeline):
     with one head, its half.
 
     Args of the constructor and of a call:
-        threshold: Decision threshold on the class scores, one or one per class; by default the checkpoint's own.
+        threshold: Decision threshold on the class scores, one or one per class; by default the checkpoint's own. Refused
+            where classes exclude each other.
         tta: Test-time flips. `"horizontal"` (or True) averages an image and its mirror image; `"both"` adds the two
             turned upside down, which suits photographs without an up and a down, and not OCT. Probabilities are
-            averaged, not logits: the softmax of masks, flipped back, and the sigmoid of classes.
+            averaged, not logits: the softmax of masks, flipped back, and the scores of classes.
         intensity_range: Lowest and highest stored value, where images do not fill the range of their type.
     """
 
@@ -70,7 +71,12 @@ class ResFormerPipeline(Pipeline):
         return inputs
 
     def _forward(self, inputs: Mapping[str, Any], views: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
-        logits = averaged_over_views(lambda pixels: named_logits(self.model(pixels)), inputs["pixel_values"], views)
+        logits = averaged_over_views(
+            lambda pixels: named_logits(self.model(pixels)),
+            inputs["pixel_values"],
+            views,
+            self.model.config.classes_exclude,
+        )
         return {**logits, "target_size": inputs["target_size"]}
 
     def postprocess(self, outputs: dict[str, Any], threshold: float | Sequence[float] | None = None) -> dict[str, Any]:
@@ -105,13 +111,15 @@ def averaged_over_views(
     logits_of: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     pixel_values: torch.Tensor,
     views: Sequence[Sequence[int]],
+    classes_exclude: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Logits whose softmax (masks) and sigmoid (classes) are the means of those probabilities over flipped views.
+    """Logits whose softmax (masks) and sigmoid or softmax (classes) are the means of those probabilities over flipped views.
 
     Args:
         logits_of: From (B, C, H, W) to `segmentation_logits` (B, S, H, W), `classification_logits` (B, K) or both.
         pixel_values: (B, C, H, W).
         views: Axes to flip in each view; without any, the logits of `pixel_values` as they are.
+        classes_exclude: Whether the scores of classes are a softmax.
     """
     if not views:
         return logits_of(pixel_values)
@@ -120,20 +128,24 @@ def averaged_over_views(
         [
             {name: logits.flip(axes) if name == "segmentation_logits" else logits for name, logits in output.items()}
             for axes, output in outputs
-        ]
+        ],
+        classes_exclude,
     )
 
 
-def averaged_logits(outputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Logits whose softmax (masks) and sigmoid (classes) are the means of those probabilities over several answers.
+def averaged_logits(
+    outputs: Sequence[Mapping[str, torch.Tensor]], classes_exclude: bool = False
+) -> dict[str, torch.Tensor]:
+    """Logits whose softmax (masks) and sigmoid or softmax (classes) are the means of those probabilities over several answers.
 
     Args:
         outputs: Of the same images, each `segmentation_logits` (B, S, H, W), `classification_logits` (B, K) or both.
+        classes_exclude: Whether the scores of classes are a softmax.
     """
     averaged = {}
     for name in outputs[0]:
         logits = torch.stack([output[name].float() for output in outputs])
-        if name == "segmentation_logits":
+        if name == "segmentation_logits" or classes_exclude:
             averaged[name] = torch.logsumexp(logits.log_softmax(dim=2), dim=0) - math.log(len(outputs))
         else:
             # log(mean p) - log(mean(1 - p)), without leaving the logarithm.

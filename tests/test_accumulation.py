@@ -36,11 +36,18 @@ def freeze_batch_norms(model):
             module.train = lambda mode=True, module=module: module
 
 
-def one_step(dataset, folder, model_class, batch_size, accumulation):
+def one_step(dataset, folder, model_class, batch_size, accumulation, **model_settings):
     """Gradients and log of one optimiser step over the eight rows, and the trainer."""
     settings = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
     trainer = make_trainer(
-        dataset, folder, model_class=model_class, max_steps=1, logging_steps=1, max_grad_norm=0, **settings
+        dataset,
+        folder,
+        model_settings=model_settings,
+        model_class=model_class,
+        max_steps=1,
+        logging_steps=1,
+        max_grad_norm=0,
+        **settings,
     )
     freeze_batch_norms(trainer.model)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -55,9 +62,12 @@ def largest_difference(one, other):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def test_four_micro_batches_of_two_are_one_batch_of_eight_for_the_cross_entropy(dataset, tmp_path):
-    whole, whole_log, _ = one_step(dataset, tmp_path, ResFormerForImageClassification, 8, 1)
-    parts, parts_log, _ = one_step(dataset, tmp_path, ResFormerForImageClassification, 2, 4)
+@pytest.mark.parametrize("kind", ["multi_label", "exclusive"])
+def test_four_micro_batches_of_two_are_one_batch_of_eight_for_the_cross_entropy(dataset, tmp_path, kind):
+    """Weighted by class, too."""
+    settings = {"classification_type": kind, "label_smoothing": 0.1}
+    whole, whole_log, _ = one_step(dataset, tmp_path, ResFormerForImageClassification, 8, 1, **settings)
+    parts, parts_log, _ = one_step(dataset, tmp_path, ResFormerForImageClassification, 2, 4, **settings)
     assert max(gradient.abs().max().item() for gradient in whole.values()) > 1e-2
     assert largest_difference(whole, parts) < 1e-6
     assert parts_log["loss"] == pytest.approx(whole_log["loss"], abs=1e-4)

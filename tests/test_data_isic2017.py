@@ -70,6 +70,8 @@ def test_metadata_describes_the_dataset(sample):
     assert metadata["mask_classes"] == ["background", "lesion"]
     assert metadata["class_labels"] == LABELS
     assert metadata["mask_resolution"] == "native"
+    assert metadata["labels_exclusive"] is True and load_prepared(sample).classification_type == "exclusive"
+    assert "training takes the classes to exclude each other" in (sample / "report.md").read_text()
     counts = [sum(split[label] for split in metadata["class_counts"].values()) for label in LABELS]
     assert counts == [20, 16, 24]
     report = (sample / "report.md").read_text()

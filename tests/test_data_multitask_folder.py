@@ -409,4 +409,6 @@ def test_the_script_end_to_end_with_a_manifest(tmp_path):
         "test": ["b"],
     }
     assert prepared.metadata["mask_resolution"] == [16, 24]
+    # One row has both classes.
+    assert prepared.metadata["labels_exclusive"] is False and prepared.classification_type == "multi_label"
     assert prepared.dataset["train"][0]["image"].size == (24, 16)

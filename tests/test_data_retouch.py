@@ -368,5 +368,6 @@ def test_the_report_counts_by_split_and_vendor(tmp_path, monkeypatch):
         "train": {"Cirrus": 6, "Topcon": 6},
         "test": {"Cirrus": 6},
     }
+    assert load_prepared(tmp_path / "out").classification_type == "multi_label"
     # the references hold IRF, SRF, PED, none, IRF in slices 1 to 5
     assert splits["test"]["groups"]["Cirrus"]["class_counts"] == {"IRF": 2, "SRF": 1, "PED": 1}

@@ -44,6 +44,7 @@ VARIANTS = {
     "plain_skips": (ResFormerForMultiTask, {"use_dfe": False}, None),
     "parallel_plain_skips": (ResFormerForMultiTask, {"block_type": "parallel", "use_dfe": False}, None),
     "all_losses": (ResFormerForMultiTask, {"cross_entropy_weight": 0.5, "focal_weight": 0.5}, None),
+    "exclusive": (ResFormerForMultiTask, {"classification_type": "exclusive", "label_smoothing": 0.1}, None),
     "drop_path": (ResFormerForMultiTask, {"drop_path_rate": 0.5}, None),
     "checkpointing": (ResFormerForMultiTask, {}, False),
     "reentrant_checkpointing": (ResFormerForMultiTask, {"block_type": "parallel"}, True),
@@ -60,7 +61,7 @@ def make_batch(model_class, rank, without_mask, without_labels):
     generator = torch.Generator().manual_seed(rank)
     pixels = torch.randn(2, 3, 16, 20, generator=generator)
     masks = torch.randint(0, 4, (2, 16, 20), generator=generator)
-    labels = torch.randint(0, 2, (2, 3), generator=generator).float()
+    labels = torch.eye(3)[torch.randint(0, 3, (2,), generator=generator)]  # which classes of either type may have
     masks = torch.full_like(masks, 255) if rank in without_mask else masks
     labels = torch.full_like(labels, -100) if rank in without_labels else labels
     names = {

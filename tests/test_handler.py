@@ -156,16 +156,20 @@ def test_masks_and_scores_against_numbers_worked_by_hand():
 
 def test_class_scores_against_numbers_worked_by_hand():
     logits = torch.tensor([0.0, 1.0986123, -1.0986123])  # sigmoids 1/2, 3/4, 1/4; exponentials 1, 3, 1/3
+    config = tiny_config(classification_labels=["a", "b", "c"])
 
     def answered(**given):
         return [
             (one["label"], pytest.approx(one["score"]))
-            for one in classes(logits, "abc", Parameters.from_request(given))
+            for one in classes(logits, config, Parameters.from_request(given))
         ]
 
     assert answered() == [("b", 0.75), ("a", 0.5), ("c", 0.25)]
     assert answered(top_k=1, function_to_apply="softmax") == [("b", 9 / 13)]
     assert answered(top_k=9, function_to_apply="none") == [("b", 1.0986123), ("a", 0.0), ("c", -1.0986123)]
+    config = tiny_config(classification_labels=["a", "b", "c"], classification_type="exclusive")
+    assert answered() == [("b", 9 / 13), ("a", 3 / 13), ("c", 1 / 13)]
+    assert answered(function_to_apply="sigmoid") == [("b", 0.75), ("a", 0.5), ("c", 0.25)]
 
 
 def test_masks_are_upright_where_exif_says_so(endpoint, image):

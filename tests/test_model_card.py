@@ -261,6 +261,21 @@ def test_one_class_is_not_spoken_of_as_several(render):
     assert "all classes" not in text
 
 
+def test_classes_that_exclude_each_other_are_spoken_of_as_such(render):
+    results = made_up_results()
+    results["thresholds"] = {}
+    results["model"]["balanced_accuracy"] = results["model"]["accuracy"]
+    text = render({**ISIC, "classification_type": "exclusive"}, results=results)
+    assert "a score for each of melanoma, seborrheic_keratosis, nevus, of which each image has exactly one.\n" in text
+    assert "each image has exactly one of them: a softmax, so the scores add up to 1 |" in text
+    assert "| **Decision** | exactly one class, that of the highest score |" in text
+    assert (
+        "| balanced accuracy (`balanced_accuracy`) | 300 |" in text and "sensitivity of the whole is the share" in text
+    )
+    assert "| class | found | missed |" in text and "cross-entropy for the image-level classes, one an image" in text
+    assert "sigmoid" not in text and "threshold" not in text.replace("Otsu's threshold", "")
+
+
 def test_a_model_of_one_task_is_not_told_of_the_other(render):
     assert "asks were scored" not in render(task="classification")
     assert "it will outline anything" in render(task="segmentation")

@@ -187,6 +187,28 @@ def test_stock_pipelines_name_the_classes_of_their_own_task(checkpoint):
     assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-4)
 
 
+EXCLUSIVE = """
+import sys
+import numpy as np
+from PIL import Image
+from transformers import pipeline
+
+folder, image = sys.argv[1], Image.fromarray(np.load(sys.argv[1] + "/../image.npy"))
+stock = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=True)
+scores = {one["label"]: one["score"] for one in stock(image)}
+answer = pipeline(model=folder, device="cpu", trust_remote_code=True)(image)
+assert abs(sum(scores.values()) - 1) < 1e-5 and abs(sum(answer["class_scores"].values()) - 1) < 1e-5
+assert all(abs(scores[name] - score) < 0.01 for name, score in answer["class_scores"].items())
+assert answer["predicted_labels"] == [max(scores, key=scores.get)]
+"""
+
+
+def test_classes_that_exclude_each_other_do_so_for_a_stranger(checkpoint, tmp_path):
+    stored = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**stored, "classification_type": "exclusive"}))
+    run_as_stranger(EXCLUSIVE, packages_without(tmp_path / "packages"), str(checkpoint))
+
+
 STOCK_PIPELINES = """
 import sys
 if sys.argv[1] == "package":

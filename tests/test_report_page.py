@@ -13,6 +13,7 @@ from datasets import Dataset
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from prepared_data import prepared_dataset
+from small_model import tiny_config
 from small_trainer import make_trainer
 
 from modeling_resformer import (
@@ -191,7 +192,7 @@ def test_rows_are_ranked_by_the_right_answer_where_there_are_no_masks():
         classification_logits=logits,
         class_labels=np.array([[1, 0], [1, -100], [-100, -100]]),
     )
-    ranked = ranking(ScoredRows.of(rows))
+    ranked = ranking(ScoredRows.of(rows, tiny_config()))
     assert ranked.positions.tolist() == [1, 0]
     assert ranked.scores.tolist() == pytest.approx([0.1, 0.9])
 
@@ -206,7 +207,7 @@ def ranked_masks(wrong, kinds, labels=None):
     rows = RowStatistics(
         *[np.arange(len(wrong))] * 2, mask_counts=counts, classification_logits=logits, class_labels=labels
     )
-    return ranking(ScoredRows.of(rows))
+    return ranking(ScoredRows.of(rows, tiny_config()))
 
 
 def test_equally_bad_rows_are_ranked_by_wrong_pixels_and_spread_over_classes():
@@ -232,7 +233,7 @@ def test_rows_of_different_scores_are_not_spread():
     counts = np.zeros((4, 4, 3), dtype=np.int64)
     counts[:, 0, 1], counts[:, 2, 1] = [1, 2, 3, 9], [9, 8, 7, 1]
     rows = RowStatistics(np.arange(4), np.arange(4), mask_counts=counts)
-    ranked = ranking(ScoredRows.of(rows))
+    ranked = ranking(ScoredRows.of(rows, tiny_config()))
     assert ranked.worst(2) == [0, 1]
     assert ranked.best(2, but=[0, 1]) == [3, 2]
     assert cases_title("best", 2, ranked) == "Best cases by Jaccard: 2 of 4"
@@ -244,13 +245,14 @@ def test_captions_name_every_class_at_or_above_its_threshold():
         rows = ScoredRows(
             index, index, labels[:, 0] >= 0, probabilities=np.array([probabilities]), class_labels=labels
         )
-        classes = Classes(("background", "lesion"), ("red", "brown"), tuple(thresholds))
+        classes = Classes(("background", "lesion"), ("red", "brown"), thresholds)
         return caption_of("a", rows, 0, classes).split("\n")
 
     assert lines([0.3, 0.2], [0.25, 0.1]) == ["a", "flagged: red 0.30", "flagged: brown 0.20", "truth: red"]
     assert not any("brown 0." in line for line in lines([0.3, 0.2], [0.25, 0.9]))
     assert lines([0.3, 0.2], [0.9, 0.9])[1:3] == ["none flagged", "highest: red 0.30"]
     assert lines([0.4953, 0.2], [0.5, 0.5])[1:3] == ["none flagged", "highest: red 0.495"]
+    assert lines([0.3, 0.7], None) == ["a", "highest: brown 0.70", "truth: red"]
 
 
 def test_a_case_of_several_rows_is_named_with_its_slice(dataset, tmp_path):

@@ -228,9 +228,9 @@ def test_a_model_of_one_task_counts_the_rows_that_its_head_is_scored_on(metrics)
     both.mask_counts[:4], both.class_labels[5] = 0, -100
     of_masks = dataclasses.replace(both, classification_logits=None, class_labels=None)
     of_labels = dataclasses.replace(both, mask_counts=None)
-    assert ScoredRows.of(of_masks).annotated.tolist() == [False] * 4 + [True] * 2
-    assert ScoredRows.of(of_labels).annotated.tolist() == [True] * 5 + [False]
-    assert ScoredRows.of(both).annotated.all()
+    assert ScoredRows.of(of_masks, metrics.config).annotated.tolist() == [False] * 4 + [True] * 2
+    assert ScoredRows.of(of_labels, metrics.config).annotated.tolist() == [True] * 5 + [False]
+    assert ScoredRows.of(both, metrics.config).annotated.all()
 
 
 @pytest.mark.parametrize(("cases", "warned"), [(9, True), (10, False)])

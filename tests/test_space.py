@@ -1,6 +1,7 @@
 """The Space: a folder that is complete by itself, and what it computes and draws (without its web page)."""
 
 import base64
+import dataclasses
 import importlib
 import json
 import sys
@@ -65,6 +66,7 @@ class TwoClasses:
     """A handler that found one class in the left half and another in the top right pixel."""
 
     tasks = ("segmentation", "classification")
+    classes_exclude = False
 
     def __call__(self, data):
         left, corner = np.zeros((2, 2, 4), np.uint8)
@@ -85,6 +87,8 @@ def test_areas_and_drawing_against_what_was_found(analysis, tmp_path):
     answer = analysis.analyse(TwoClasses(), NAMES, tmp_path / "image.png")
     assert answer.mask.tolist() == [[1, 1, 0, 3], [1, 1, 0, 0]]
     assert answer.scores == {"IRF": 0.8, "PED": 0.3} and "**IRF**" in analysis.verdict(answer)
+    one_class = analysis.verdict(dataclasses.replace(answer, exclusive=True))
+    assert "The highest score decides: **IRF**" in one_class and "threshold" not in one_class
     assert analysis.area_rows(answer) == [
         ["IRF", "4", "50.0%", "unknown", "0.90"],
         ["SRF", "0", "0.0%", "unknown", "none"],

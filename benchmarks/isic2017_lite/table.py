@@ -1,6 +1,6 @@
 """Print the table of a grid in Markdown, and draw its learning curves, from the cells that are there.
 
-    python benchmarks/isic2017_lite/table.py benchmarks/isic2017_lite/ablation.json --curves curves.png
+python benchmarks/isic2017_lite/table.py benchmarks/isic2017_lite/ablation.json --curves curves.png
 """
 
 import argparse

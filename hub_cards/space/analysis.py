@@ -33,7 +33,8 @@ class Analysis:
         probabilities: Mean probability of each class that occurs, over its pixels.
         pixels: Of the whole image.
         scores: Image-level classes, the highest first.
-        decided: Image-level classes at or above their decision threshold.
+        decided: Image-level classes at or above their decision threshold, or the one with the highest score.
+        exclusive: Whether an image has exactly one of them.
     """
 
     image: Image.Image
@@ -44,6 +45,7 @@ class Analysis:
     pixels: int
     scores: dict[str, float]
     decided: Sequence[str]
+    exclusive: bool = False
 
 
 def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path: str | os.PathLike) -> Analysis:
@@ -74,7 +76,8 @@ def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path
         mask[np.asarray(inside.resize(size, Image.Resampling.NEAREST)) > 0] = names.index(segment["label"])
     scores = {one["label"]: one["score"] for one in answer.get("classification", ())}
     shown = image.resize(size, Image.Resampling.LANCZOS)
-    return Analysis(shown, mask, names, areas, probabilities, pixels, scores, answer.get("predicted_labels", ()))
+    decided = answer.get("predicted_labels", ())
+    return Analysis(shown, mask, names, areas, probabilities, pixels, scores, decided, handler.classes_exclude)
 
 
 def fitted(size: tuple[int, int]) -> tuple[int, int]:
@@ -123,6 +126,10 @@ def verdict(analysis: Analysis) -> str:
     if not analysis.scores:
         return "This model gives no class scores."
     decided = ", ".join(analysis.decided) or "none"
+    if analysis.exclusive:
+        return (
+            f"The highest score decides: **{decided}**. An image is taken to have exactly one class; scores sum to 1."
+        )
     return (
         f"At or above their decision threshold: **{decided}**. Each class is scored by itself; they need not sum to 1."
     )

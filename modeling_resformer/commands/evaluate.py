@@ -14,7 +14,8 @@ native size, and so comparable with published ones:
 
 With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation split, each
 class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
-them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at.
+them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at. Of classes that
+exclude each other the highest score decides, and there is no threshold to choose.
 
 The exit status is 1 after bad arguments or bad data.
 """

@@ -13,7 +13,8 @@ predicted only where you name it. Written below --output:
     masks/NAME.png              class indices with a palette, at the image's size
     masks/NAME.mha, .nii.gz     the same for a volume, with its spacing, origin and direction
     overlays/NAME.png           contours on the image, or on the slices of a volume with the largest findings, and below
-                                every class at or above its threshold with its score
+                                every class at or above its threshold with its score, or that with the highest score
+                                where classes exclude each other
     en_face/NAME.png            a volume from the front: the thickness of each class over the B-scans
     predictions.csv, .parquet   one row per image or slice: scores, labels, areas, lesions, diameters
     volumes.csv, .parquet       one row per volume (not for --dataset): mm3, slices affected, the largest slice

@@ -93,6 +93,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     SOURCE: ClassVar[str]
     CONTRACT: ClassVar[str]
     STRATUM: ClassVar[str] = "label"  # what a drawn split has its share of, in words
+    LABELS_MAY_EXCLUDE: ClassVar[bool] = True  # whether rows of one class each mean that a row cannot have two
     split_rule = "as the source gives it"
 
     def __init__(self, *args: Any, data_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:

@@ -296,6 +296,8 @@ def format_report(report: Report, title: str) -> str:
         ]
     if "balanced_class_weights" in report:
         lines += ["", f"Balanced class weights (training): {describe_weights(report['balanced_class_weights'])}"]
+    if report.get("labels_exclusive"):
+        lines += ["", "Every labelled row has exactly one class: training takes the classes to exclude each other."]
     volumes = {case_id: volume for case_id, volume in report["volumes"].items() if volume["vendor"] is not None}
     if volumes:
         lines += ["", "Volumes (slices, range):"]

@@ -27,7 +27,7 @@ class PreparedDataset:
         mask_classes: names by class index, background first.
         class_labels: names of the image-level classes, in order.
         metadata: `resformer.json`: builder, split rule and seed, mask resolution, source fingerprint, class counts,
-            modality, near-duplicates.
+            modality, whether labels exclude each other, near-duplicates.
     """
 
     dataset: DatasetDict
@@ -54,6 +54,30 @@ class PreparedDataset:
         chosen = {name: [i for i, split in enumerate(split_of) if split == name] for name in SPLIT_NAMES}
         dataset = DatasetDict({name: whole.select(rows) for name, rows in chosen.items() if rows})
         return replace(self, dataset=dataset, metadata={**self.metadata, "split_rule": rule, "near_duplicates": None})
+
+    @property
+    def classification_type(self) -> str:
+        """As a `ResFormerConfig` has it: `exclusive` where the preparation found exactly one class in every labelled row.
+
+        Folders of earlier versions, which did not look, are `multi_label`.
+        """
+        return "exclusive" if self.metadata.get("labels_exclusive") else "multi_label"
+
+    def explain_classification_type(self, given: str | None) -> str:
+        """One line for the log: whether classes exclude each other, and why; `given` is what flags or a recipe say."""
+        if given is not None:
+            return f"Image-level classes: {given}, as given."
+        reason = {
+            None: "since this dataset was prepared by an earlier version, which did not look whether they exclude each "
+            "other; prepare it again",
+            False: "since images of the dataset may have several of them or none",
+            True: "since every labelled row of the dataset has exactly one of them",
+        }[self.metadata.get("labels_exclusive")]
+        other = "exclusive" if self.classification_type == "multi_label" else "multi_label"
+        return (
+            f"Image-level classes: {self.classification_type}, {reason}; "
+            f"otherwise --config '{json.dumps({'classification_type': other})}'."
+        )
 
 
 def is_prepared(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from .builder import TABLES_BESIDE, CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
 from .dataset_report import Report, format_report, make_report
 from .dataset_repository import push, write_card, write_parquet
+from .exclusive_labels import labels_exclude
 from .leakage import Match, compare, linked_cases, summarise, write_matches
 from .prepared import METADATA_NAME, is_prepared
 from .splits import SPLIT_NAMES, write_manifest
@@ -142,6 +143,7 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
         ]
         with without_bars():
             report = make_report(dataset, skipped, preparation.num_proc, None if leakage is None else leakage.counts)
+            report["labels_exclusive"] = builder.LABELS_MAY_EXCLUDE and labels_exclude(dataset)
             dataset.save_to_disk(str(folder), max_shard_size=SHARD_SIZE)
         metadata = describe(builder, preparation, report)
         if leakage is not None and leakage.pairs:
@@ -257,6 +259,7 @@ def describe(builder: CaseBuilder, preparation: Preparation, report: Report) -> 
         "modality": builder.modality,
         "mask_classes": builder.mask_classes,
         "class_labels": builder.class_labels,
+        "labels_exclusive": report["labels_exclusive"],
         "split_rule": builder.split_rule,
         "seed": preparation.seed,
         "mask_resolution": "native" if preparation.image_size is None else list(preparation.image_size),

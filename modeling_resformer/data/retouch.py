@@ -103,6 +103,7 @@ class Retouch(CaseBuilder):
 
     SOURCE = "retouch"
     STRATUM = "vendor and fluid"
+    LABELS_MAY_EXCLUDE = False  # a slice may hold several fluids, whether or not one of a small set does
     CONTRACT = "folders ...VENDOR.../TRAINnnn/ with oct.mhd and reference.mhd, each with its .raw file"
     BUILDER_CONFIG_CLASS = RetouchConfig
     BUILDER_CONFIGS: ClassVar[list[RetouchConfig]] = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..configuration_resformer import ResFormerConfig
+from ..configuration_resformer import ResFormerConfig, decisions
 from ..metrics.counts import Counts
 from ..metrics.scores import Bootstrap, Score, classification_scores, segmentation_scores
 from .row_statistics import RowStatistics
@@ -22,21 +22,35 @@ class Classes:
     Attributes:
         masks: S names of mask classes, background first.
         labels: K names of image-level classes.
-        thresholds: K, a class is decided present at or above its own.
+        thresholds: K, a class is decided present at or above its own; None where each image has exactly one class, the one
+            of the highest score.
         auc: see `classification_scores`.
     """
 
     masks: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] | None = ()
     auc: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> "Classes":
-        """Those of a config, at 0.5 where it has no thresholds."""
-        labels = tuple(config.image_class_names)
-        thresholds = config.classification_thresholds or [0.5] * len(labels)
-        return cls(tuple(config.mask_class_names), labels, tuple(thresholds), tuple(auc_classes))
+        """Those of a config, at 0.5 where it needs thresholds and has none."""
+        thresholds = config.decision_thresholds()
+        return cls(
+            tuple(config.mask_class_names),
+            tuple(config.image_class_names),
+            None if thresholds is None else tuple(thresholds),
+            tuple(auc_classes),
+        )
+
+    @property
+    def threshold_by_label(self) -> dict[str, float]:
+        """The threshold of each image-level class; empty where the highest score decides."""
+        return {} if self.thresholds is None else dict(zip(self.labels, self.thresholds, strict=True))
+
+    def decided(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which classes (..., K) probabilities decide for; booleans of the same shape."""
+        return decisions(probabilities, self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ class ScoredRows:
             label.
         counts: of the mask, (N, S) in pixels; all 0 for a row without one.
         probabilities: (N, K) in [0, 1].
-        class_labels: (N, K) 1 present, 0 absent, -100 unknown.
+        class_labels: (N, K) 1 present, 0 absent, -100 unknown; of classes that exclude each other with what follows from
+            the known ones.
         pixel_volumes: (N,) mm3 of one pixel of the scored masks, NaN where unknown; None where all are.
     """
 
@@ -63,16 +78,18 @@ class ScoredRows:
     pixel_volumes: np.ndarray | None = None
 
     @classmethod
-    def of(cls, rows: RowStatistics) -> "ScoredRows":
-        """The rows that an evaluation gathered."""
-        counts, probabilities, annotated = None, None, np.zeros(len(rows.row_index), dtype=bool)
+    def of(cls, rows: RowStatistics, config: ResFormerConfig) -> "ScoredRows":
+        """The rows that an evaluation of a model of that config gathered."""
+        counts, probabilities, labels = None, None, rows.class_labels
+        annotated = np.zeros(len(rows.row_index), dtype=bool)
         if rows.mask_counts is not None:
             counts = Counts(*np.moveaxis(rows.mask_counts, 1, 0))
             annotated |= (rows.mask_counts > 0).any(axis=(1, 2))
         if rows.classification_logits is not None:
-            probabilities = torch.from_numpy(rows.classification_logits).double().sigmoid().numpy()
-            annotated |= (rows.class_labels >= 0).any(axis=1)
-        return cls(rows.row_index, rows.case_index, annotated, counts, probabilities, rows.class_labels)
+            probabilities = config.class_scores(torch.from_numpy(rows.classification_logits).double()).numpy()
+            annotated |= (labels >= 0).any(axis=1)
+            labels = completed_labels(labels) if config.classes_exclude else labels
+        return cls(rows.row_index, rows.case_index, annotated, counts, probabilities, labels)
 
     def take(self, chosen: np.ndarray) -> "ScoredRows":
         """Some of the rows, by index or boolean mask."""
@@ -102,6 +119,16 @@ class Answers:
     rows: ScoredRows
     classes: Classes
     losses: Mapping[str, float]
+
+
+def completed_labels(labels: np.ndarray) -> np.ndarray:
+    """(N, K) labels of classes that exclude each other with what follows: one that is present makes all others absent, and
+    one that alone is unknown where all others are absent is present.
+    """
+    present, unknown = labels == 1, labels < 0
+    absent = unknown & present.any(axis=1, keepdims=True)
+    last = unknown & (unknown.sum(axis=1) == 1)[:, None] & ~absent
+    return np.where(absent, 0, np.where(last, 1, labels)).astype(labels.dtype)
 
 
 def row_scores(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None = None) -> dict[str, Score]:

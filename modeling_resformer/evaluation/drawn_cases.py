@@ -53,15 +53,15 @@ def image_names(case_ids: Sequence[str], slices: Sequence[int | None]) -> list[s
 
 
 def caption_of(name: str, rows: ScoredRows, position: int, classes: Classes) -> str:
-    """Name, Jaccard of the foreground classes there, the classes at or above their thresholds, and the true labels."""
+    """Name, Jaccard of the foreground classes there, the classes that are decided for, and the true labels."""
     lines = [name]
     if rows.counts is not None:
         lines = [f"{name}: {_overlap(rows, position, classes)}"]
     if rows.probabilities is not None:
         names, probabilities = classes.labels, rows.probabilities[position]
         scores = dict(zip(names, probabilities.tolist(), strict=True))
-        thresholds = dict(zip(names, classes.thresholds, strict=True))
-        lines += label_lines(scores, [name for name in names if scores[name] >= thresholds[name]], thresholds)
+        decided = classes.decided(probabilities)
+        lines += label_lines(scores, [names[k] for k in np.flatnonzero(decided)], classes.threshold_by_label)
         labels = rows.class_labels[position]
         present = [names[k] for k in np.flatnonzero(labels == 1)]
         lines.append("truth: " + (", ".join(present) or ("none of them" if (labels == 0).any() else "unknown")))

@@ -90,7 +90,7 @@ class Evaluation:
         images: what the images told; among it those that are drawn.
         everything: scores of all rows.
         groups: scores by value of the column, ascending; `unknown` for rows without one.
-        decisions: rows by class and by `tp`, `fp`, `fn`, `tn` at the thresholds.
+        decisions: rows by class and by `tp`, `fp`, `fn`, `tn` at the thresholds, or by the highest score.
         reliability: bins by class.
         absent_classes: that no row of the split has.
         warnings: sentences on what weighs on all figures.
@@ -215,7 +215,7 @@ def _absent_classes(of_masks: Sequence[str], rows: ScoredRows, classes: Classes)
 def _decisions(rows: ScoredRows, classes: Classes) -> dict[str, dict[str, int]]:
     if rows.probabilities is None:
         return {}
-    counts = label_counts(rows.probabilities >= np.array(classes.thresholds), rows.class_labels)
+    counts = label_counts(classes.decided(rows.probabilities), rows.class_labels)
     return {
         name: {part: int(values[:, k].sum()) for part, values in counts._asdict().items()}
         for k, name in enumerate(classes.labels)

@@ -47,14 +47,14 @@ class EvaluationMetrics:
 
 def answers_of(rows: RowStatistics, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> Answers:
     """What a model of that config answered on the rows."""
-    return Answers(ScoredRows.of(rows), Classes.of(config, auc_classes), split_losses(rows, config))
+    return Answers(ScoredRows.of(rows, config), Classes.of(config, auc_classes), split_losses(rows, config))
 
 
 def split_losses(rows: RowStatistics, config: ResFormerConfig) -> dict[str, float]:
     """`loss`, and the unweighted `segmentation_loss` and `classification_loss`, of a whole split.
 
     The Dice formula is applied once to sums over all rows, cross-entropies are means over all labelled pixels or
-    entries: what one batch of the whole split would give. With one task alone, `loss` is that task's.
+    entries (rows, where classes exclude each other): what one batch of the whole split would give. With one task alone, `loss` is that task's.
     """
     parts = {}
     if rows.mask_counts is not None:
@@ -77,5 +77,5 @@ def _segmentation_loss(rows: RowStatistics, config: ResFormerConfig) -> float:
 
 def _classification_loss(rows: RowStatistics, config: ResFormerConfig) -> float:
     logits, labels = torch.from_numpy(rows.classification_logits), torch.from_numpy(rows.class_labels)
-    total, entries = classification_loss_sum_and_count(logits, labels, config.class_weights)
+    total, entries = classification_loss_sum_and_count(logits, labels, config)
     return float(total / entries.clamp(min=1))

@@ -70,7 +70,7 @@ def class_panels(evaluation: Evaluation) -> list[Panel]:
         lambda axes: draw_roc(axes, evaluation),
         lambda axes: draw_reliability(axes, evaluation),
     ]
-    if exclude_each_other(rows.class_labels):
+    if evaluation.classes.thresholds is None or exclude_each_other(rows.class_labels):
         return [*panels, lambda axes: draw_confusion(axes, rows, names)]
     return [*panels, lambda axes: draw_decisions(axes, evaluation)]
 
@@ -119,7 +119,7 @@ def draw_reliability(axes: "Axes", evaluation: Evaluation) -> None:
 
 def draw_confusion(axes: "Axes", rows: ScoredRows, names: Sequence[str]) -> None:
     """K x K counts by the class of highest probability, for labels that exclude each other."""
-    known = (rows.class_labels >= 0).all(axis=1)
+    known = (rows.class_labels == 1).sum(axis=1) == 1
     true, predicted = rows.class_labels[known].argmax(axis=1), rows.probabilities[known].argmax(axis=1)
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (true, predicted), 1)
@@ -130,10 +130,10 @@ def draw_confusion(axes: "Axes", rows: ScoredRows, names: Sequence[str]) -> None
 
 def draw_decisions(axes: "Axes", evaluation: Evaluation) -> None:
     """K x 4 counts of decisions at the thresholds, for labels of which several or none may be present."""
-    decisions, thresholds = evaluation.decisions, evaluation.classes.thresholds
+    decisions, thresholds = evaluation.decisions, evaluation.classes.threshold_by_label
     table = np.array([[d["tp"], d["fn"], d["fp"], d["tn"]] for d in decisions.values()])
     of = np.stack([table[:, :2].sum(axis=1)] * 2 + [table[:, 2:].sum(axis=1)] * 2, axis=1)
-    names = [f"{name}\n(at {at:.2f})" for name, at in zip(decisions, thresholds, strict=True)]
+    names = [f"{name}\n(at {thresholds[name]:.2f})" for name in decisions]
     columns = ["present,\nfound", "present,\nmissed", "absent,\nfalse alarm", "absent,\nagreed"]
     _draw_table(axes, table, table / np.maximum(of, 1), columns, names)
     axes.set(title="Decisions at each class's threshold")

@@ -31,8 +31,10 @@
   `false_positive_rate_empty` count what is predicted of them.
 - `absent_classes` never occur in this split, so that scores which need them are null.
 - `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
+- `thresholds` is `{}` where each image has exactly one class and the highest score decides. There `sensitivity` is the share
+  of images that are named rightly, and `balanced_accuracy` is its mean over classes; elsewhere there is none.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
-  `auc_classes`, `decisions` (rows by class at the thresholds) and `reliability`.
+  `auc_classes`, `decisions` (rows by class at the thresholds, or by the highest score) and `reliability`.
 - The baselines are masks, learned from the training split, and need both.
 """
 
@@ -122,7 +124,7 @@ def _of_image_classes(evaluation: Evaluation) -> dict[str, Any]:
     """What results say of image-level classes besides scores."""
     classes = evaluation.classes
     return {
-        "thresholds": dict(zip(classes.labels, classes.thresholds, strict=True)),
+        "thresholds": classes.threshold_by_label,
         "auc_classes": list(classes.auc),
         "decisions": {name: dict(decided) for name, decided in evaluation.decisions.items()},
         "reliability": {

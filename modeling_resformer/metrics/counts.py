@@ -72,7 +72,7 @@ def mask_counts(predicted: ArrayLike, true: ArrayLike, num_classes: int, ignore_
 
 
 def label_counts(predicted: ArrayLike, true: ArrayLike) -> Counts:
-    """Counts of multi-label decisions, one entry per row and class.
+    """Counts of decisions on image-level classes, one entry per row and class.
 
     Args:
         predicted: (N, K) decisions, true where the class is said to be present.

@@ -66,6 +66,8 @@ SCORES = (
                column="Sensitivity", index="sensitivity, micro", curve="sensitivity"),
     ScoreEntry("specificity", "classes", "higher", "specificity, micro",
                column="Specificity", index="specificity, micro", curve="specificity"),
+    ScoreEntry("balanced_accuracy", "classes", "higher", "balanced accuracy", by_class=False,
+               column="Balanced accuracy", index="balanced accuracy", curve="balanced accuracy"),
     ScoreEntry("auc", "classes", "higher", "area under the ROC curve, mean", main=True,
                column="AUC", index="mean area under the ROC curve", curve="AUC, mean"),
     ScoreEntry("calibration_error", "classes", "lower", "expected calibration error", column="Calibration error"),

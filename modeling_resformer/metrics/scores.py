@@ -12,6 +12,8 @@ Each name says its convention, because the conventions differ by up to 30 points
 | `false_positive_rate_empty` | share of the images without a class in which any pixel of it is predicted; mean over all foreground classes |
 | `accuracy`, `sensitivity`, `specificity` | image-level decisions, TP, TN, FP, FN summed over the classes first (micro); |
 |  | n is the number of entries: all, those with the class, those without it |
+| `balanced_accuracy` | of classes that exclude each other: the mean over classes of their sensitivity, the highest score |
+|  | deciding. `sensitivity` of the whole is then the share of images that are named rightly |
 | `auc` | area under the ROC curve of each class, then the mean over classes |
 | `calibration_error` | expected calibration error of each class over ten equal bins of its probability, less what chance adds |
 |  | to it (`calibration.py`; Kumar, Liang and Ma 2019), at least 0; then the mean over classes |
@@ -35,6 +37,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..configuration_resformer import decisions
 from .calibration import BinnedGaps
 from .counts import Counts, label_counts, sum_by_case
 from .score_table import SCORES
@@ -213,18 +216,19 @@ def classification_scores(
     true: np.ndarray,
     case_index: np.ndarray,
     class_names: Sequence[str],
-    thresholds: Sequence[float] | float = 0.5,
+    thresholds: Sequence[float] | float | None = 0.5,
     auc_classes: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
 ) -> dict[str, Score]:
     """All image-level scores of the table above.
 
     Args:
-        probabilities: (N, K) in [0, 1], the sigmoid of the logits.
+        probabilities: (N, K) in [0, 1].
         true: (N, K) floats, 1 present, 0 absent, negative or NaN unknown.
         case_index: (N,) integers, equal for images of one case.
         class_names: K names.
-        thresholds: a class is decided present at or above it; one number, or one per class.
+        thresholds: a class is decided present at or above it; one number, or one per class; None for classes that exclude
+            each other, of which the one with the highest probability is.
         auc_classes: whose mean AUC is reported besides, as `auc_` + their names joined by `+` (ISIC 2017 challenge, part 3).
         bootstrap: how intervals are made; None makes none.
 
@@ -237,8 +241,10 @@ def classification_scores(
     if missing := [name for name in auc_classes if name not in class_names]:
         raise ValueError(f"auc_classes names {missing}, which are not among the classes {list(class_names)}.")
     case_index = np.asarray(case_index)
-    decided = label_counts(probabilities >= np.asarray(thresholds), true)
+    decided = label_counts(decisions(probabilities, thresholds), true)
     scores = _decision_scores(decided, case_index, class_names, bootstrap)
+    if thresholds is None:
+        scores |= _balanced_accuracy(decided, case_index, bootstrap)
     known = decided.annotated > 0
     rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
     scores |= _auc(probabilities, true, case_index, _named("auc", class_names), rows, bootstrap)
@@ -266,6 +272,20 @@ def _decision_scores(
         names = _named(score.__name__, class_names)
         scores |= _estimate(_micro(counts, score), case_index, names, n, basis, bootstrap)
     return scores
+
+
+def _balanced_accuracy(counts: Counts, case_index: np.ndarray, bootstrap: Bootstrap | None) -> dict[str, Score]:
+    """The mean sensitivity of the classes that occur in the truth, from the decisions (N, K)."""
+    positives = counts.tp + counts.fn
+    cases = _number_of_cases(positives, case_index)
+    columns = np.flatnonzero(cases)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        per_class = Counts(*(weights @ part for part in counts))
+        return _mean(sensitivity(per_class)[:, columns])[:, None]
+
+    n = [int(positives.any(axis=1).sum())]
+    return _estimate(statistic, case_index, ["balanced_accuracy"], n, _with_fewest(cases, columns)[:1], bootstrap)
 
 
 def _auc(

@@ -10,12 +10,13 @@ import numpy as np
 from .scores import classification_scores
 
 
-_DESCRIPTION = "Accuracy, sensitivity, specificity (micro), AUC and calibration error of several labels per image."
+_DESCRIPTION = "Accuracy, sensitivity, specificity (micro), AUC and calibration error of image-level classes."
 _INPUTS = """
 Args:
     predictions: (N, K) probabilities in [0, 1].
     references: (N, K) 1 present, 0 absent, negative where unknown.
-    thresholds: for compute() only; a class is decided present at or above it, one number or K, default 0.5.
+    thresholds: for compute() only; a class is decided present at or above it, one number or K, default 0.5;
+        None for classes that exclude each other, of which the highest probability decides.
     auc_classes: for compute() only; classes whose mean AUC is wanted besides that of all classes.
 Returns:
     The score of every name in scores.py as a float, and under `n` the number of entries behind each: those with
@@ -49,7 +50,7 @@ class SensitivitySpecificity(evaluate.Metric):
         self,
         predictions: list,
         references: list,
-        thresholds: Sequence[float] | float = 0.5,
+        thresholds: Sequence[float] | float | None = 0.5,
         auc_classes: Sequence[str] = (),
     ) -> dict[str, float | dict[str, int]]:
         rows = np.arange(len(predictions))

@@ -11,8 +11,9 @@ from statistics import fmean
 
 import numpy as np
 
+from ..configuration_resformer import DEFAULT_THRESHOLD
 
-DEFAULT_THRESHOLD = 0.5
+
 FEW = 10  # rows with or without a class, below which its threshold is hardly more than a guess
 
 logger = logging.getLogger(__name__)
@@ -52,18 +53,19 @@ def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: 
     return thresholds
 
 
-def measured_elsewhere(
-    thresholds: Sequence[float] | None, class_names: Sequence[str], measured: Mapping[str, float]
-) -> list[str]:
-    """The classes whose results were measured at another threshold than the model decides by.
+def measured_elsewhere(thresholds: Mapping[str, float], measured: Mapping[str, float]) -> list[str]:
+    """The classes whose results were measured at another threshold than the model decides by, or at one and it at none.
 
     Args:
-        thresholds: K, of the model; None for 0.5 each.
-        class_names: K names.
+        thresholds: of the model, by class; empty where the highest score decides.
         measured: `thresholds` of results.json, by class.
     """
-    decided = dict(zip(class_names, thresholds or [DEFAULT_THRESHOLD] * len(class_names), strict=True))
-    return [name for name in decided if name not in measured or abs(decided[name] - measured[name]) > 1e-9]
+    names = dict.fromkeys([*thresholds, *measured])
+    return [
+        name
+        for name in names
+        if name not in thresholds or name not in measured or abs(thresholds[name] - measured[name]) > 1e-9
+    ]
 
 
 def mean_thresholds(of_models: Sequence[Sequence[float]]) -> list[float]:

@@ -15,7 +15,6 @@ from ..configuration_resformer import ResFormerConfig
 from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
-from ..image_processing_pil_resformer import checked_thresholds
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
 from ..pipeline_resformer import ResFormerPipeline, averaged_logits, checked_views
 from .result_tables import ClassNames
@@ -109,8 +108,12 @@ def check_fits(first_name: str, first: ResFormerPipeline, name: str, pipe: ResFo
 
 def answered_and_taken(pipe: ResFormerPipeline) -> dict[str, Any]:
     """What all members of an ensemble must have in common: their classes, and each field of the image processor."""
-    return {"mask classes": class_names_of(pipe).mask, "image-level classes": class_names_of(pipe).image} | {
-        f"the image processor's {key}": value for key, value in processor_fields(pipe).items()
+    classes = class_names_of(pipe)
+    return {
+        "mask classes": classes.mask,
+        "image-level classes": classes.image,
+        "classification_type": pipe.model.config.classification_type if classes.image else None,
+        **{f"the image processor's {key}": value for key, value in processor_fields(pipe).items()},
     }
 
 
@@ -133,7 +136,8 @@ class Predictor:
 
     Attributes:
         pipe: the checkpoint, or the first of an ensemble; its processor and its thresholds serve all.
-        threshold: decision threshold on the class scores; the checkpoint's own where None.
+        threshold: decision threshold on the class scores; the checkpoint's own where None. Not of classes that exclude each
+            other.
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
         others: further members of an ensemble.
     """
@@ -157,10 +161,14 @@ class Predictor:
         return self.pipe.model.config.mask_class_names
 
     @property
-    def thresholds(self) -> list[float]:
-        """The decision threshold of each image-level class."""
+    def thresholds(self) -> list[float | None]:
+        """The decision threshold of each image-level class, None of each where the highest score decides.
+
+        Raises:
+            ValueError: one was given although the highest score decides.
+        """
         config = self.pipe.model.config
-        return checked_thresholds(self.threshold, config.classification_thresholds, config.image_class_names)
+        return config.decision_thresholds(self.threshold) or [None] * len(config.image_class_names)
 
     def settings(self) -> dict[str, Any]:
         """What decides the results apart from the images: two runs with equal settings answer alike."""
@@ -190,9 +198,10 @@ class Predictor:
                 for pipe in self.members
             ]
             names = [name for name in each[0] if name != "target_size"]
-            outputs = (
-                averaged_logits([{name: one[name] for name in names} for one in each]) if self.others else each[0]
-            )
+            outputs = each[0]
+            if self.others:
+                logits = [{name: one[name] for name in names} for one in each]
+                outputs = averaged_logits(logits, self.pipe.model.config.classes_exclude)
             answers += [
                 {**{name: outputs[name][i : i + 1] for name in names}, "target_size": one["target_size"]}
                 for i, one in enumerate(inputs)

@@ -58,11 +58,12 @@ def prediction_columns(classes: ClassNames, members: int = 1) -> dict[str, str]:
     """Columns of `predictions.csv`, one row per image or slice, as `members` models answer it.
 
     `source` (the input), `case_id`, `slice_index` (from 0), `height`, `width`, `spacing_row_mm`, `spacing_column_mm` (mm per
-    pixel, empty where unknown); per image-level class `score_NAME` (sigmoid), `label_NAME` (whether the score reaches the
-    threshold), `threshold_NAME`; per foreground mask class `area_pixels_NAME`, `area_share_NAME` (0..1),
-    `mean_probability_NAME` (softmax over its pixels, empty without any), `lesion_count_NAME` (8-connected),
-    `longest_diameter_pixels_NAME`, `area_mm2_NAME`, `longest_diameter_mm_NAME` (both empty where the spacing is unknown);
-    `mask`, `overlay` (files relative to the output folder); of an ensemble `models`, how many answers were averaged.
+    pixel, empty where unknown); per image-level class `score_NAME` (sigmoid; softmax where classes exclude each other),
+    `label_NAME` (whether the score reaches the threshold, or is the highest), `threshold_NAME` (empty there); per foreground
+    mask class `area_pixels_NAME`, `area_share_NAME` (0..1), `mean_probability_NAME` (softmax over its pixels, empty without
+    any), `lesion_count_NAME` (8-connected), `longest_diameter_pixels_NAME`, `area_mm2_NAME`, `longest_diameter_mm_NAME` (both
+    empty where the spacing is unknown); `mask`, `overlay` (files relative to the output folder); of an ensemble
+    `models`, how many answers were averaged.
     """
     return {
         **{"source": "text", "case_id": "text", "slice_index": "integer", "height": "integer", "width": "integer"},
@@ -101,7 +102,7 @@ def per_class(columns: dict[str, str], names: Sequence[str]) -> dict[str, str]:
 def said_of(row: Row, image_classes: Sequence[str]) -> list[str]:
     """Lines for below an image: the classes that a row of `predictions.csv` labels, with their scores."""
     scores = {name: row[f"score_{name}"] for name in image_classes}
-    thresholds = {name: row[f"threshold_{name}"] for name in image_classes}
+    thresholds = {name: threshold for name in image_classes if (threshold := row[f"threshold_{name}"]) is not None}
     return label_lines(scores, [name for name in image_classes if row[f"label_{name}"]], thresholds)
 
 

@@ -186,7 +186,9 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "foreground": markdown(", ".join(config.mask_class_names[1:])),
         "image_classes": classes,
         "several_classes": len(config.image_class_names) > 1,
-        "scored": f"a score for {'each of ' if len(config.image_class_names) > 1 else ''}{classes}",
+        "exclusive": config.classes_exclude,
+        "scored": f"a score for {'each of ' if len(config.image_class_names) > 1 else ''}{classes}"
+        + (", of which each image has exactly one" if config.classes_exclude else ""),
         "thresholds": ", ".join(
             f"{name} {threshold:.3g}"
             for name, threshold in zip(config.image_class_names, config.classification_thresholds or (), strict=False)

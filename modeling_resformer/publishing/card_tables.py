@@ -111,12 +111,13 @@ def decision_table(facts: Facts) -> str:
     rows = [
         [
             name,
-            f"{thresholds[name]:.3g}" if name in thresholds else "-",
+            *([] if facts.config.classes_exclude else [f"{thresholds[name]:.3g}" if name in thresholds else "-"]),
             *(str(counts[key]) for key in ("tp", "fn", "fp", "tn")),
         ]
         for name, counts in (facts.results.get("decisions") or {}).items()
     ]
-    return markdown_table(["class", "threshold", "found", "missed", "false alarms", "rightly absent"], rows)
+    threshold = [] if facts.config.classes_exclude else ["threshold"]
+    return markdown_table(["class", *threshold, "found", "missed", "false alarms", "rightly absent"], rows)
 
 
 def reliability_table(facts: Facts) -> str:
@@ -308,8 +309,12 @@ def losses(facts: Facts) -> str:
             terms += [f"{weight:g} x {name}"] if weight else []
         parts.append((config.segmentation_loss_weight, f"({' + '.join(terms)}) for the mask"))
     if facts.classifies:
-        kind = "binary cross-entropy, weighted by class," if config.class_weights else "binary cross-entropy"
-        parts.append((config.classification_loss_weight, f"{kind} for the image-level classes"))
+        kind = "cross-entropy" if config.classes_exclude else "binary cross-entropy"
+        details = [f"label smoothing {config.label_smoothing:g}"] if config.label_smoothing else []
+        details = [*(["weighted by class"] if config.class_weights else []), *details]
+        kind = ", ".join([kind, *details]) + ("," if details else "")
+        classes = "the image-level classes, one an image" if config.classes_exclude else "the image-level classes"
+        parts.append((config.classification_loss_weight, f"{kind} for {classes}"))
     if len(parts) == 1:
         return parts[0][1]
     return " + ".join(f"{weight:g} x {text}" for weight, text in parts)

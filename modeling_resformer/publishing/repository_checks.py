@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from ..configuration_resformer import ResFormerConfig
 from ..errors import BadInputError, one_line
 from ..image_processing_pil_resformer import ResFormerImageProcessorPil
-from ..metrics.thresholds import DEFAULT_THRESHOLD, measured_elsewhere
+from ..metrics.thresholds import measured_elsewhere
 from ..modeling_resformer import ResFormerPreTrainedModel
 
 
@@ -74,10 +74,11 @@ def check_thresholds(run: Path) -> None:
     if measured is None:  # of a model, or an evaluation, without image-level classes
         return
     config = ResFormerConfig.from_pretrained(run)
-    names = measured_elsewhere(config.classification_thresholds, config.image_class_names, measured)
+    thresholds = config.decision_thresholds()
+    decided = {} if thresholds is None else dict(zip(config.image_class_names, thresholds, strict=True))
+    names = measured_elsewhere(decided, measured)
     if names:
-        decided = dict(zip(config.image_class_names, config.classification_thresholds or (), strict=False))
-        stated = ", ".join(f"{name} {decided.get(name, DEFAULT_THRESHOLD):.4g}" for name in names)
+        stated = ", ".join(f"{name} {decided[name]:.4g}" if name in decided else f"{name} none" for name in names)
         found = ", ".join(
             f"{name} {measured[name]:.4g}" if name in measured else f"{name} not at all" for name in names
         )

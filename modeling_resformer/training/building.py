@@ -45,8 +45,11 @@ def build_model(
         **_mask_classes(arguments, prepared),
         "classification_labels": prepared.class_labels,
         **({} if start is None else {"backbone_config": start.backbone_config}),
+        "classification_type": prepared.classification_type,
         **arguments.config,
     }
+    if task.class_logits is not None and len(prepared.class_labels) > 1:
+        logger.info("%s", prepared.explain_classification_type(arguments.config.get("classification_type")))
     if arguments.class_weights == "balanced" and task.class_logits is not None:
         settings["class_weights"] = balanced_class_weights(prepared.dataset["train"])
     config = _build_config(arguments.model_name_or_path, settings)

@@ -23,6 +23,7 @@ from .building import (
     check_labels,
     load_model,
 )
+from .run_checks import describe_contradiction
 from .split_evaluation import evaluate_split
 from .threshold_choice import choose_on_validation, warn_of_older_results, write_thresholds
 from .trainer import ResFormerTrainer
@@ -82,9 +83,17 @@ def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, p
         raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
     if arguments.choose_thresholds and trainer.task.class_logits is None:
         raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
+    if arguments.choose_thresholds and trainer.model.config.classes_exclude:
+        raise BadInputError(
+            "--choose_thresholds: each image has exactly one of this model's classes, and the highest score decides; there "
+            "is no threshold to choose."
+        )
     if arguments.raw_masks and trainer.task.mask_logits is None:
         raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
     Scoring(Bootstrap(0), arguments.group_by).column(prepared.dataset[arguments.split])
     check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
+    scores_one_class = trainer.task.class_logits is not None and trainer.model.config.classes_exclude
+    if scores_one_class and (sentence := describe_contradiction(prepared, arguments.split)):
+        logger.warning("%s; this model names exactly one, and its loss leaves such rows out.", sentence)
     if arguments.choose_thresholds and arguments.split == "validation":
         logger.warning("Thresholds and scores come from the same rows: accuracy and the like will look too good.")

@@ -108,7 +108,9 @@ def make_batch(
 ) -> dict[str, torch.Tensor]:
     """(images, C, H, W) noise with random labels, under the names that the task's model takes."""
     masks = torch.randint(0, len(config.mask_class_names), (images, *size), device=device)
-    labels = torch.randint(0, 2, (images, len(config.image_class_names)), device=device).float()
+    classes = len(config.image_class_names)
+    # One class an image, which labels of any kind may say.
+    labels = torch.eye(classes, device=device)[torch.randint(0, classes, (images,), device=device)]
     pixels = torch.randn(images, config.num_channels, *size, device=device)
     return task.forward_arguments({"pixel_values": pixels, "mask_labels": masks, "class_labels": labels})
 

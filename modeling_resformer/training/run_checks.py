@@ -6,6 +6,7 @@ from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.exclusive_labels import contradicting_rows
 from ..data.prepared import PreparedDataset
 from ..errors import BadInputError
 from ..heads import Task
@@ -54,6 +55,37 @@ def check_annotations(prepared: PreparedDataset, task: Task, folder: str) -> Non
             logger.warning(
                 "No row of the %s split has %s: for that task there is nothing to %s.", split, names[column], use
             )
+
+
+def check_exclusive_labels(prepared: PreparedDataset, config: ResFormerConfig, task: Task, folder: str) -> None:
+    """Refuses rows of several classes, or of none, for a model of which each image has exactly one.
+
+    Raises:
+        BadInputError: naming the first such case.
+    """
+    if task.class_logits is None or not config.classes_exclude:
+        return
+    for split in ("train", "validation", "test"):
+        if sentence := describe_contradiction(prepared, split):
+            raise BadInputError(
+                f"{folder}: {sentence}; expected exactly one (classification_type='exclusive'). Correct the labels, or "
+                'train by --config \'{"classification_type": "multi_label"}\'.'
+            )
+
+
+def describe_contradiction(prepared: PreparedDataset, split: str) -> str:
+    """Which row of a split has several classes or none, and how many there are; empty where all have one or may have."""
+    rows = prepared.dataset[split]
+    positions = contradicting_rows(rows)
+    if not positions:
+        return ""
+    first = rows.select_columns(["case_id", "slice_index", "class_labels"])[positions[0]]
+    found = ", ".join(prepared.class_labels[index] for index in first["class_labels"]) or "none"
+    more = f" (and {len(positions) - 1} more rows are like it)" if len(positions) > 1 else ""
+    return (
+        f"case {first['case_id']} (slice {first['slice_index']}) of the {split} split has the classes {found}{more}, of "
+        f"{', '.join(prepared.class_labels)}"
+    )
 
 
 def check_image_size(image_processor: BaseImageProcessor, config: ResFormerConfig) -> None:

@@ -46,7 +46,7 @@ def warn_of_older_results(trainer: ResFormerTrainer, folder: Path, output: Path)
         measured = json.loads(path.read_text(encoding="utf-8")).get("thresholds")
     except ValueError:  # cut short; publishing refuses it
         return
-    if measured is not None and measured_elsewhere(classes.thresholds, classes.labels, measured):
+    if measured is not None and measured_elsewhere(classes.threshold_by_label, measured):
         logger.warning(
             "%s is out of date: its decisions were measured at %s; renew it by scripts/evaluate.py "
             "--model %s --dataset ... --output %s",

@@ -29,7 +29,7 @@ from .checkpoints import choose_checkpoint, named_checkpoint_failure, no_empty_f
 from .imagenet import backbone_start
 from .preflight import check_resources
 from .resnet import fill_from_resnet
-from .run_checks import check_annotations, check_devices, check_image_size, check_splits
+from .run_checks import check_annotations, check_devices, check_exclusive_labels, check_image_size, check_splits
 from .run_record import RunClock, code_version, write_run_record
 from .split_evaluation import evaluate_split
 from .trainer import ResFormerTrainer
@@ -98,6 +98,7 @@ def make_trainer(
     """With the model, its processor and the rows that it learns from and is selected by."""
     start = None if model_args.backbone is None else backbone_start(model_args.backbone)
     model = build_model(model_args, prepared, start)
+    check_exclusive_labels(prepared, model.config, TASKS[model_args.task], data_args.dataset)
     if model_args.init_resnet is not None:
         filled = fill_from_resnet(model, model_args.init_resnet)
         if training_args.should_log:
