@@ -92,9 +92,12 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
         return model_class.from_pretrained(name_or_path)
 
 
-def build_image_processor(name_or_path: str | None, image_size: int | None) -> ResFormerImageProcessor:
-    """The processor of a checkpoint, or a new one, squashing to a square of `image_size` if that is given."""
+def build_image_processor(
+    name_or_path: str | None, image_size: int | None, keep_aspect_ratio: bool | None
+) -> ResFormerImageProcessor:
+    """The processor of a checkpoint, or a new one, with the settings that are given; `image_size` is a square's side."""
     settings = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+    settings |= {} if keep_aspect_ratio is None else {"keep_aspect_ratio": keep_aspect_ratio}
     if name_or_path is None:
         return ResFormerImageProcessor(**settings)
     with named_load_failure("--model", name_or_path, CHECKPOINT):

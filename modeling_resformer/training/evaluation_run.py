@@ -39,7 +39,9 @@ def evaluate(arguments: EvaluationArguments) -> None:
     check_writable(output, "--output")
     prepared = load_prepared(arguments.dataset)
     model = load_model(arguments.model_name_or_path, arguments.task)
-    image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)
+    image_processor = build_image_processor(
+        arguments.model_name_or_path, arguments.image_size, arguments.keep_aspect_ratio
+    )
     trainer = ResFormerTrainer(
         model=model,
         args=arguments.as_training_arguments(),
