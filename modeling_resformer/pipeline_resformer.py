@@ -128,7 +128,12 @@ class ResFormerPipeline(Pipeline):
         window = tuple(inputs["pixel_values"].shape[-2:])
         masks = [
             sliding_window_logits(
-                lambda windows: logits_of(windows)["segmentation_logits"], scaled, size, window, overlap, window_batch_size
+                lambda windows: logits_of(windows)["segmentation_logits"],
+                scaled,
+                size,
+                window,
+                overlap,
+                window_batch_size,
             )
             for scaled, size in zip(unnested(inputs["scaled"]), unnested(inputs["target_size"]), strict=True)
         ]
@@ -216,7 +221,9 @@ def check_windows(overlap: float | None, scale: float | None, batch_size: int | 
         ValueError: naming the argument.
     """
     if overlap is not None and not 0 <= overlap < 1:
-        raise ValueError(f"overlap={overlap} must be at least 0 and less than 1, the share that two windows have in common.")
+        raise ValueError(
+            f"overlap={overlap} must be at least 0 and less than 1, the share that two windows have in common."
+        )
     if scale is not None and not 0 < scale < math.inf:
         raise ValueError(f"window_scale={scale} must be above 0, a factor on the image's size.")
     if batch_size is not None and batch_size < 1:

@@ -14,7 +14,7 @@ from ..configuration_resformer import ResFormerConfig
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
 from ..image_processing_pil_resformer import checked_thresholds
-from ..pipeline_resformer import ResFormerPipeline, checked_views
+from ..pipeline_resformer import OVERLAP, WINDOWS_AT_ONCE, ResFormerPipeline, checked_views
 from .result_tables import ClassNames
 
 
@@ -24,8 +24,16 @@ Prepared = dict[str, Any]
 Logits = dict[str, Any]
 
 
-def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResFormerPipeline:
+def load_pipeline(
+    name: str, revision: str | None, device: torch.device, keep_aspect_ratio: bool | None = None
+) -> ResFormerPipeline:
     """Loads a checkpoint as the class it was saved from, with whichever heads that has.
+
+    Args:
+        name: folder or Hub id.
+        revision: of a Hub id.
+        device: where the model goes.
+        keep_aspect_ratio: of images; as the checkpoint's image processor was saved where None.
 
     Raises:
         BadInputError: nothing to load there, another model, or weights that are missing.
@@ -36,12 +44,28 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
             raise BadInputError(f"{name}: is a {config.model_type} model; expected {EXPECTED}.")
         model_class = task_named((config.architectures or ["ResFormerForMultiTask"])[0]).model_class
         model, report = model_class.from_pretrained(name, revision=revision, output_loading_info=True)
-        image_processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+        settings = {} if keep_aspect_ratio is None else {"keep_aspect_ratio": keep_aspect_ratio}
+        image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, **settings)
     missing = sorted({key.split(".")[0] for key in report["missing_keys"]})
     if missing:
         raise BadInputError(f"{name}: no weights for {', '.join(missing)}; predictions need a trained checkpoint.")
     # Under several processes a pipeline stays on the device its model is on.
     return ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that slide over an image, as `ResFormerPipeline` has them.
+
+    Attributes:
+        overlap: share of a window's side that the next one covers again.
+        scale: factor by which the image is resized first.
+        batch_size: windows a forward pass.
+    """
+
+    overlap: float = OVERLAP
+    scale: float = 1.0
+    batch_size: int = WINDOWS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -52,11 +76,13 @@ class Predictor:
         pipe: the checkpoint.
         threshold: decision threshold on the class scores; the checkpoint's own where None.
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
+        windows: in which masks are predicted; None where the whole image is resized for them.
     """
 
     pipe: ResFormerPipeline
     threshold: float | None = None
     tta: str | bool = False
+    windows: Windows | None = None
 
     @property
     def classes(self) -> ClassNames:
@@ -87,14 +113,18 @@ class Predictor:
             "image_processor": {key: value for key, value in processor.items() if key != "auto_map"},
             "thresholds": self.thresholds if self.classes.image else None,
             "tta": self.tta,
+            "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }
 
     def prepare(self, image: Any, intensity_range: Sequence[float] | None = None) -> Prepared:
         """One image to the model's input, (1, C, H, W), and its own size."""
-        return dict(self.pipe.preprocess(image, intensity_range=intensity_range))
+        scale = {"sliding_window": True, "window_scale": self.windows.scale} if self.windows else {}
+        return dict(self.pipe.preprocess(image, intensity_range=intensity_range, **scale))
 
     def forward(self, batch: Sequence[Prepared]) -> list[Logits]:
-        """Logits of each image; those of one size go through the network together."""
+        """Logits of each image; those of one size go through the network together, or else the windows of each."""
+        if self.windows:
+            return [self.forward_windows(one, self.windows) for one in batch]
         answers = []
         for _, group in groupby(batch, key=lambda one: one["pixel_values"].shape):
             inputs = list(group)
@@ -108,6 +138,11 @@ class Predictor:
                 for i, one in enumerate(inputs)
             ]
         return answers
+
+    def forward_windows(self, one: Prepared, windows: Windows) -> Logits:
+        return self.pipe.forward(
+            one, views=checked_views(self.tta), overlap=windows.overlap, window_batch_size=windows.batch_size
+        )
 
     def answer(self, logits: Logits) -> dict[str, Any]:
         """Mask, scores and labels of one image at its own size, as the pipeline gives them."""
