@@ -328,10 +328,9 @@ class EndpointHandler:
         mask_logits, class_logits = self.logits(image)
         answers: dict[str, Any] = {}
         if "segmentation" in wanted:
-            (mask,) = self.image_processor.post_process_semantic_segmentation(
+            resized = self.image_processor.post_process_semantic_segmentation(
                 {"logits": mask_logits}, target_sizes=[image.size[::-1]], return_segmentation_scores=True
-            )
-            resized = mask.segmentation_scores
+            )[0].segmentation_scores
             answers["segmentation"] = segments(resized, self.model.config.mask_class_names, parameters)
         if "classification" in wanted:
             answers["classification"] = classes(class_logits, self.model.config.image_class_names, parameters)

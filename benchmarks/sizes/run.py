@@ -8,14 +8,15 @@
     windows_native    windows of the input's size over the image at its own resolution, overlap 0.5
     windows_two       the same over the image resized so that its longer side is two windows long
 
-The dataset is a prepared one; prepare it without --image-size, or its images have lost their shape already. Ways that stand
-in --results are not measured again. The table goes to standard output.
+The dataset is a prepared one; prepare it without --image-size, or its images have lost their shape already. What stands in
+--results is not measured again. The table goes to standard output.
 """
 
 import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,38 +40,38 @@ WAYS = {
 SAMPLES, SEED = 2000, 0
 
 
-def measure(pipe: ResFormerPipeline, prepared: PreparedDataset, split: str, way: str) -> dict:
-    """Counts of every image with a mask, and the seconds that all took."""
+def measure(
+    pipe: ResFormerPipeline, prepared: PreparedDataset, split: str, way: str, done: list[dict]
+) -> Iterator[dict]:
+    """Pixel counts of every image with a mask that is not done yet, and the seconds that it took."""
     options = dict(WAYS[way])
+    known = {(one["case"], one["slice"]) for one in done}
     windows_long = options.pop("windows_long", None)
     window = max(pipe.image_processor.size["height"], pipe.image_processor.size["width"])
-    cases, counts, seconds = [], [], 0.0
     for row in tqdm(prepared.dataset[split], way, unit="image"):
-        if row["mask"] is None:
+        if row["mask"] is None or (row["case_id"], row["slice_index"]) in known:
             continue
         scale = {} if windows_long is None else {"window_scale": windows_long * window / max(row["image"].size)}
         start = time.perf_counter()
         predicted = pipe(row["image"], **options, **scale)["segmentation"]
-        seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
         true = torch.from_numpy(np.array(row["mask"]))
-        one = mask_counts(predicted[None], true[None], len(prepared.mask_classes))
-        counts.append([part[0].tolist() for part in one])
-        cases.append(row["case_id"])
-    return {"cases": cases, "counts": counts, "seconds": seconds}
+        counts = [part[0].tolist() for part in mask_counts(predicted[None], true[None], len(prepared.mask_classes))]
+        yield {"case": row["case_id"], "slice": row["slice_index"], "counts": counts, "seconds": round(seconds, 3)}
 
 
-def counts_of(measured: dict) -> Counts:
-    return Counts(*np.array(measured["counts"]).transpose(1, 0, 2))
+def counts_of(measured: list[dict]) -> Counts:
+    return Counts(*np.array([one["counts"] for one in measured]).transpose(1, 0, 2))
 
 
-def table(results: dict, names: list[str]) -> str:
+def table(results: dict[str, list[dict]], names: list[str]) -> str:
     """Scores of every way, and paired differences to the first over the same images, cases drawn together."""
     lines = ["| way | dice | jaccard | jaccard, less that of squashed | seconds an image |", "|---|---|---|---|---|"]
     first = counts_of(results["squashed"])
     classes = [index for index in np.flatnonzero(occurring(first)) if index > 0]
     for way, measured in results.items():
         counts = counts_of(measured)
-        case_index = np.unique(measured["cases"], return_inverse=True)[1]
+        case_index = np.unique([one["case"] for one in measured], return_inverse=True)[1]
         scores = segmentation_scores(counts, case_index, names, bootstrap=Bootstrap(SAMPLES, seed=SEED))
         written = [
             f"{scores[name].value:.3f} ({scores[name].low:.3f} to {scores[name].high:.3f})"
@@ -78,7 +79,7 @@ def table(results: dict, names: list[str]) -> str:
         ]
         gains = (jaccard(counts) - jaccard(first))[:, classes].mean(axis=1)
         difference = "" if way == "squashed" else paired(gains, case_index)
-        seconds = measured["seconds"] / len(measured["cases"])
+        seconds = np.mean([one["seconds"] for one in measured])
         lines.append(f"| {way} | {' | '.join(written)} | {difference} | {seconds:.2g} |")
     return "\n".join(lines)
 
@@ -91,12 +92,12 @@ def paired(gains: np.ndarray, case_index: np.ndarray) -> str:
     return f"{gains.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def by_case(results: dict) -> str:
+def by_case(results: dict[str, list[dict]]) -> str:
     """Jaccard of the first foreground class, image by image."""
     lines = [f"| image | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
     columns = [jaccard(counts_of(measured))[:, 1] for measured in results.values()]
-    for index, case in enumerate(results["squashed"]["cases"]):
-        lines.append(f"| {case} | {' | '.join(f'{column[index]:.3f}' for column in columns)} |")
+    for index, one in enumerate(results["squashed"]):
+        lines.append(f"| {one['case']} | {' | '.join(f'{column[index]:.3f}' for column in columns)} |")
     return "\n".join(lines)
 
 
@@ -115,9 +116,9 @@ def main() -> int:
     results = json.loads(given.results.read_text()) if given.results.exists() else {}
     pipe = load_pipeline(given.model, None, torch.device("cpu"))
     for way in given.ways:
-        if way not in results:
-            results[way] = measure(pipe, prepared, given.split, way)
-            given.results.parent.mkdir(parents=True, exist_ok=True)
+        done = results.setdefault(way, [])
+        for one in measure(pipe, prepared, given.split, way, done):
+            done.append(one)
             with whole_file(given.results) as partial:
                 partial.write_text(json.dumps(results) + "\n")
     sys.stdout.write(table(results, prepared.mask_classes) + "\n")
