@@ -121,6 +121,8 @@ def main() -> int:
             done.append(one)
             with whole_file(given.results) as partial:
                 partial.write_text(json.dumps(results) + "\n")
+    # A way that was stopped half-way waits for the rest.
+    results = {way: results[way] for way in WAYS if len(results.get(way, ())) == len(results["squashed"])}
     sys.stdout.write(table(results, prepared.mask_classes) + "\n")
     if given.by_case:
         sys.stdout.write("\n" + by_case(results) + "\n")
