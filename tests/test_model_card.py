@@ -66,9 +66,9 @@ def test_the_header_tells_the_hub_what_it_asks_for(render):
 
 
 def test_the_card_says_how_images_are_brought_to_their_size(render, monkeypatch):
-    assert "squashed to 224 x 224" in render()
+    assert "squashed to 48 x 64" in render()
     monkeypatch.setattr(ResFormerImageProcessor, "keep_aspect_ratio", True)
-    assert "fitted and padded to 224 x 224" in render()
+    assert "fitted and padded to 48 x 64" in render()
 
 
 def test_every_fact_of_the_run_is_there(render):
