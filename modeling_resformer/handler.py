@@ -21,7 +21,6 @@ from io import BytesIO
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModel
 
@@ -327,7 +326,9 @@ class EndpointHandler:
         mask_logits, class_logits = self.logits(image)
         answers: dict[str, Any] = {}
         if "segmentation" in wanted:
-            resized = F.interpolate(mask_logits, size=image.size[::-1], mode="bilinear", align_corners=False)[0]
+            resized = self.image_processor.post_process_semantic_segmentation(
+                {"logits": mask_logits}, target_sizes=[image.size[::-1]], return_segmentation_scores=True
+            )[0].segmentation_scores
             answers["segmentation"] = segments(resized, self.model.config.mask_class_names, parameters)
         if "classification" in wanted:
             answers["classification"] = classes(class_logits, self.model.config, parameters)

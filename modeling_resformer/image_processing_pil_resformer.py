@@ -1,15 +1,16 @@
 # Copyright 2026 The ResFormer maintainers. Licensed under the Apache License, Version 2.0.
 """Image processing for ResFormer with Pillow and NumPy, and what both back ends share.
 
-Images become RGB float32, squashed to `size` (the paper's resize), divided by the maximum of their bit depth and
-normalised; masks are resized to nearest and stay integers. The torchvision back end differs in resizing only.
+Images become RGB float32, squashed to `size` (the paper's resize) or fitted into it and padded, divided by the maximum of
+their bit depth and normalised; masks are resized to nearest and stay integers. The torchvision back end differs in
+resizing only.
 """
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,9 +55,15 @@ class ResFormerImageProcessorKwargs(ImagesKwargs, total=False):
     intensity_range (`list[float]`, *optional*):
         Lowest and highest stored value, mapped to 0 and 1; values outside are clipped. By default the range of the
         stored type: 0..255 or 0..65535 for integers, and 0..255 for floats.
+    keep_aspect_ratio (`bool`, *optional*, defaults to `False`):
+        Whether to resize images so that they fit into `size` and to pad them to it, instead of squashing them.
+    ignore_index (`int`, *optional*, defaults to 255):
+        Value of the padding in masks.
     """
 
     intensity_range: list[float | int] | tuple[float | int, ...] | None
+    keep_aspect_ratio: bool
+    ignore_index: int
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,6 +288,45 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return mask[rows[:, None], columns]
 
 
+class ContentBox(NamedTuple):
+    """Where an image lies within its padding, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def content_box(image_size: Sequence[int], size: Sequence[int]) -> ContentBox:
+    """The place of an image that is fitted into `size` with its aspect ratio kept; a pure function of both sizes.
+
+    The image fills one side; the other is rounded to whole pixels, of which there is at least one. It is centred, an odd
+    pixel of padding going to the bottom or right, so that a flipped batch is padded where an upright one is.
+
+    Args:
+        image_size: (height, width) of the image; only their ratio counts.
+        size: (height, width) to fill.
+    """
+    (image_height, image_width), (height, width) = map(tuple, (image_size, size))
+    if image_height * width >= image_width * height:
+        box_height, box_width = height, max(1, (2 * image_width * height + image_height) // (2 * image_height))
+    else:
+        box_height, box_width = max(1, (2 * image_height * width + image_width) // (2 * image_width)), width
+    return ContentBox((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def padded(content: Any, box: ContentBox, size: Sequence[int], value: float) -> Any:
+    """Puts an array or tensor (..., box.height, box.width) into its place in (..., height, width), `value` around it."""
+    shape = (*content.shape[:-2], *size)
+    canvas = (
+        content.new_full(shape, value)
+        if isinstance(content, torch.Tensor)
+        else np.full(shape, value, dtype=content.dtype)
+    )
+    canvas[..., box.top : box.top + box.height, box.left : box.left + box.width] = content
+    return canvas
+
+
 def flat_list(images: Any, single_ndim: int) -> list[Any]:
     """Images, nested lists of them, and arrays of several, as one flat list."""
     if isinstance(images, list | tuple):
@@ -299,7 +345,11 @@ class ResFormerImageProcessing:
     """What both back ends share; one object serves training and inference.
 
     Args:
-        size: `{"height": 224, "width": 224}`; images and masks are squashed to it.
+        size: `{"height": 224, "width": 224}`; images and masks are squashed to it, as in the paper.
+        keep_aspect_ratio: Images and masks are fitted into `size` instead, centred and padded to it. The padding is 0
+            after normalisation, the mean colour, which is what the network's own convolutions pad with; post-processing
+            crops it off again.
+        ignore_index: Value of the padding in masks, which no loss counts; 255 by default.
         do_resize, do_rescale, do_normalize: Steps that can be left out; masks are only ever resized.
         resample: Filter for images, bilinear by default (anti-aliased when shrinking).
         rescale_factor: Factor on the scale 0..255, which images of every bit depth are brought to first.
@@ -323,6 +373,8 @@ class ResFormerImageProcessing:
     do_normalize = True
     do_convert_rgb = True
     intensity_range = None
+    keep_aspect_ratio = False
+    ignore_index = 255
 
     def __init__(self, **kwargs: Unpack[ResFormerImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
@@ -368,7 +420,10 @@ class ResFormerImageProcessing:
     ) -> BatchFeature:
         for step in ("do_center_crop", "do_pad"):
             if kwargs.get(step):
-                raise ValueError(f"{step}=True is not supported: post-processing could not undo it. Use size instead.")
+                raise ValueError(
+                    f"{step}=True is not supported: post-processing could not undo it. Use size or "
+                    "keep_aspect_ratio instead."
+                )
         images, masks = self._paired(images, segmentation_maps)
         device = kwargs.pop("device", None) or image_device(images)
         upright_pairs = [upright(open_image(image), mask) for image, mask in zip(images, masks, strict=True)]
@@ -380,7 +435,11 @@ class ResFormerImageProcessing:
         data = {"pixel_values": self._finish(arrays, device=device, **kwargs)}
         if segmentation_maps is not None:
             data["labels"] = self._finish_masks(
-                arrays, [mask for _, mask in upright_pairs], kwargs["do_resize"], kwargs["size"]
+                arrays,
+                [mask for _, mask in upright_pairs],
+                kwargs["size"] if kwargs["do_resize"] else None,
+                kwargs["keep_aspect_ratio"],
+                kwargs["ignore_index"],
             )
         return BatchFeature(data=data, tensor_type=return_tensors)
 
@@ -406,11 +465,23 @@ class ResFormerImageProcessing:
                 "batch and do_resize=False; resize them or pass them one by one."
             )
         if do_resize and not (size and size.height and size.width):
-            raise ValueError(f"size={size} must give height and width: images are squashed to it.")
-        return self._preprocess(arrays, **kwargs)
+            raise ValueError(f"size={size} must give height and width: images are resized to it.")
+        if not (do_resize and kwargs["keep_aspect_ratio"]):
+            return self._preprocess(arrays, **kwargs)
+        finished, whole = [], (size.height, size.width)
+        for array in arrays:
+            box = content_box(array.shape[-2:], whole)
+            (content,) = self._preprocess([array], **kwargs | {"size": SizeDict(height=box.height, width=box.width)})
+            finished.append(padded(content, box, whole, 0))
+        return finished
 
     def _finish_masks(
-        self, arrays: list[np.ndarray], masks: list[Any], do_resize: bool, size: SizeDict
+        self,
+        arrays: list[np.ndarray],
+        masks: list[Any],
+        size: SizeDict | None,
+        keep_aspect_ratio: bool,
+        ignore_index: int,
     ) -> list[np.ndarray]:
         labels = []
         for index, (array, mask) in enumerate(zip(arrays, map(mask_to_array, masks), strict=True)):
@@ -419,7 +490,14 @@ class ResFormerImageProcessing:
                     f"Mask {index} is {mask.shape[0]} x {mask.shape[1]} and its image {array.shape[-2]} x "
                     f"{array.shape[-1]} (height x width); they must be of one size."
                 )
-            labels.append(resize_nearest(mask, size.height, size.width) if do_resize else mask)
+            if size is None:
+                labels.append(mask)
+            elif keep_aspect_ratio:
+                box = content_box(mask.shape, (size.height, size.width))
+                content = resize_nearest(mask, box.height, box.width)
+                labels.append(padded(content, box, (size.height, size.width), ignore_index))
+            else:
+                labels.append(resize_nearest(mask, size.height, size.width))
         return labels
 
     def _warn_if_scaled(
@@ -445,24 +523,26 @@ class ResFormerImageProcessing:
         outputs: Any,
         target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
+        keep_aspect_ratio: bool | None = None,
     ) -> list[torch.Tensor] | list[BatchFeature]:
         """Turns mask logits into class indices.
 
         Args:
             outputs: Output of the segmentation or of the multi-task model.
-            target_sizes: (height, width) for each image; the logits' own size if not given.
+            target_sizes: (height, width) of each image; the logits' own size, padding included, if not given.
             return_segmentation_scores: Whether to return the resized logits as well.
+            keep_aspect_ratio: How the images were resized; by default as this processor is set.
 
         Returns:
             One (height, width) int64 map per image; with scores, an object with `segmentation` and
             `segmentation_scores` (S, height, width).
         """
         logits = outputs["segmentation_logits"] if "segmentation_logits" in outputs else outputs["logits"]
-        resized = resized_logits(logits, target_sizes)
+        resized = resized_logits(logits, target_sizes, self._keeps_aspect_ratio(keep_aspect_ratio))
         if not return_segmentation_scores:
-            return [scores.argmax(dim=0) for scores in resized]
+            return [class_indices(scores) for scores in resized]
         return [
-            BatchFeature(data={"segmentation": scores.argmax(dim=0), "segmentation_scores": scores})
+            BatchFeature(data={"segmentation": class_indices(scores), "segmentation_scores": scores})
             for scores in resized
         ]
 
@@ -472,6 +552,7 @@ class ResFormerImageProcessing:
         config: Any,
         target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None,
         threshold: float | Sequence[float] | None = None,
+        keep_aspect_ratio: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Turns the multi-task model's output into masks, scores and decisions with their names.
 
@@ -479,9 +560,10 @@ class ResFormerImageProcessing:
             outputs: Output of `ResFormerForMultiTask`; where `segmentation_logits` or `classification_logits` is
                 missing, so is its half of the answers.
             config: The model's config, for names and default thresholds.
-            target_sizes: (height, width) for each image; the logits' own size if not given.
+            target_sizes: (height, width) of each image; the logits' own size, padding included, if not given.
             threshold: Decision threshold on the class scores, one for all or one per class; by default the config's
                 `classification_thresholds`, else 0.5. Of classes that exclude each other the highest score decides.
+            keep_aspect_ratio: How the images were resized; by default as this processor is set.
 
         Returns:
             One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid, or softmax of classes
@@ -502,11 +584,15 @@ class ResFormerImageProcessing:
         config.decision_thresholds(threshold)  # refused even where there is nothing to decide
         halves = []
         if mask_logits is not None:
-            halves.append(describe_mask(logits, mask_names) for logits in resized_logits(mask_logits, target_sizes))
+            resized = resized_logits(mask_logits, target_sizes, self._keeps_aspect_ratio(keep_aspect_ratio))
+            halves.append(describe_mask(logits, mask_names) for logits in resized)
         if class_logits is not None:
             scores = config.class_scores(class_logits).tolist()
             halves.append(describe_classes(row, config, threshold) for row in scores)
         return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
+
+    def _keeps_aspect_ratio(self, given: bool | None) -> bool:
+        return self.keep_aspect_ratio if given is None else given
 
 
 def image_device(images: list[Any]) -> torch.device | None:
@@ -514,22 +600,34 @@ def image_device(images: list[Any]) -> torch.device | None:
 
 
 def resized_logits(
-    logits: torch.Tensor, target_sizes: Iterable[Sequence[int]] | torch.Tensor | None
+    logits: torch.Tensor, target_sizes: Iterable[Sequence[int]] | torch.Tensor | None, keep_aspect_ratio: bool = False
 ) -> Iterator[torch.Tensor]:
-    """Yields the (S, height, width) float logits of each image, bilinearly resized where a size is asked for."""
+    """Yields the (S, height, width) float logits of each image, bilinearly resized where a size is asked for.
+
+    Where the aspect ratio was kept, the padding is cropped off first; where it lies follows from the target size and the
+    logits' own.
+    """
     sizes = [None] * len(logits) if target_sizes is None else [tuple(int(n) for n in size) for size in target_sizes]
     if len(sizes) != len(logits):
         raise ValueError(f"Got {len(sizes)} target sizes for {len(logits)} images; expected one for each.")
     for scores, size in zip(logits.float(), sizes, strict=True):
+        if size is not None and keep_aspect_ratio:
+            box = content_box(size, scores.shape[-2:])
+            scores = scores[:, box.top : box.top + box.height, box.left : box.left + box.width]
         if size is None or size == tuple(scores.shape[-2:]):
             yield scores
         else:
             yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
+def class_indices(logits: torch.Tensor) -> torch.Tensor:
+    """(S, height, width) -> (height, width) int64, the first of equals; seven times faster on a CPU than argmax."""
+    return logits.max(dim=0).indices
+
+
 def describe_mask(logits: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
     """Class indices, and share and mean probability of every mask class, from (S, height, width) logits."""
-    segmentation = logits.max(dim=0).indices  # ten times faster on a CPU than argmax
+    segmentation = class_indices(logits)
     probability = logits.softmax(dim=0).amax(dim=0)
     counts = torch.bincount(segmentation.flatten(), minlength=len(names))
     sums = torch.bincount(segmentation.flatten(), weights=probability.double().flatten(), minlength=len(names))

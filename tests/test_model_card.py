@@ -65,6 +65,12 @@ def test_the_header_tells_the_hub_what_it_asks_for(render):
     assert found["default", "auc"] == 0.85
 
 
+def test_the_card_says_how_images_are_brought_to_their_size(render, monkeypatch):
+    assert "squashed to 48 x 64" in render()
+    monkeypatch.setattr(ResFormerImageProcessor, "keep_aspect_ratio", True)
+    assert "fitted and padded to 48 x 64" in render()
+
+
 def test_every_fact_of_the_run_is_there(render):
     text = render(images=["report.png", "samples.png"], space_id="org/space")
     for fact in (

@@ -30,6 +30,7 @@ everything else is done all the same.
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,8 +73,21 @@ def make_parser() -> Parser:
         choices=VIEWS,
         help="average over flips: horizontal, or both with upside down as well, which OCT must not be",
     )
+    add(
+        "--keep-aspect-ratio",
+        action="store_true",
+        default=None,
+        help="fit images into the network's input and pad them (default: as the model was trained, usually squashed)",
+    )
+    add(
+        "--sliding-window",
+        action="store_true",
+        help="masks from overlapping windows over the image at its own resolution; scores still from the whole image",
+    )
+    add("--overlap", type=float, help="share of a window's side that the next one covers again (default: 0.5)")
+    add("--window-scale", type=float, help="factor on the image's size before windows are laid over it (default: 1)")
     add("--no-overlays", action="store_true", help="masks and tables only")
-    add("--batch-size", type=int, default=8, help="images a forward pass (default: 8)")
+    add("--batch-size", type=int, default=8, help="images, or windows, a forward pass (default: 8)")
     add("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
     add("--cpu-threads", type=int, help="threads of each process; 1 also reads and writes on that one")
     return parser
@@ -90,6 +104,13 @@ def check_given(parser: Parser, given: argparse.Namespace) -> None:
             parser.error(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
     if given.threshold is not None and not 0 <= given.threshold <= 1:
         parser.error(f"--threshold is {given.threshold}; expected a number from 0 to 1")
+    for flag in ("overlap", "window_scale"):
+        if getattr(given, flag) is not None and not given.sliding_window:
+            parser.error(f"--{flag.replace('_', '-')} says how windows are laid; expected --sliding-window with it")
+    if given.overlap is not None and not 0 <= given.overlap < 1:
+        parser.error(f"--overlap is {given.overlap}; expected a number from 0 to less than 1, such as 0.5")
+    if given.window_scale is not None and not 0 < given.window_scale < math.inf:
+        parser.error(f"--window-scale is {given.window_scale}; expected a number above 0, such as 0.5")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from ..errors import BadInputError, OutputError
+    from ..pipeline_resformer import OVERLAP
     from ..prediction.job import Request, predict
     from ..prediction.processes import Processes
     from ..training.progress import quieten_libraries
@@ -118,6 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             overwrite=given.overwrite,
             threshold=given.threshold,
             tta=given.tta or False,
+            keep_aspect_ratio=given.keep_aspect_ratio,
+            sliding_window=given.sliding_window,
+            overlap=OVERLAP if given.overlap is None else given.overlap,
+            window_scale=1.0 if given.window_scale is None else given.window_scale,
             draw=not given.no_overlays,
             batch_size=given.batch_size,
             cpu_threads=given.cpu_threads,

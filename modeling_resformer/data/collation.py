@@ -34,7 +34,7 @@ class MultiTaskCollator:
         image_processor: the processor saved with the model; it resizes and normalises, in training as in inference.
         num_classes: K, the number of image-level classes.
         case_ids: every case of the dataset once; `case_ids[i]` is the case that `case_index` i stands for.
-        ignore_index: fills `mask_labels` of a row that has no mask.
+        ignore_index: fills `mask_labels` of a row that has no mask, and the padding of the others.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class MultiTaskCollator:
         encoded = self.image_processor(
             images=[row["image"] for row in rows],
             segmentation_maps=[self._mask_or_ignored(row) for row in rows],
+            ignore_index=self.ignore_index,
             return_tensors="pt",
         )
         batch = {

@@ -10,7 +10,14 @@ class ScoringOptions:
     """How large images are, and how results are scored: what training and evaluation share."""
 
     image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that images are squashed to; default the processor's own."}
+        default=None, metadata={"help": "Side in pixels that images are resized to; default the processor's own."}
+    )
+    keep_aspect_ratio: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Fit images into that square and pad them, instead of squashing them; default as the checkpoint's "
+            "processor does, else squashed."
+        },
     )
     auc_classes: list[str] = field(
         default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}

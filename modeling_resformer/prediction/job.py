@@ -12,10 +12,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import BadInputError
+from ..pipeline_resformer import OVERLAP
 from .case_loop import Problem, Run, units_of
 from .cases import Case, VolumeCase, dataset_cases, find_cases
 from .journal import Journal, Record, prepare_output
-from .predictor import Predictor, load_pipelines
+from .predictor import Predictor, Windows, load_pipelines
 from .processes import Processes
 from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_sheet
 from .result_tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
@@ -36,8 +37,10 @@ class Request:
         output: folder to write; `overwrite` removes the predictions in it.
         threshold: decision threshold on the class scores; the checkpoint's own where None.
         tta: flips to average over, or False.
+        keep_aspect_ratio: whether to fit images into the network's input and pad them; as the checkpoint does where None.
+        sliding_window: whether masks are predicted in windows, with their `overlap` and the image's `window_scale`.
         draw: whether to draw overlays, sheets and en-face views.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass, or windows.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
     """
 
@@ -51,9 +54,22 @@ class Request:
     overwrite: bool = False
     threshold: float | None = None
     tta: str | bool = False
+    keep_aspect_ratio: bool | None = None
+    sliding_window: bool = False
+    overlap: float = OVERLAP
+    window_scale: float = 1.0
     draw: bool = True
     batch_size: int = 8
     cpu_threads: int | None = None
+
+    @property
+    def windows(self) -> Windows | None:
+        return Windows(self.overlap, self.window_scale, self.batch_size) if self.sliding_window else None
+
+    @property
+    def images_at_once(self) -> int:
+        """Images a forward pass. With windows one, so that few images at their own size are in memory."""
+        return 1 if self.sliding_window else self.batch_size
 
 
 @dataclass(frozen=True)
@@ -137,8 +153,11 @@ def predict(request: Request, processes: Processes) -> Summary:
         find_cases(request.inputs, known) if request.inputs else dataset_cases(request.dataset, request.split, known)
     )
     check_flips(request.tta, cases)
-    pipe, *others = load_pipelines((request.model, *request.more_models), request.revision, processes.device)
-    predictor = Predictor(pipe, request.threshold, request.tta, tuple(others))
+    models = (request.model, *request.more_models)
+    pipe, *others = load_pipelines(models, request.revision, processes.device, request.keep_aspect_ratio)
+    predictor = Predictor(pipe, request.threshold, request.tta, tuple(others), request.windows)
+    if request.sliding_window and not predictor.classes.mask:
+        raise BadInputError(f"--sliding-window needs a model with masks; {request.model} only classifies")
     with processes.together():
         if processes.is_first:
             settings = {**predictor.settings(), "overlays": request.draw}
@@ -200,7 +219,9 @@ def run_share(
     stamps: dict[str, list[int]],
 ) -> list[Problem]:
     """Predicts this process's share of what is left; returns what could not be done."""
-    left = [unit for unit in units_of(cases, request.batch_size) if any(case.source not in before for case in unit)]
+    left = [
+        unit for unit in units_of(cases, request.images_at_once) if any(case.source not in before for case in unit)
+    ]
     share = processes.share(left)
     todo = {case.source: stamps[case.source] for unit in share for case in unit if case.source not in before}
     workers = worker_count(request.cpu_threads)
@@ -210,7 +231,7 @@ def run_share(
         # None: no bar where no terminal redraws it, which would put the next message on its line.
         tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
     ):
-        run = Run(predictor, journal, todo, pool, workers, request.batch_size, request.draw, bar)
+        run = Run(predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar)
         run.do(share)
     return run.problems
 

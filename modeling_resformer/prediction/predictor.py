@@ -16,7 +16,7 @@ from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
-from ..pipeline_resformer import ResFormerPipeline, averaged_logits, checked_views
+from ..pipeline_resformer import OVERLAP, WINDOWS_AT_ONCE, ResFormerPipeline, averaged_logits, checked_views
 from .result_tables import ClassNames
 
 
@@ -26,8 +26,16 @@ Prepared = dict[str, Any]
 Logits = dict[str, Any]
 
 
-def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResFormerPipeline:
+def load_pipeline(
+    name: str, revision: str | None, device: torch.device, keep_aspect_ratio: bool | None = None
+) -> ResFormerPipeline:
     """Loads a checkpoint as the class it was saved from, with whichever heads that has.
+
+    Args:
+        name: folder or Hub id.
+        revision: of a Hub id.
+        device: where the model goes.
+        keep_aspect_ratio: of images; as the checkpoint's image processor was saved where None.
 
     Raises:
         BadInputError: nothing to load there, another model, or weights that are missing.
@@ -38,7 +46,8 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
             raise BadInputError(f"{name}: is a {config.model_type} model; expected {EXPECTED}.")
         model_class = task_named((config.architectures or ["ResFormerForMultiTask"])[0]).model_class
         model, report = model_class.from_pretrained(name, revision=revision, output_loading_info=True)
-        image_processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+        settings = {} if keep_aspect_ratio is None else {"keep_aspect_ratio": keep_aspect_ratio}
+        image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, **settings)
     missing = sorted({key.split(".")[0] for key in report["missing_keys"]})
     if missing:
         raise BadInputError(f"{name}: no weights for {', '.join(missing)}; predictions need a trained checkpoint.")
@@ -46,7 +55,9 @@ def load_pipeline(name: str, revision: str | None, device: torch.device) -> ResF
     return ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
 
 
-def load_pipelines(names: Sequence[str], revision: str | None, device: torch.device) -> list[ResFormerPipeline]:
+def load_pipelines(
+    names: Sequence[str], revision: str | None, device: torch.device, keep_aspect_ratio: bool | None = None
+) -> list[ResFormerPipeline]:
     """Loads the members of an ensemble, one for a single checkpoint; a folder of folds gives all of its own.
 
     The first gets the thresholds of the whole: the means of the members', of whom one without has 0.5.
@@ -55,6 +66,7 @@ def load_pipelines(names: Sequence[str], revision: str | None, device: torch.dev
         names: folders or Hub ids, each of a checkpoint or a folder of `scripts/train_folds.py`.
         revision: of a single Hub id.
         device: of all.
+        keep_aspect_ratio: how images are resized; by default as each processor was saved.
 
     Raises:
         BadInputError: as `load_pipeline`; folds that are not finished; or members that differ in what they answer or take.
@@ -64,7 +76,7 @@ def load_pipelines(names: Sequence[str], revision: str | None, device: torch.dev
         raise BadInputError(
             f"--revision {revision}: names a revision of one Hub id; expected one --model, not {len(members)}"
         )
-    pipes = [load_pipeline(name, revision, device) for name in members]
+    pipes = [load_pipeline(name, revision, device, keep_aspect_ratio) for name in members]
     for name, pipe in zip(members[1:], pipes[1:], strict=True):
         check_fits(members[0], pipes[0], name, pipe)
     configs = [pipe.model.config for pipe in pipes]
@@ -131,6 +143,21 @@ def processor_fields(pipe: ResFormerPipeline) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Windows that slide over an image, as `ResFormerPipeline` has them.
+
+    Attributes:
+        overlap: share of a window's side that the next one covers again.
+        scale: factor by which the image is resized first.
+        batch_size: windows a forward pass.
+    """
+
+    overlap: float = OVERLAP
+    scale: float = 1.0
+    batch_size: int = WINDOWS_AT_ONCE
+
+
+@dataclass(frozen=True)
 class Predictor:
     """Images to logits to answers, of one checkpoint or of several whose probabilities are averaged.
 
@@ -140,12 +167,14 @@ class Predictor:
             other.
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
         others: further members of an ensemble.
+        windows: in which masks are predicted; None where the whole image is resized for them.
     """
 
     pipe: ResFormerPipeline
     threshold: float | None = None
     tta: str | bool = False
     others: tuple[ResFormerPipeline, ...] = ()
+    windows: Windows | None = None
 
     @property
     def members(self) -> tuple[ResFormerPipeline, ...]:
@@ -181,32 +210,39 @@ class Predictor:
             "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
             "tta": self.tta,
+            "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }
 
     def prepare(self, image: Any, intensity_range: Sequence[float] | None = None) -> Prepared:
         """One image to the model's input, (1, C, H, W), and its own size."""
-        return dict(self.pipe.preprocess(image, intensity_range=intensity_range))
+        scale = {"sliding_window": True, "window_scale": self.windows.scale} if self.windows else {}
+        return dict(self.pipe.preprocess(image, intensity_range=intensity_range, **scale))
 
     def forward(self, batch: Sequence[Prepared]) -> list[Logits]:
-        """Logits of each image; those of one size go through the network together."""
+        """Logits of each image; those of one size go through the network together, or else the windows of each."""
+        if self.windows:
+            return [self.forward_windows(one, self.windows) for one in batch]
         answers = []
         for _, group in groupby(batch, key=lambda one: one["pixel_values"].shape):
             inputs = list(group)
             pixels = torch.cat([one["pixel_values"] for one in inputs])
-            each = [
-                pipe.forward({"pixel_values": pixels, "target_size": []}, views=checked_views(self.tta))
-                for pipe in self.members
-            ]
-            names = [name for name in each[0] if name != "target_size"]
-            outputs = each[0]
-            if self.others:
-                logits = [{name: one[name] for name in names} for one in each]
-                outputs = averaged_logits(logits, self.pipe.model.config.classes_exclude)
+            outputs = self._forward_all({"pixel_values": pixels, "target_size": []})
             answers += [
-                {**{name: outputs[name][i : i + 1] for name in names}, "target_size": one["target_size"]}
+                {**{name: logits[i : i + 1] for name, logits in outputs.items()}, "target_size": one["target_size"]}
                 for i, one in enumerate(inputs)
             ]
         return answers
+
+    def forward_windows(self, one: Prepared, windows: Windows) -> Logits:
+        options = {"overlap": windows.overlap, "window_batch_size": windows.batch_size}
+        return {**self._forward_all(one, **options), "target_size": one["target_size"]}
+
+    def _forward_all(self, inputs: Prepared, **options: Any) -> dict[str, torch.Tensor]:
+        """The logits of the checkpoint, or those of the members' mean probabilities."""
+        views = checked_views(self.tta)
+        answers = [pipe.forward(inputs, views=views, **options) for pipe in self.members]
+        each = [{name: logits for name, logits in one.items() if name != "target_size"} for one in answers]
+        return averaged_logits(each, self.pipe.model.config.classes_exclude) if self.others else each[0]
 
     def answer(self, logits: Logits) -> dict[str, Any]:
         """Mask, scores and labels of one image at its own size, as the pipeline gives them."""

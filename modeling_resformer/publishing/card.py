@@ -182,6 +182,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "files": {path.name for path in folder.iterdir()},
         "height": height,
         "width": width,
+        "resized": "fitted and padded" if facts.preprocessor.get("keep_aspect_ratio") else "squashed",
         "mask_classes": markdown(", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names))),
         "foreground": markdown(", ".join(config.mask_class_names[1:])),
         "image_classes": classes,

@@ -180,7 +180,7 @@ class Facts:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) that images are squashed to."""
+        """(height, width) that images are resized to."""
         size = self.preprocessor["size"]
         return size["height"], size["width"]
 

@@ -107,13 +107,17 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
 
 
 def build_image_processor(
-    name_or_path: str | None, image_size: int | None, start: BackboneStart | None = None
+    name_or_path: str | None,
+    image_size: int | None,
+    keep_aspect_ratio: bool | None = None,
+    start: BackboneStart | None = None,
 ) -> ResFormerImageProcessor:
-    """The processor of a checkpoint, or a new one, squashing to a square of `image_size` if that is given.
+    """The processor of a checkpoint, or a new one, with the settings that are given; `image_size` is a square's side.
 
     It normalises as a backbone's start was trained.
     """
     settings: dict[str, Any] = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+    settings |= {} if keep_aspect_ratio is None else {"keep_aspect_ratio": keep_aspect_ratio}
     if start is not None:
         settings |= {"image_mean": start.image_mean, "image_std": start.image_std}
     if name_or_path is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from .. import ResFormerImageProcessor
 from ..data.prepared import PreparedDataset, load_prepared
 from ..data.rows import EvaluationRows
 from ..errors import BadInputError, named_write_failure
@@ -14,6 +15,7 @@ from ..evaluation.raw_masks import RawMaskRows, mask_values_of
 from ..evaluation.report_page import write_pages
 from ..evaluation.results import write_results
 from ..files import check_writable
+from ..image_processing_pil_resformer import content_box
 from ..metrics.scores import Bootstrap
 from .arguments import EvaluationArguments
 from .building import (
@@ -40,7 +42,9 @@ def evaluate(arguments: EvaluationArguments) -> None:
     check_writable(output, "--output")
     prepared = load_prepared(arguments.dataset, arguments.splits)
     model = load_model(arguments.model_name_or_path, arguments.task)
-    image_processor = build_image_processor(arguments.model_name_or_path, arguments.image_size)
+    image_processor = build_image_processor(
+        arguments.model_name_or_path, arguments.image_size, arguments.keep_aspect_ratio
+    )
     trainer = ResFormerTrainer(
         model=model,
         args=arguments.as_training_arguments(),
@@ -51,6 +55,8 @@ def evaluate(arguments: EvaluationArguments) -> None:
     check_arguments(arguments, trainer, prepared)
     log = recall_training(Path(arguments.model_name_or_path))
     rows = rows_to_score(arguments, prepared)
+    if isinstance(rows, RawMaskRows):
+        check_aspect_ratio(rows, image_processor)
     if arguments.choose_thresholds:
         thresholds = choose_on_validation(trainer, prepared.dataset)
         if trainer.is_world_process_zero():
@@ -75,6 +81,25 @@ def rows_to_score(arguments: EvaluationArguments, prepared: PreparedDataset) -> 
     return RawMaskRows(
         rows, Path(arguments.raw_masks), mask_values_of(arguments.raw_mask_values, prepared.mask_classes)
     )
+
+
+def check_aspect_ratio(rows: RawMaskRows, image_processor: ResFormerImageProcessor) -> None:
+    """Refuses masks of another shape than the images where padding is cropped off by that shape.
+
+    Raises:
+        BadInputError: naming the first case.
+    """
+    if not image_processor.keep_aspect_ratio:
+        return
+    size = image_processor.size["height"], image_processor.size["width"]
+    for row in rows.rows:
+        image = row["image"]
+        if content_box((image.height, image.width), size) != content_box(row["original_size"], size):
+            height, width = row["original_size"]
+            raise BadInputError(
+                f"--raw_masks: the model keeps the aspect ratio, and case {row['case_id']} was squashed from {height} x "
+                f"{width} to {image.height} x {image.width} by its preparation; prepare the dataset without --image-size"
+            )
 
 
 def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
