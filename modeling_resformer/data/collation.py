@@ -35,15 +35,22 @@ class MultiTaskCollator:
         num_classes: K, the number of image-level classes.
         case_ids: every case of the dataset once; `case_ids[i]` is the case that `case_index` i stands for.
         ignore_index: fills `mask_labels` of a row that has no mask, and the padding of the others.
+        teacher_processor: the processor of a model that answers the same images, if there is one.
     """
 
     def __init__(
-        self, image_processor: BaseImageProcessor, num_classes: int, case_ids: Sequence[str], ignore_index: int = 255
+        self,
+        image_processor: BaseImageProcessor,
+        num_classes: int,
+        case_ids: Sequence[str],
+        ignore_index: int = 255,
+        teacher_processor: BaseImageProcessor | None = None,
     ) -> None:
         self.image_processor = image_processor
         self.num_classes = num_classes
         self.case_ids = list(case_ids)
         self.ignore_index = ignore_index
+        self.teacher_processor = teacher_processor
         self._index_of_case = {case_id: index for index, case_id in enumerate(self.case_ids)}
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
@@ -56,7 +63,8 @@ class MultiTaskCollator:
         Returns:
             `pixel_values` (B, 3, h, w) float32, `mask_labels` (B, h, w) int64, `class_labels` (B, K) float32 and
             `case_index` (B,) int64, always. Where the rows carry a `row_index`, it as (B,) int64 and `stored_masks`, a
-            list of B (H, W) uint8 tensors at the size the dataset (or `raw_mask`) holds, where scores are computed.
+            list of B (H, W) uint8 tensors at the size the dataset (or `raw_mask`) holds, where scores are computed. Of
+            other rows `teacher_pixel_values` (B, 3, H, W), where there is a processor for them.
         """
         encoded = self.image_processor(
             images=[row["image"] for row in rows],
@@ -73,6 +81,9 @@ class MultiTaskCollator:
         if "row_index" in rows[0]:
             batch["row_index"] = torch.tensor([row["row_index"] for row in rows])
             batch["stored_masks"] = [self._stored_mask(row) for row in rows]
+        elif self.teacher_processor is not None:
+            seen = self.teacher_processor(images=[row["image"] for row in rows], return_tensors="pt")
+            batch["teacher_pixel_values"] = seen["pixel_values"]
         return batch
 
     def _mask_or_ignored(self, row: Mapping[str, Any]) -> Image.Image:

@@ -315,6 +315,9 @@ def losses(facts: Facts) -> str:
         kind = ", ".join([kind, *details]) + ("," if details else "")
         classes = "the image-level classes, one an image" if config.classes_exclude else "the image-level classes"
         parts.append((config.classification_loss_weight, f"{kind} for {classes}"))
+    if teacher := facts.recorded("model", "teacher"):
+        weight = facts.recorded("settings", "distillation_weight") or 1
+        parts.append((weight, f"divergence from the answers of `{teacher}`"))
     if len(parts) == 1:
         return parts[0][1]
     return " + ".join(f"{weight:g} x {text}" for weight, text in parts)

@@ -20,6 +20,7 @@ from ..evaluation.evaluation_metrics import EvaluationMetrics
 from ..heads import TASKS, Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments
+from .distillation import Teacher
 from .imagenet import BackboneStart, fill_backbone
 from .starting import start_from_checkpoint
 
@@ -126,12 +127,37 @@ def build_image_processor(
         return ResFormerImageProcessor.from_pretrained(name_or_path, **settings)
 
 
+def build_teacher(arguments: ModelArguments, student: ResFormerPreTrainedModel) -> Teacher | None:
+    """The model of `--distill_from`, if there is one.
+
+    Raises:
+        BadInputError: there is no such checkpoint, or it answers something else than the student learns.
+    """
+    name = arguments.distill_from
+    if name is None:
+        return None
+    with named_load_failure("--distill_from", name, CHECKPOINT):
+        processor = ResFormerImageProcessor.from_pretrained(name)
+        teacher = Teacher.of(load_model(name, None), processor, arguments.distillation_weight)
+    teacher.check(name, student.config, task_named(type(student).__name__))
+    return teacher
+
+
 def build_collator(
-    prepared: PreparedDataset, image_processor: BaseImageProcessor, config: ResFormerConfig
+    prepared: PreparedDataset,
+    image_processor: BaseImageProcessor,
+    config: ResFormerConfig,
+    teacher: Teacher | None = None,
 ) -> MultiTaskCollator:
     """The collator of a dataset, with every case once, in a fixed order."""
     cases = sorted({case_id for rows in prepared.dataset.values() for case_id in rows["case_id"]})
-    return MultiTaskCollator(image_processor, len(prepared.class_labels), cases, config.semantic_loss_ignore_index)
+    return MultiTaskCollator(
+        image_processor,
+        len(prepared.class_labels),
+        cases,
+        config.semantic_loss_ignore_index,
+        None if teacher is None else teacher.image_processor,
+    )
 
 
 def build_metrics(model: ResFormerPreTrainedModel, auc_classes: Sequence[str]) -> EvaluationMetrics:

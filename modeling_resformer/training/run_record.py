@@ -260,6 +260,7 @@ def _describe_model(model: nn.Module, model_args: ModelArguments) -> dict[str, A
             "resnet": _without_folders(model_args.init_resnet),
             "backbone": _without_folders(model_args.backbone),
         },
+        "teacher": _without_folders(model_args.distill_from),
     }
 
 

@@ -16,8 +16,12 @@ from ..errors import NonFiniteLossError
 from ..evaluation.row_statistics import row_statistics
 from ..heads import task_named
 from .backbone_rate import FrozenBackbone, scale_backbone_rate
+from .distillation import Teacher
 from .progress import ProgressLines
 from .resuming import ResumableTrainer
+
+
+DISTILLATION = "distillation_loss"  # in the log
 
 
 class ResFormerTrainer(ResumableTrainer):
@@ -30,6 +34,7 @@ class ResFormerTrainer(ResumableTrainer):
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved.
         backbone_lr_scale: learning rate of the backbone's parameters over that of the others.
         freeze_backbone_epochs: epochs from the start in which the backbone's weights stay as they are.
+        teacher: whose answers are learned as well; the collator then makes its pixels too.
 
     Raises:
         ValueError: an argument that would lose columns or keep all logits in memory.
@@ -37,9 +42,15 @@ class ResFormerTrainer(ResumableTrainer):
     """
 
     def __init__(
-        self, *args: Any, backbone_lr_scale: float = 1.0, freeze_backbone_epochs: float = 0.0, **kwargs: Any
+        self,
+        *args: Any,
+        backbone_lr_scale: float = 1.0,
+        freeze_backbone_epochs: float = 0.0,
+        teacher: Teacher | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.teacher = teacher
         self.backbone_lr_scale = backbone_lr_scale
         self.freeze_backbone_epochs = freeze_backbone_epochs
         if freeze_backbone_epochs:
@@ -52,7 +63,7 @@ class ResFormerTrainer(ResumableTrainer):
             self.remove_callback(printing)
         self.add_callback(ProgressLines(bar=not self.args.disable_tqdm))
         self.task = task_named(type(self.model).__name__)
-        self.loss_parts = self.task.losses
+        self.loss_parts = [*self.task.losses, *([] if teacher is None else [DISTILLATION])]
 
     def _settle_data_loading(self) -> None:
         """What torch would warn of: pinned memory without an accelerator, and more workers than cores."""
@@ -74,6 +85,8 @@ class ResFormerTrainer(ResumableTrainer):
         settings = super()._settings()
         given = {"backbone_lr_scale": self.backbone_lr_scale, "freeze_backbone_epochs": self.freeze_backbone_epochs}
         # Only what is not the default, so that checkpoints from before there was a choice are resumed.
+        if self.teacher is not None:
+            settings["fixed"] |= {"distillation_weight": self.teacher.weight, "teacher": self.teacher.checksum}
         settings["fixed"] |= {name: value for name, value in given.items() if value != (name == "backbone_lr_scale")}
         return settings
 
@@ -88,9 +101,13 @@ class ResFormerTrainer(ResumableTrainer):
         arguments = self.task.forward_arguments(inputs)
         loss, outputs = super().compute_loss(model, arguments, True, num_items_in_batch)
         parts = self.task.loss_parts(outputs)
+        if self.teacher is not None:
+            taught = self.teacher.loss(outputs, self.task, inputs)
+            loss = loss + self.teacher.weight * taught
+            parts = torch.cat([parts, taught.detach().reshape(1)])
         # The Trainer waits for the loss at every step in any case, to keep NaN out of its log.
         if not loss.isfinite():
-            values = zip(self.task.losses, parts.tolist(), strict=True)
+            values = zip(self.loss_parts, parts.tolist(), strict=True)
             self._stop(f"The loss ({', '.join(f'{name} {value}' for name, value in values)})", inputs["case_index"])
         self.sums.add_parts(parts)
         return (loss, outputs) if return_outputs else loss

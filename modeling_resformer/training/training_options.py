@@ -55,6 +55,17 @@ class ModelOptions:
     freeze_backbone_epochs: float = field(
         default=0.0, metadata={"help": "Epochs from the start in which the backbone's weights stay as they are."}
     )
+    distill_from: str | None = field(
+        default=None,
+        metadata={
+            "metavar": MODEL,
+            "help": "Trained ResFormer for the same classes, whose answers are learned beside the annotations. It sees "
+            "images of its own size, which adds its forward pass to every step.",
+        },
+    )
+    distillation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of learning the answers of --distill_from beside the annotations."}
+    )
     config: dict | str | None = field(
         default=None,
         metadata={"metavar": "JSON", "help": "JSON object of ResFormerConfig fields; joined with the recipe's."},

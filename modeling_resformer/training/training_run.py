@@ -23,6 +23,7 @@ from .building import (
     build_image_processor,
     build_metrics,
     build_model,
+    build_teacher,
     synchronise_batch_norms,
 )
 from .checkpoints import choose_checkpoint, named_checkpoint_failure, no_empty_folder_left
@@ -111,6 +112,7 @@ def make_trainer(
         synchronise_batch_norms(model, training_args)
     # A fifth to a quarter faster on CPUs (measured), and what tensor cores want.
     model.to(memory_format=torch.channels_last)
+    teacher = build_teacher(model_args, model)
     ignore_index = model.config.semantic_loss_ignore_index
     patience = model_args.early_stopping_patience
     return ResFormerTrainer(
@@ -118,11 +120,12 @@ def make_trainer(
         args=training_args,
         train_dataset=training_rows(model_args, data_args, training_args, prepared, ignore_index),
         eval_dataset=EvaluationRows(prepared.dataset["validation"]),
-        data_collator=build_collator(prepared, image_processor, model.config),
+        data_collator=build_collator(prepared, image_processor, model.config, teacher),
         processing_class=image_processor,
         compute_metrics=build_metrics(model, data_args.auc_classes),
         callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
         ema_decay=model_args.ema_decay,
+        teacher=teacher,
         backbone_lr_scale=model_args.backbone_rate,
         freeze_backbone_epochs=model_args.freeze_backbone_epochs,
     )
