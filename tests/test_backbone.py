@@ -262,7 +262,8 @@ def test_saving_and_loading_keeps_every_value_and_asks_no_hub(model_class, join,
         assert torch.equal(tensor, state[key]), key
     with torch.no_grad():
         for one, other in zip(model(PIXELS).to_tuple()[-1:], loaded(PIXELS).to_tuple()[-1:], strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
+            # The weights are equal bit for bit; where they lie in memory changes the last digit of a product.
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
     one, other = (m.config.to_dict()["backbone_config"] | {"dtype": None} for m in (model, loaded))
     assert one == other
     loaded.save_pretrained(tmp_path / "again")

@@ -138,7 +138,7 @@ def test_help_of_train_shows_our_own_options_and_help_all_the_trainers(capsys):
             1,
             "error: small_cup.json: there is no such recipe",
         ),
-        ("train", ["--dataset", "d", "--recipe=a/small_cpu.json"], 1, "isic2017_small_cpu, retouch_paper"),
+        ("train", ["--dataset", "d", "--recipe=a/small_cpu.json"], 1, "isic2017_small_cpu, oct_phantom"),
         ("train", ["small_cup.json", "--dataset", "d"], 1, "small_cpu, tiny_cpu."),
         (
             "evaluate",

@@ -24,10 +24,13 @@ from modeling_resformer.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
+RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in DOCUMENTS}
-SHORT = ["--max_steps", "1", "--image_size", "32", "--per_device_train_batch_size", "2", "--bootstrap_samples", "0"]
-SHORT += ["--use_cpu", "--config", json.dumps(ARCHITECTURE), "--yes"]
+SHORT = ["--max_steps", "1", "--image_size", "64", "--per_device_train_batch_size", "2", "--bootstrap_samples", "0"]
+SHORT += ["--use_cpu", "--yes"]
+SMALL = ["--config", json.dumps(ARCHITECTURE)]  # of a model that has no backbone
+AROUND_A_BACKBONE = {path.stem for path in RECIPES if "backbone" in json.loads(path.read_text())}
 
 
 def blocks(language, text):
@@ -134,6 +137,8 @@ def folder(tmp_path_factory):
 def run(words, monkeypatch):
     script, flags = script_and_flags(words)
     short = {"train": SHORT, "evaluate": ["--bootstrap_samples", "0", "--use_cpu"], "predict": ["--cpu-threads", "1"]}
+    if script == "train" and not AROUND_A_BACKBONE & set(flags):
+        short["train"] = [*SHORT, *SMALL]
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags, *short.get(script, [])])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
