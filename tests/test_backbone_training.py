@@ -183,6 +183,20 @@ def test_flags_that_make_no_sense_are_refused(given, said):
         parse_arguments(["--dataset", "d", "--output_dir", "o", *given])
 
 
+@pytest.mark.parametrize(
+    ("given", "backbone", "model_start"),
+    [
+        ([], "efficientnet-lite0", None),
+        (["--model", "runs/mine"], None, "runs/mine"),
+        (["--model=runs/mine"], None, "runs/mine"),
+        (["--backbone", "timm/resnet18"], "timm/resnet18", None),
+    ],
+)
+def test_a_start_on_the_command_line_takes_the_place_of_the_recipes(given, backbone, model_start):
+    model, *_ = parse_arguments(["small", "--dataset", "d", "--output_dir", "o", *given])
+    assert (model.backbone, model.model_name_or_path) == (backbone, model_start)
+
+
 def test_the_rate_is_a_third_where_the_weights_are_pretrained():
     for given, rate in ((["--backbone", "a"], 0.3), (["--backbone", "a", "--backbone_lr_scale", "1"], 1.0), ([], 1.0)):
         model, *_ = parse_arguments(["--dataset", "d", "--output_dir", "o", *given])

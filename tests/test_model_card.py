@@ -71,6 +71,31 @@ def test_the_card_says_how_images_are_brought_to_their_size(render, monkeypatch)
     assert "fitted and padded to 48 x 64" in render()
 
 
+def test_the_card_says_how_pixels_are_normalised(render, monkeypatch):
+    assert "ImageNet mean and standard deviation" in render()
+    monkeypatch.setattr(ResFormerImageProcessor, "image_mean", [127 / 255] * 3)
+    monkeypatch.setattr(ResFormerImageProcessor, "image_std", [0.2, 0.3, 0.4])
+    text = render()
+    assert "mean 0.498 and standard deviation 0.2, 0.3, 0.4;" in text and "ImageNet mean" not in text
+
+
+def test_the_card_tells_of_a_backbone_a_teacher_and_the_whole_augmentation(render):
+    record = made_up_record()
+    record["model"] |= {
+        "initial_weights": {"checkpoint": None, "resnet": None, "backbone": "efficientnet-lite0"},
+        "teacher": "org/wise",
+    }
+    record["settings"] |= {"distillation_weight": 0.5, "shift": 0.1, "border": "reflect"}
+    text = render(record=record)
+    assert (
+        "the backbone from `efficientnet-lite0` (Google's EfficientNet-Lite, Apache-2.0, trained on ImageNet" in text
+    )
+    assert "+ 0.5 x divergence from the answers of `org/wise`" in text
+    assert "shift by up to 10%, reflected borders" in text
+    record["model"]["initial_weights"]["backbone"] = "microsoft/resnet-50"
+    assert "the backbone from `microsoft/resnet-50`, the rest random" in render(record=record)
+
+
 def test_every_fact_of_the_run_is_there(render):
     text = render(images=["report.png", "samples.png"], space_id="org/space")
     for fact in (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..errors import BadInputError
@@ -183,6 +184,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "height": height,
         "width": width,
         "resized": "fitted and padded" if facts.preprocessor.get("keep_aspect_ratio") else "squashed",
+        "normalised": normalisation(facts.preprocessor),
         "mask_classes": markdown(", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names))),
         "foreground": markdown(", ".join(config.mask_class_names[1:])),
         "image_classes": classes,
@@ -213,6 +215,17 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "version": __version__,
         "citations": "\n\n".join(text for text in (PAPER, facts.source.citation, SOFTWARE) if text),
     }
+
+
+def normalisation(preprocessor: Mapping[str, Any]) -> str:
+    """What is taken off the pixels and what they are divided by, in words."""
+    mean, std = (preprocessor[name] for name in ("image_mean", "image_std"))
+    if (mean, std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
+        return "ImageNet mean and standard deviation"
+    values = [numbers if isinstance(numbers, Sequence) else [numbers] for numbers in (mean, std)]
+    # One number where the channels have the same.
+    mean, std = (", ".join(dict.fromkeys(f"{number:.3g}" for number in numbers)) for numbers in values)
+    return f"mean {mean} and standard deviation {std}"
 
 
 def tables(facts: Facts) -> dict[str, Any]:

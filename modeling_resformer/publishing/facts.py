@@ -17,13 +17,15 @@ from .repository_checks import RESULTS_NAME, RUN_NAME, read_json
 
 
 NOT_RECORDED = "not recorded"
-# Runs record all five; those of before left out what had these values, the defaults of that time for any data.
+# Runs record every field; those of before left out what had these values, the defaults of that time for any data.
 FORMER_AUGMENTATION = {
     "rotation_degrees": 180.0,
     "horizontal_flip": 0.5,
     "vertical_flip": 0.5,
     "scale_jitter": 0.0,
     "color_jitter": 0.0,
+    "shift": 0.0,
+    "border": "mean",
 }
 TASKS = {
     "ResFormerForMultiTask": "multi_task",

@@ -22,6 +22,7 @@ from .recipes import find_recipe, is_recipe
 from .training_options import DataOptions, ModelOptions, add_own
 
 
+STARTS = {"model_name_or_path", "init_resnet", "backbone"}  # where weights come from, one or none of them
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
 TRAINING_DEFAULTS = {
     "remove_unused_columns": False,
@@ -161,6 +162,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         parser.set_defaults(disable_tqdm=not sys.stderr.isatty())
         path, arguments = parser.take_recipe(arguments)
         recipe = {} if path is None else _read_recipe(path, parser.names())
+        recipe = _without_other_starts(recipe, {parser.names().get(flag) for flag in _flags_in(arguments)})
         parser.set_defaults(**recipe)
         given = parser.parse_args(arguments)
         if given.help_all:
@@ -242,6 +244,16 @@ def _named_bad_arguments() -> Iterator[None]:
         yield
     except (OSError, TypeError, ValueError) as error:
         raise BadInputError(one_line(error)) from error
+
+
+def _flags_in(arguments: Sequence[str]) -> set[str]:
+    """Those given, without their leading dashes."""
+    return {word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")}
+
+
+def _without_other_starts(recipe: Mapping[str, Any], given: set[str | None]) -> dict[str, Any]:
+    """A recipe whose weights to start from give way to those of the command line, of whichever kind."""
+    return {name: value for name, value in recipe.items() if name not in STARTS or not given & STARTS}
 
 
 def _read_recipe(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
