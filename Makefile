@@ -51,9 +51,9 @@ demo-oct: $(DEMO_OCT_STAMP)
 ## make repository OUTPUT=folder  write the small model's Hub repository to folder/NAME, with its code and card, and try it
 repository: OUTPUT = outputs/repository
 repository: $(DEV_STAMP)
-	$(BIN)/python scripts/push_to_hub.py hub_cards/resformer-tiny-isic2017 --repo-id org/resformer-tiny-isic2017 \
+	$(BIN)/python scripts/push_to_hub.py hub_cards/resformer-lite-isic2017 --repo-id org/resformer-lite-isic2017 \
 		--dataset-id org/isic2017 --space-id org/try-resformer --dry-run --overwrite \
-		--output $(OUTPUT)/resformer-tiny-isic2017
+		--output $(OUTPUT)/resformer-lite-isic2017
 
 ## make test       run the fast tests, with the versions of constraints.txt; CONSTRAINTS= takes the newest of all
 test: $(DEV_STAMP)

@@ -1,6 +1,6 @@
 """The main job, start to end, on sixty real photographs: what `make demo` runs.
 
-First the model of `hub_cards/resformer-tiny-isic2017`, which was trained longer, predicts photographs it never saw. Then:
+First the model of `hub_cards/resformer-lite-isic2017`, which was trained longer, predicts photographs it never saw. Then:
 Prepare the sample as an Arrow dataset, train a tiny model on the CPU, evaluate it on photographs it never saw beside
 trivial baselines, save it, load it in new processes, predict three photographs and draw them.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "isic2017_sample"
-READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"  # from a longer training
+READY = ROOT / "hub_cards" / "resformer-lite-isic2017"  # from a longer training
 IMAGE_SIZE = 128
 
 logger = logging.getLogger("demo")

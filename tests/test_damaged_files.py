@@ -308,7 +308,7 @@ def test_what_nobody_foresaw_while_data_are_prepared(tmp_path, monkeypatch, caps
 
 
 def test_the_handler_refuses_a_image_with_damaged_exif_data(tmp_path):
-    handler = EndpointHandler(str(ROOT / "hub_cards" / "resformer-tiny-isic2017"), trust_remote_code=False)
+    handler = EndpointHandler(str(ROOT / "hub_cards" / "resformer-lite-isic2017"), trust_remote_code=False)
     with_damaged_exif(tmp_path / "a.jpg")
     with pytest.raises(RequestError, match=r"EXIF data are damaged|not a TIFF file") as error:
         handler({"inputs": (tmp_path / "a.jpg").read_bytes()})

@@ -24,7 +24,7 @@ from modeling_resformer.modeling_resformer import first_not_finite
 
 
 ROOT = Path(__file__).parents[1]
-READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
+READY = ROOT / "hub_cards" / "resformer-lite-isic2017"
 
 
 CLASSES = [
@@ -93,8 +93,9 @@ def test_the_ways_in_by_python(damaged, tmp_path):
 
 def test_the_repository_that_comes_along_refuses_them_by_its_own_code(tmp_path):
     copy = shutil.copytree(READY, tmp_path / "copy")
-    damage(copy, PARAMETER, torch.nan)
-    with pytest.raises(ValueError, match=f"{PARAMETER} holds NaN or infinite values"):
+    weight = "encoder.backbone._backbone.conv_stem.weight"
+    damage(copy, weight, torch.nan)
+    with pytest.raises(ValueError, match=f"{weight} holds NaN or infinite values"):
         EndpointHandler(str(copy), trust_remote_code=True)
 
 

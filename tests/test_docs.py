@@ -23,7 +23,7 @@ from modeling_resformer.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
-READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
+READY = ROOT / "hub_cards" / "resformer-lite-isic2017"
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in DOCUMENTS}

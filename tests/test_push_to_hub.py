@@ -31,7 +31,7 @@ from modeling_resformer.publishing.repository import make_repository
 
 
 ROOT = Path(__file__).parents[1]
-REPO = "org/resformer-tiny-isic2017"
+REPO = "org/resformer-lite-isic2017"
 CODE = {
     "backbone_resformer.py",
     "configuration_resformer.py",
@@ -318,7 +318,7 @@ def test_public_only_when_said_and_only_once_complete(tmp_path, hub):
     push_folder(tmp_path, Push(REPO, public=True))
     assert hub.repositories[REPO]["private"] is False
     paths = [path.split("/")[-2:] for _, path in hub.calls]
-    assert paths.index(["commit", "main"]) < paths.index(["resformer-tiny-isic2017", "settings"])
+    assert paths.index(["commit", "main"]) < paths.index(["resformer-lite-isic2017", "settings"])
     with pytest.raises(BadInputError, match="is public already; say --public"):
         push_folder(tmp_path, Push(REPO))
 

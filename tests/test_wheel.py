@@ -9,7 +9,7 @@ from fresh_process import packages_without, run_as_stranger
 
 
 ROOT = Path(__file__).parents[1]
-READY = ROOT / "hub_cards" / "resformer-tiny-isic2017"
+READY = ROOT / "hub_cards" / "resformer-lite-isic2017"
 SAMPLE = ROOT / "examples" / "isic2017_sample"
 # What the console script `resformer` of the entry point does.
 RESFORMER = """
@@ -63,7 +63,7 @@ def test_the_console_command_predicts(installed, tmp_path):
 
 
 def test_a_repository_and_its_space_are_made_from_the_templates_inside(installed, tmp_path):
-    terms = ["--repo-id", "org/resformer-tiny-isic2017", "--dataset-id", "org/isic2017"]
+    terms = ["--repo-id", "org/resformer-lite-isic2017", "--dataset-id", "org/isic2017"]
     terms += ["--space-id", "org/try-resformer", "--with-space"]
     resformer(installed, "push-to-hub", READY, *terms, "--dry-run", "--output", tmp_path / "made")
     assert (tmp_path / "made" / "README.md").read_bytes() == (READY / "README.md").read_bytes()

@@ -1,6 +1,6 @@
 """One model, four ways to bring images of any size to its input, scored at the size of the stored masks.
 
-    python benchmarks/sizes/run.py --model hub_cards/resformer-tiny-isic2017 --dataset data/native --split train \
+    python benchmarks/sizes/run.py --model hub_cards/resformer-lite-isic2017 --dataset data/native --split train \
         --results runs/sizes/native.json
 
     squashed          as the paper does it: to the network's input, whatever the shape

@@ -18,7 +18,7 @@ folder, or named by --card; hub_cards/card.yaml is a commented example. It goes 
 
 A push that broke off, or whose tag, visibility or Space failed, is finished by the same command.
 
-The model is the --output_dir of scripts/train.py, a folder that this script made, or hub_cards/resformer-tiny-isic2017,
+The model is the --output_dir of scripts/train.py, a folder that this script made, or hub_cards/resformer-lite-isic2017,
 which holds what of one no code can make again. Refused are runs without results.json, weights with NaN, pickle files,
 cards with an invalid header, folders that do not reload elsewhere, and --public for weights learned from data that are
 not free. Log in with `hf auth login` first. The exit status is 1 after one line on stderr that says what speaks against it.
