@@ -16,7 +16,7 @@ from ..metrics.score_table import MAIN_SCORES, main_first
 from ..shipped import shipped
 from . import card_tables
 from .card_text import CardText, markdown
-from .facts import NOT_RECORDED, Facts
+from .facts import NOT_RECORDED, Facts, needs_timm
 from .known_datasets import PAPER, SOFTWARE, Source
 
 
@@ -184,6 +184,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "height": height,
         "width": width,
         "resized": "fitted and padded" if facts.preprocessor.get("keep_aspect_ratio") else "squashed",
+        "timm": needs_timm(config),
         "normalised": normalisation(facts.preprocessor),
         "mask_classes": markdown(", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names))),
         "foreground": markdown(", ".join(config.mask_class_names[1:])),

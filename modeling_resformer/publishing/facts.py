@@ -34,6 +34,11 @@ TASKS = {
 }
 
 
+def needs_timm(config: ResFormerConfig) -> bool:
+    """Whether a model's backbone is one of timm's."""
+    return config.backbone_config is not None and config.backbone_config.model_type == "timm_backbone"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A score with the ends of its interval, None where there is none, and the number it was computed from."""

@@ -20,7 +20,7 @@ from ..modeling_resformer import ResFormerPreTrainedModel
 from ..shipped import shipped
 from .card import Terms, weights_licence, write_model_card
 from .card_text import CARD_TEXT_NAME
-from .facts import Facts, read_facts
+from .facts import Facts, needs_timm, read_facts
 from .repository_checks import (
     RESULTS_NAME,
     RUN_NAME,
@@ -141,9 +141,8 @@ def write_model(run: Path, folder: Path) -> ResFormerPreTrainedModel:
 def write_code(folder: Path) -> None:
     """Adds what serves the model: the handler of Inference Endpoints and what it needs."""
     shutil.copyfile(PACKAGE / "handler.py", folder / "handler.py")
-    config = ResFormerConfig.from_pretrained(folder)
-    is_timm = config.backbone_config is not None and config.backbone_config.model_type == "timm_backbone"
-    (folder / "requirements.txt").write_text(REQUIREMENTS + (TIMM if is_timm else ""), encoding="utf-8")
+    timm = TIMM if needs_timm(ResFormerConfig.from_pretrained(folder)) else ""
+    (folder / "requirements.txt").write_text(REQUIREMENTS + timm, encoding="utf-8")
 
 
 def write_record(run: Path, folder: Path) -> None:
