@@ -83,11 +83,13 @@ class ResFormerTrainer(ResumableTrainer):
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         settings = super()._settings()
-        given = {"backbone_lr_scale": self.backbone_lr_scale, "freeze_backbone_epochs": self.freeze_backbone_epochs}
         # Only what is not the default, so that checkpoints from before there was a choice are resumed.
+        if self.backbone_lr_scale != 1:
+            settings["fixed"]["backbone_lr_scale"] = self.backbone_lr_scale
+        if self.freeze_backbone_epochs:
+            settings["fixed"]["freeze_backbone_epochs"] = self.freeze_backbone_epochs
         if self.teacher is not None:
             settings["fixed"] |= {"distillation_weight": self.teacher.weight, "teacher": self.teacher.checksum}
-        settings["fixed"] |= {name: value for name, value in given.items() if value != (name == "backbone_lr_scale")}
         return settings
 
     def compute_loss(
