@@ -139,6 +139,9 @@ def run(words, monkeypatch):
     short = {"train": SHORT, "evaluate": ["--bootstrap_samples", "0", "--use_cpu"], "predict": ["--cpu-threads", "1"]}
     if script == "train" and not AROUND_A_BACKBONE & set(flags):
         short["train"] = [*SHORT, *SMALL]
+    # What takes a process of its own and seconds each time: test_preflight.py and test_push_to_hub.py look at that.
+    monkeypatch.setattr("modeling_resformer.training.training_run.check_resources", lambda trainer, go_on: None)
+    monkeypatch.setattr("modeling_resformer.publishing.repository.check_reload", lambda folder, model: None)
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags, *short.get(script, [])])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
