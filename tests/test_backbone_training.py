@@ -111,10 +111,11 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(dataset, tmp_path):
         other.train(resume_from_checkpoint=first)
 
 
-def test_a_rate_for_a_backbone_that_is_not_there_is_refused(dataset, tmp_path):
-    trainer = make_trainer(dataset, tmp_path, trainer_settings={"backbone_lr_scale": 0.3})
+def test_flags_for_a_backbone_that_is_not_there_are_refused(dataset, tmp_path):
     with pytest.raises(BadInputError, match=r"backbone_lr_scale 0\.3: the model has no backbone; give --backbone"):
-        trainer.train()
+        make_trainer(dataset, tmp_path, trainer_settings={"backbone_lr_scale": 0.3}).train()
+    with pytest.raises(BadInputError, match="freeze_backbone_epochs 2: the model has no backbone; give --backbone"):
+        make_trainer(dataset, tmp_path, trainer_settings={"freeze_backbone_epochs": 2.0})
 
 
 def flags(folder, **more):
@@ -205,9 +206,8 @@ def test_the_rate_is_a_third_where_the_weights_are_pretrained():
         assert model.backbone_rate == rate
 
 
-def test_fields_that_do_not_fit_the_backbone_are_refused_in_one_line(resnet, tmp_path, caplog):
-    given = flags(
-        tmp_path, backbone=resnet, config=json.dumps({"hidden_sizes": [8, 16], "transformer_depths": [1, 1]})
-    )
-    with caplog.at_level(logging.ERROR):
-        assert train.main(given) == 1
+def test_fields_that_do_not_fit_the_backbone_are_refused_in_one_line(resnet, tmp_path, capsys):
+    config = {"hidden_sizes": [8, 16], "transformer_depths": [1, 1]}
+    assert train.main(flags(tmp_path, backbone=resnet, config=json.dumps(config))) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "hidden_sizes=[8, 16] are not the backbone's [8, 8, 8, 8]; leave them out" in line

@@ -1,7 +1,6 @@
 """Learning from a trained model: the divergence against torch's own, and a run by flags."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -145,10 +144,12 @@ def test_a_student_of_one_task_may_have_a_teacher_of_both():
         teacher.check("wise", tiny_config(**LABELS), TASKS[name])
 
 
-def test_a_weight_of_nothing_and_a_missing_teacher_are_refused(tmp_path, caplog):
+def test_a_weight_of_nothing_and_a_missing_teacher_are_refused(tmp_path, capsys):
     with pytest.raises(BadInputError, match=r"distillation_weight is 0\.0; expected a number above 0"):
         parse_arguments(["--dataset", "d", "--output_dir", "o", "--distillation_weight", "0"])
     prepared_dataset().save_to_disk(str(tmp_path / "dataset"))
-    with caplog.at_level(logging.ERROR):
-        flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--use_cpu"]
-        assert train.main([*flags, "--distill_from", str(tmp_path / "nobody")]) == 1
+    flags = ["--dataset", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "run"), "--use_cpu"]
+    flags += ["--config", json.dumps(ARCHITECTURE), "--distill_from", str(tmp_path / "nobody")]
+    assert train.main(flags) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "--distill_from" in line and "nobody" in line

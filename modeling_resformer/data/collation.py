@@ -11,6 +11,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..modeling_resformer import UNLABELLED
 
 
+TEACHER_PIXELS = "teacher_pixel_values"  # of a batch, made by the teacher's own image processor
+
+
 def class_label_row(present: Sequence[int] | None, unknown: Sequence[int], num_classes: int) -> torch.Tensor:
     """(K,) floats: 1 present, 0 absent, -100 unknown; all -100 for a row nobody labelled.
 
@@ -83,7 +86,7 @@ class MultiTaskCollator:
             batch["stored_masks"] = [self._stored_mask(row) for row in rows]
         elif self.teacher_processor is not None:
             seen = self.teacher_processor(images=[row["image"] for row in rows], return_tensors="pt")
-            batch["teacher_pixel_values"] = seen["pixel_values"]
+            batch[TEACHER_PIXELS] = seen["pixel_values"]
         return batch
 
     def _mask_or_ignored(self, row: Mapping[str, Any]) -> Image.Image:

@@ -22,11 +22,8 @@ def scale_backbone_rate(optimizer: torch.optim.Optimizer, model: ResFormerPreTra
     Raises:
         BadInputError: the model has no backbone, or the optimiser does not hold its parameters one by one.
     """
+    check_backbone(f"--backbone_lr_scale {scale:g}", model)
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
-    if not backbone:
-        raise BadInputError(
-            f"--backbone_lr_scale {scale:g}: the model has no backbone; give --backbone, or leave it out."
-        )
     moved = []
     for group in optimizer.param_groups:
         inside = [parameter for parameter in group["params"] if id(parameter) in backbone]
@@ -40,6 +37,16 @@ def scale_backbone_rate(optimizer: torch.optim.Optimizer, model: ResFormerPreTra
     for group in moved:
         if group["params"]:
             optimizer.add_param_group(group)
+
+
+def check_backbone(flag: str, model: ResFormerPreTrainedModel) -> None:
+    """Refuses a flag that means the backbone where a model has none.
+
+    Raises:
+        BadInputError: naming the flag.
+    """
+    if next(model.backbone_parameters(), None) is None:
+        raise BadInputError(f"{flag}: the model has no backbone; give --backbone, or leave it out.")
 
 
 class FrozenBackbone(TrainerCallback):

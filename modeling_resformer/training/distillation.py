@@ -13,12 +13,10 @@ from torch.nn import functional as F
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
+from ..data.collation import TEACHER_PIXELS
 from ..errors import BadInputError
 from ..heads import Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
-
-
-PIXELS = "teacher_pixel_values"  # of a batch, made by the teacher's own image processor
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,9 @@ class Teacher:
             task: of the student.
             batch: of the collator, with `teacher_pixel_values`.
         """
-        self.model.to(batch[PIXELS].device)
+        self.model.to(batch[TEACHER_PIXELS].device)
         with torch.no_grad():
-            teacher = self.model(pixel_values=batch[PIXELS])
+            teacher = self.model(pixel_values=batch[TEACHER_PIXELS])
         own = task_named(type(self.model).__name__)
         terms = []
         if task.mask_logits is not None:

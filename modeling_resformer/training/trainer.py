@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..errors import NonFiniteLossError
 from ..evaluation.row_statistics import row_statistics
 from ..heads import task_named
-from .backbone_rate import FrozenBackbone, scale_backbone_rate
+from .backbone_rate import FrozenBackbone, check_backbone, scale_backbone_rate
 from .distillation import Teacher
 from .progress import ProgressLines
 from .resuming import ResumableTrainer
@@ -38,6 +38,7 @@ class ResFormerTrainer(ResumableTrainer):
 
     Raises:
         ValueError: an argument that would lose columns or keep all logits in memory.
+        BadInputError: `freeze_backbone_epochs` of a model without a backbone.
         NonFiniteLossError: by `train` and `evaluate`, where a loss or an output is NaN or infinite.
     """
 
@@ -54,6 +55,7 @@ class ResFormerTrainer(ResumableTrainer):
         self.backbone_lr_scale = backbone_lr_scale
         self.freeze_backbone_epochs = freeze_backbone_epochs
         if freeze_backbone_epochs:
+            check_backbone(f"--freeze_backbone_epochs {freeze_backbone_epochs:g}", self.model)
             self.add_callback(FrozenBackbone(freeze_backbone_epochs))
         for name, needed in (("remove_unused_columns", False), ("batch_eval_metrics", True)):
             if getattr(self.args, name) is not needed:
