@@ -85,13 +85,13 @@ def test_the_card_tells_of_a_backbone_a_teacher_and_the_whole_augmentation(rende
         "initial_weights": {"checkpoint": None, "resnet": None, "backbone": "efficientnet-lite0"},
         "teacher": "org/wise",
     }
-    record["settings"] |= {"distillation_weight": 0.5, "shift": 0.1, "border": "reflect"}
+    record["settings"] |= {"distillation_weight": 0.5, "shift": 0.1, "border": "reflect", "mixup": 0.2}
     text = render(record=record)
     assert (
         "the backbone from `efficientnet-lite0` (Google's EfficientNet-Lite, Apache-2.0, trained on ImageNet" in text
     )
     assert "+ 0.5 x divergence from the answers of `org/wise`" in text
-    assert "shift by up to 10%, reflected borders" in text
+    assert "shift by up to 10%, reflected borders, blended in pairs (mixup 0.2)" in text
     record["model"]["initial_weights"]["backbone"] = "microsoft/resnet-50"
     assert "the backbone from `microsoft/resnet-50`, the rest random" in render(record=record)
 

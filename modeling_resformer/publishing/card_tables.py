@@ -202,7 +202,7 @@ def training_table(facts: Facts) -> str:
         ("Task", recorded("task")),
         ("Loss", losses(facts)),
         ("Initial weights", initial_weights(facts)),
-        ("Augmentation", facts.augmentation),
+        ("Augmentation", augmentation(facts)),
         ("Code", code(facts)),
         ("Seed", seed(facts)),
         ("Epochs, steps, batch size", join(recorded("training", key) for key in ("epochs", "steps", "batch_size"))),
@@ -325,6 +325,14 @@ def losses(facts: Facts) -> str:
 
 def listed(scores: Mapping[str, Interval | None], names: Sequence[str]) -> str:
     return "; ".join(f"{name} {scores[name]}" for name in names)
+
+
+def augmentation(facts: Facts) -> str | None:
+    """What happened to training images."""
+    if facts.augmentation is None:
+        return None
+    mixup = facts.recorded("settings", "mixup")
+    return f"{facts.augmentation}" + (f", blended in pairs (mixup {mixup:g})" if mixup else "")
 
 
 def initial_weights(facts: Facts) -> str | None:

@@ -63,6 +63,8 @@ class ModelArguments(ModelOptions):
             raise ValueError(f"--freeze_backbone_epochs is {self.freeze_backbone_epochs}; expected 0 or more.")
         if not 0 < self.distillation_weight < math.inf:
             raise ValueError(f"--distillation_weight is {self.distillation_weight}; expected a number above 0.")
+        if not 0 <= self.mixup < math.inf:
+            raise ValueError(f"--mixup is {self.mixup}; expected 0 or more, such as 0.2.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"--cpu_threads is {self.cpu_threads}; expected 1 or more.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

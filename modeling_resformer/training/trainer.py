@@ -17,6 +17,7 @@ from ..evaluation.row_statistics import row_statistics
 from ..heads import task_named
 from .backbone_rate import FrozenBackbone, check_backbone, scale_backbone_rate
 from .distillation import Teacher
+from .mixup import Blend
 from .progress import ProgressLines
 from .resuming import ResumableTrainer
 
@@ -35,6 +36,7 @@ class ResFormerTrainer(ResumableTrainer):
         backbone_lr_scale: learning rate of the backbone's parameters over that of the others.
         freeze_backbone_epochs: epochs from the start in which the backbone's weights stay as they are.
         teacher: whose answers are learned as well; the collator then makes its pixels too.
+        mixup: alpha of the shares in which images are blended in pairs; 0 for none.
 
     Raises:
         ValueError: an argument that would lose columns or keep all logits in memory.
@@ -48,10 +50,12 @@ class ResFormerTrainer(ResumableTrainer):
         backbone_lr_scale: float = 1.0,
         freeze_backbone_epochs: float = 0.0,
         teacher: Teacher | None = None,
+        mixup: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.teacher = teacher
+        self.mixup = mixup
         self.backbone_lr_scale = backbone_lr_scale
         self.freeze_backbone_epochs = freeze_backbone_epochs
         if freeze_backbone_epochs:
@@ -90,6 +94,8 @@ class ResFormerTrainer(ResumableTrainer):
             settings["fixed"]["backbone_lr_scale"] = self.backbone_lr_scale
         if self.freeze_backbone_epochs:
             settings["fixed"]["freeze_backbone_epochs"] = self.freeze_backbone_epochs
+        if self.mixup:
+            settings["fixed"]["mixup"] = self.mixup
         if self.teacher is not None:
             settings["fixed"] |= {"distillation_weight": self.teacher.weight, "teacher": self.teacher.checksum}
         return settings
@@ -102,9 +108,14 @@ class ResFormerTrainer(ResumableTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The model's own loss; its parts are kept for the log."""
+        blend = Blend.draw(self.mixup, len(inputs["pixel_values"])) if self.mixup else None
+        if blend is not None:
+            inputs = blend.images(inputs)
         arguments = self.task.forward_arguments(inputs)
         loss, outputs = super().compute_loss(model, arguments, True, num_items_in_batch)
         parts = self.task.loss_parts(outputs)
+        if blend is not None:
+            loss, parts = blend.loss(self.accelerator.unwrap_model(model), self.task, outputs, inputs)
         if self.teacher is not None:
             taught = self.teacher.loss(outputs, self.task, inputs)
             loss = loss + self.teacher.weight * taught

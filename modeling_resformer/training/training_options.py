@@ -77,6 +77,13 @@ class ModelOptions:
             "help": "'balanced' weighs image-level class c by N / (K n_c), counted in the training split.",
         },
     )
+    mixup: float = field(
+        default=0.0,
+        metadata={
+            "help": "Blend the images of a batch in pairs, in shares of Beta(this, this) such as 0.2, and their losses "
+            "alike; 0 for none."
+        },
+    )
     sync_batch_norm: bool = field(
         default=False,
         metadata={"help": "Pool the batch-norm statistics of all processes; needs GPUs, and pays for small batches."},

@@ -126,6 +126,7 @@ def make_trainer(
         callbacks=[clock] + ([EarlyStoppingCallback(patience)] if patience else []),
         ema_decay=model_args.ema_decay,
         teacher=teacher,
+        mixup=model_args.mixup,
         backbone_lr_scale=model_args.backbone_rate,
         freeze_backbone_epochs=model_args.freeze_backbone_epochs,
     )
