@@ -7,6 +7,7 @@ resizing only.
 """
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -47,6 +48,7 @@ SCALE_MAXIMUM = 255
 EXIF_ORIENTATION = 0x0112
 STORED_ORIENTATION = "resformer_stored_orientation"
 DOWNLOAD_SECONDS = 30
+COMPONENT_GRID = 512
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -59,11 +61,14 @@ class ResFormerImageProcessorKwargs(ImagesKwargs, total=False):
         Whether to resize images so that they fit into `size` and to pad them to it, instead of squashing them.
     ignore_index (`int`, *optional*, defaults to 255):
         Value of the padding in masks.
+    keep_largest_component (`bool`, *optional*, defaults to `False`):
+        Whether post-processing leaves of each mask class but the largest connected part.
     """
 
     intensity_range: list[float | int] | tuple[float | int, ...] | None
     keep_aspect_ratio: bool
     ignore_index: int
+    keep_largest_component: bool
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -350,6 +355,8 @@ class ResFormerImageProcessing:
             after normalisation, the mean colour, which is what the network's own convolutions pad with; post-processing
             crops it off again.
         ignore_index: Value of the padding in masks, which no loss counts; 255 by default.
+        keep_largest_component: Post-processing leaves of each mask class but its largest connected part, the rest being
+            background: for what an image holds once, such as one skin lesion. Off by default.
         do_resize, do_rescale, do_normalize: Steps that can be left out; masks are only ever resized.
         resample: Filter for images, bilinear by default (anti-aliased when shrinking).
         rescale_factor: Factor on the scale 0..255, which images of every bit depth are brought to first.
@@ -375,6 +382,7 @@ class ResFormerImageProcessing:
     intensity_range = None
     keep_aspect_ratio = False
     ignore_index = 255
+    keep_largest_component = False
 
     def __init__(self, **kwargs: Unpack[ResFormerImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
@@ -538,7 +546,7 @@ class ResFormerImageProcessing:
             `segmentation_scores` (S, height, width).
         """
         logits = outputs["segmentation_logits"] if "segmentation_logits" in outputs else outputs["logits"]
-        resized = resized_logits(logits, target_sizes, self._keeps_aspect_ratio(keep_aspect_ratio))
+        resized = self._resized_logits(logits, target_sizes, keep_aspect_ratio)
         if not return_segmentation_scores:
             return [class_indices(scores) for scores in resized]
         return [
@@ -584,15 +592,24 @@ class ResFormerImageProcessing:
         config.decision_thresholds(threshold)  # refused even where there is nothing to decide
         halves = []
         if mask_logits is not None:
-            resized = resized_logits(mask_logits, target_sizes, self._keeps_aspect_ratio(keep_aspect_ratio))
+            resized = self._resized_logits(mask_logits, target_sizes, keep_aspect_ratio)
             halves.append(describe_mask(logits, mask_names) for logits in resized)
         if class_logits is not None:
             scores = config.class_scores(class_logits).tolist()
             halves.append(describe_classes(row, config, threshold) for row in scores)
         return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
 
-    def _keeps_aspect_ratio(self, given: bool | None) -> bool:
-        return self.keep_aspect_ratio if given is None else given
+    def _resized_logits(
+        self,
+        logits: torch.Tensor,
+        target_sizes: Iterable[Sequence[int]] | torch.Tensor | None,
+        keep_aspect_ratio: bool | None,
+    ) -> Iterator[torch.Tensor]:
+        """As `resized_logits`, by this processor's settings where none are given."""
+        if self.keep_largest_component:
+            logits = torch.stack([only_largest_components(scores) for scores in logits.float()])
+        keeps_aspect_ratio = self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio
+        return resized_logits(logits, target_sizes, keeps_aspect_ratio)
 
 
 def image_device(images: list[Any]) -> torch.device | None:
@@ -618,6 +635,49 @@ def resized_logits(
             yield scores
         else:
             yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def only_largest_components(logits: torch.Tensor) -> torch.Tensor:
+    """(S, height, width) logits of which no class but the background wins outside the largest connected part of each.
+
+    There the logits of the others are brought down to the background's, which is the first of equals.
+    """
+    chosen = class_indices(logits)
+    dropped = torch.zeros_like(chosen, dtype=torch.bool)
+    for index in range(1, len(logits)):
+        mask = chosen == index
+        dropped |= mask & ~largest_component(mask)
+    return torch.where(dropped, logits.minimum(logits[:1]), logits)
+
+
+def largest_component(mask: torch.Tensor) -> torch.Tensor:
+    """(height, width) booleans: the connected part of most pixels, corners connecting; of equals the last.
+
+    A mask of more than 512 pixels a side is joined on a coarser grid, where gaps of less than one of its squares close.
+    """
+    factor = max(1, math.ceil(max(mask.shape) / COMPONENT_GRID))
+    coarse = F.max_pool2d(mask[None].float(), factor, ceil_mode=True)[0] > 0
+    height, width = mask.shape
+    labels = component_labels(coarse).repeat_interleave(factor, 0).repeat_interleave(factor, 1)[:height, :width] * mask
+    pixels = torch.bincount(labels.flatten())
+    pixels[0] = 0
+    return mask & (labels == len(pixels) - 1 - pixels.flip(0).argmax())
+
+
+def component_labels(mask: torch.Tensor) -> torch.Tensor:
+    """(height, width) int64: one number for each connected part of a mask, corners connecting; 0 where it is False.
+
+    Every pixel takes the highest number around it, then the number which that one's pixel has come to, until none
+    changes: a few rounds, since numbers leap.
+    """
+    labels = torch.arange(1, mask.numel() + 1, device=mask.device).view(mask.shape) * mask
+    while True:
+        # Numbers up to 512 x 512 are exact in float32.
+        highest = F.max_pool2d(labels[None].float(), 3, stride=1, padding=1)[0].long() * mask
+        highest = torch.where(mask, highest.flatten()[(highest - 1).clamp(min=0)], 0)
+        if torch.equal(highest, labels):
+            return labels
+        labels = highest
 
 
 def class_indices(logits: torch.Tensor) -> torch.Tensor:

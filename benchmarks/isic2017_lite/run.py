@@ -43,9 +43,10 @@ def run_cell(recipe: Mapping[str, Any], dataset: Path, output: Path) -> dict[str
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "recipe.json", json.dumps(recipe, indent=2))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    train = [sys.executable, str(ROOT / "scripts" / "train.py"), str(output / "recipe.json")]
-    places = ["--dataset", str(dataset), "--output_dir", str(output / "run")]
-    subprocess.run([*train, *places, "--resume_from_checkpoint", "true", "--save_total_limit", "1"], check=True)
+    train = [sys.executable, str(ROOT / "scripts" / "train.py"), str(output.resolve() / "recipe.json")]
+    places = ["--dataset", str(dataset.resolve()), "--output_dir", str(output.resolve() / "run")]
+    train += [*places, "--resume_from_checkpoint", "true", "--save_total_limit", "1"]
+    subprocess.run(train, check=True, cwd=ROOT)  # where a grid's paths begin
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"recipe": recipe, "cpu_minutes": round(seconds / 60, 2), **kept_of(output / "run", recipe)}

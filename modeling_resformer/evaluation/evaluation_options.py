@@ -19,6 +19,13 @@ class ScoringOptions:
             "processor does, else squashed."
         },
     )
+    keep_largest_component: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Leave of each predicted mask class but the largest connected part, in scores and ever after; default as "
+            "the checkpoint's processor does, else everything."
+        },
+    )
     auc_classes: list[str] = field(
         default_factory=list, metadata={"help": "Classes whose mean AUC is reported besides that of all classes."}
     )

@@ -184,6 +184,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "height": height,
         "width": width,
         "resized": "fitted and padded" if facts.preprocessor.get("keep_aspect_ratio") else "squashed",
+        "largest_only": bool(facts.segments and facts.preprocessor.get("keep_largest_component")),
         "timm": needs_timm(config),
         "normalised": normalisation(facts.preprocessor),
         "mask_classes": markdown(", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names))),

@@ -17,6 +17,7 @@ from ..data.collation import MultiTaskCollator
 from ..data.prepared import PreparedDataset
 from ..errors import BadInputError, named_load_failure, one_line
 from ..evaluation.evaluation_metrics import EvaluationMetrics
+from ..evaluation.evaluation_options import ScoringOptions
 from ..heads import TASKS, Task, task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
 from .arguments import ModelArguments
@@ -110,16 +111,19 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
 
 def build_image_processor(
     name_or_path: str | None,
-    image_size: int | None,
-    keep_aspect_ratio: bool | None = None,
+    options: ScoringOptions | None = None,
     start: BackboneStart | None = None,
 ) -> ResFormerImageProcessor:
     """The processor of a checkpoint, or a new one, with the settings that are given; `image_size` is a square's side.
 
     It normalises as a backbone's start was trained.
     """
-    settings: dict[str, Any] = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
-    settings |= {} if keep_aspect_ratio is None else {"keep_aspect_ratio": keep_aspect_ratio}
+    options = ScoringOptions() if options is None else options
+    side = options.image_size
+    settings: dict[str, Any] = {} if side is None else {"size": {"height": side, "width": side}}
+    for name in ("keep_aspect_ratio", "keep_largest_component"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
     if start is not None:
         settings |= {"image_mean": start.image_mean, "image_std": start.image_std}
     if name_or_path is None:

@@ -42,9 +42,7 @@ def evaluate(arguments: EvaluationArguments) -> None:
     check_writable(output, "--output")
     prepared = load_prepared(arguments.dataset, arguments.splits)
     model = load_model(arguments.model_name_or_path, arguments.task)
-    image_processor = build_image_processor(
-        arguments.model_name_or_path, arguments.image_size, arguments.keep_aspect_ratio
-    )
+    image_processor = build_image_processor(arguments.model_name_or_path, arguments)
     trainer = ResFormerTrainer(
         model=model,
         args=arguments.as_training_arguments(),

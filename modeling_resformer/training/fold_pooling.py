@@ -79,7 +79,7 @@ def pool_folds(
 def _trainer(folder: Path, prepared: PreparedDataset, use_cpu: bool) -> ResFormerTrainer:
     """That of an evaluation, with the model of one fold."""
     model = load_model(str(folder), None)
-    processor = build_image_processor(str(folder), None)
+    processor = build_image_processor(str(folder))
     return ResFormerTrainer(
         model=model,
         args=EvaluationArguments(output=str(folder), use_cpu=use_cpu).as_training_arguments(),

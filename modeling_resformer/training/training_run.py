@@ -104,9 +104,7 @@ def make_trainer(
         filled = fill_from_resnet(model, model_args.init_resnet)
         if training_args.should_log:
             logger.info("%s", filled)
-    image_processor = build_image_processor(
-        model_args.model_name_or_path, data_args.image_size, data_args.keep_aspect_ratio, start
-    )
+    image_processor = build_image_processor(model_args.model_name_or_path, data_args, start)
     check_image_size(image_processor, model.config)
     if model_args.sync_batch_norm:
         synchronise_batch_norms(model, training_args)
