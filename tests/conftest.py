@@ -15,6 +15,7 @@ from small_model import tiny_config
 
 from modeling_resformer import ResFormerConfig, ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.commands.predict import main
+from modeling_resformer.evaluation import report_page
 
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ def batch() -> dict[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def render() -> Iterator[Callable[..., None]]:
+    """Report pages are laid out but not rendered, which is half the time of a small training; gives what renders them."""
+    real = report_page.save
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report_page, "save", lambda figure, path: Image.new("RGB", (1, 1)).save(path))
+        yield real
 
 
 @pytest.fixture(scope="module")

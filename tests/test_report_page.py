@@ -21,6 +21,7 @@ from modeling_resformer import (
     ResFormerForMultiTask,
     ResFormerForSemanticSegmentation,
 )
+from modeling_resformer.evaluation import report_page
 from modeling_resformer.evaluation.answers import Classes, ScoredRows
 from modeling_resformer.evaluation.drawn_cases import (
     PREDICTION,
@@ -65,6 +66,11 @@ TITLES = {
         "Decisions at each class's threshold",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def rendered(render, monkeypatch):
+    monkeypatch.setattr(report_page, "save", render)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from modeling_resformer.prediction.predictor import ensemble_members
 from modeling_resformer.publishing.card import Terms, write_model_card
 from modeling_resformer.publishing.facts import read_facts
 from modeling_resformer.publishing.repository import write_fold_summary
-from modeling_resformer.training import evaluation_run, seed_runs, training_run
+from modeling_resformer.training import seed_runs
 from modeling_resformer.training.resuming import RepeatableSteps
 
 
@@ -64,7 +64,6 @@ def runs(command, tmp_path_factory):
     output = tmp_path_factory.getbasetemp() / command[3]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(seed_runs, "subprocess", SimpleNamespace(run=trained_here))
-        patched.setattr(training_run, "write_pages", lambda *given: None)  # seconds each; the pooled ones are drawn
         with pytest.MonkeyPatch.context() as dying:
             die_in_second_epoch(dying, 1)
             assert train_folds.main(command) == 1
@@ -155,8 +154,7 @@ def test_mean_and_deviation_over_the_folds_stand_beside_the_pooled_scores(runs):
         assert (runs / name).is_file()
 
 
-def test_a_folds_own_table_of_splits_evaluates_it_again(command, runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation_run, "write_pages", lambda *given: None)
+def test_a_folds_own_table_of_splits_evaluates_it_again(command, runs, tmp_path):
     flags = ["--model", str(runs / "fold-1"), "--dataset", command[5], "--output", str(tmp_path), "--use_cpu"]
     splits = ["--splits", str(runs / "fold-1" / "fold_1_of_2.csv"), "--bootstrap_samples", "0", "--batch_size", "3"]
     assert evaluate.main([*flags, *splits]) == 0
