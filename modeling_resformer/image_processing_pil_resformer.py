@@ -48,7 +48,7 @@ SCALE_MAXIMUM = 255
 EXIF_ORIENTATION = 0x0112
 STORED_ORIENTATION = "resformer_stored_orientation"
 DOWNLOAD_SECONDS = 30
-COMPONENT_GRID = 512
+COMPONENT_GRID = 256
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -653,7 +653,7 @@ def only_largest_components(logits: torch.Tensor) -> torch.Tensor:
 def largest_component(mask: torch.Tensor) -> torch.Tensor:
     """(height, width) booleans: the connected part of most pixels, corners connecting; of equals the last.
 
-    A mask of more than 512 pixels a side is joined on a coarser grid, where gaps of less than one of its squares close.
+    A mask of more than 256 pixels a side is joined on a coarser grid, where gaps of less than one of its squares close.
     """
     factor = max(1, math.ceil(max(mask.shape) / COMPONENT_GRID))
     coarse = F.max_pool2d(mask[None].float(), factor, ceil_mode=True)[0] > 0
@@ -672,7 +672,7 @@ def component_labels(mask: torch.Tensor) -> torch.Tensor:
     """
     labels = torch.arange(1, mask.numel() + 1, device=mask.device).view(mask.shape) * mask
     while True:
-        # Numbers up to 512 x 512 are exact in float32.
+        # Numbers up to 256 x 256 are exact in float32.
         highest = F.max_pool2d(labels[None].float(), 3, stride=1, padding=1)[0].long() * mask
         highest = torch.where(mask, highest.flatten()[(highest - 1).clamp(min=0)], 0)
         if torch.equal(highest, labels):

@@ -166,6 +166,7 @@ def test_commands_run_in_order(folder, monkeypatch):
             run(words, monkeypatch)
 
 
+@pytest.mark.slow  # continuous integration builds it by `make docs`
 def test_the_site_builds_without_a_warning(tmp_path):
     """With the reference of the Python API, from docstrings."""
     command = [
