@@ -10,13 +10,13 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from answering_model import NAMES, claiming_png, encoded, foreground, reference, save_model
+from hostile_images import endless_jpeg, many_pages
 from http_requests import ask, serving, until, wait_until_loaded
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
@@ -383,28 +383,6 @@ def test_what_cannot_be_served_is_one_line(tmp_path, caplog, capsys):
 # ---------------------------------------------------------------------------------------------------------------------
 # Who wears it out
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def endless_jpeg(scans=4000):
-    """A progressive JPEG of 512 x 512 of which the last scan is repeated; each takes a decoder a walk over all blocks."""
-    buffer = BytesIO()
-    Image.new("L", (512, 512), 99).save(buffer, "JPEG", progressive=True)
-    data = buffer.getvalue()
-    last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * scans + data[-2:]
-
-
-def many_pages(count=20_000):
-    """A TIFF of as many pages, each a header of its own; a decoder that counts them reads all."""
-    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8)]
-    entries += [(278, 4, 1, 8), (279, 4, 1, 64)]
-    size = 2 + 12 * len(entries) + 4
-    data = bytearray(struct.pack("<2sHI", b"II", 42, 72) + bytes(64))
-    for number in range(count):
-        following = 72 + size * (number + 1) if number < count - 1 else 0
-        data += struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
-        data += struct.pack("<I", following)
-    return bytes(data)
 
 
 def test_an_image_that_never_ends_is_given_up_while_others_are_answered():

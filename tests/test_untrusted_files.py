@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from answering_model import claiming_png
+from hostile_images import many_pages
 from nifti_data import write_nifti
 from PIL import Image
 from raw_data import random_volume, write_metaimage, write_photograph
@@ -20,13 +21,13 @@ pytest.importorskip("SimpleITK")
 
 from dicom_data import CT, dataset_of, save, write_oct
 
-from modeling_resformer.csv_cells import safe_cell, stored_cell
 from modeling_resformer.data import archives
 from modeling_resformer.data.annotated import read_annotated_slices
 from modeling_resformer.data.archives import unpack
 from modeling_resformer.data.label_tables import read_table
 from modeling_resformer.data.splits import read_manifest, write_manifest
 from modeling_resformer.errors import BadInputError, Problems
+from modeling_resformer.escaping import safe_cell, stored_cell
 from modeling_resformer.image_processing_pil_resformer import MAX_PIXELS
 from modeling_resformer.limits import DEFAULT_LIMITS, InputLimits
 from modeling_resformer.prediction.journal import Journal
@@ -118,8 +119,7 @@ def test_a_tiff_of_pages_of_several_depths(tmp_path):
 
 
 def test_a_tiff_of_more_pages_than_any_scan(tmp_path):
-    pages = [Image.fromarray(random_volume((1, 1)))] * 4097
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "a.tif").write_bytes(many_pages(4097))
     assert "more than 4096 pages" in volume_problem(tmp_path / "a.tif")
 
 

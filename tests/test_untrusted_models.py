@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from modeling_resformer import ResFormerConfig
 from modeling_resformer.configuration_resformer import problem_of_name
 from modeling_resformer.errors import BadInputError
+from modeling_resformer.escaping import plain_name
 from modeling_resformer.prediction.predictor import load_pipeline
 from modeling_resformer.publishing.card_tables import markdown_table
-from modeling_resformer.publishing.card_text import plain_name
 
 
 CPU = torch.device("cpu")

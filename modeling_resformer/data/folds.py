@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..csv_cells import safe_cell
 from ..errors import BadInputError
+from ..escaping import safe_cell
 from .columns import class_names
 from .label_tables import read_table, whole_number
 from .prepared import PreparedDataset

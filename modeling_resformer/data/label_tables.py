@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..csv_cells import stored_cell
 from ..errors import BadInputError, Problems
+from ..escaping import stored_cell
 
 
 Row = dict[str, Any]

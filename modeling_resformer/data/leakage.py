@@ -16,8 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from ..csv_cells import safe_cell
 from ..drawing import arrange, displayable
+from ..escaping import safe_cell
 from .contact_sheet import CAPTION, COLUMNS, TILE
 
 

@@ -155,7 +155,7 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
         if preparation.parquet or preparation.push_to_hub:
             with without_bars():
                 write_parquet(dataset, folder / "parquet")
-            write_hub_files(folder, preparation.card, metadata, report)
+            write_hub_files(folder, preparation.card, metadata, without_paths(report, preparation, builder))
     if preparation.push_to_hub:
         push(
             preparation.output / "parquet",
@@ -164,6 +164,15 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
             gated=preparation.gated,
         )
     return report
+
+
+def without_paths(report: Report, preparation: Preparation, builder: CaseBuilder) -> Report:
+    """The report for a card: of the files that its lines name, not where they lie on this machine."""
+    tables = (getattr(builder.config, name, None) for name in (*TABLES_BESIDE, "table"))
+    text = json.dumps(report)
+    for path in filter(None, (preparation.source, *tables)):
+        text = text.replace(json.dumps(str(path))[1:-1], json.dumps(Path(path).resolve().name)[1:-1])
+    return json.loads(text)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 
-from ..csv_cells import safe_cell
 from ..errors import BadInputError, Problems
+from ..escaping import safe_cell
 from .label_tables import by_spelling, read_table, shortened, spelling_key
 
 

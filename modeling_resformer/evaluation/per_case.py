@@ -19,8 +19,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..csv_cells import safe_cell, stored_cell
 from ..errors import BadInputError
+from ..escaping import safe_cell, stored_cell
 from ..files import whole_file
 from ..metrics.counts import Counts
 from ..metrics.scores import dice, jaccard

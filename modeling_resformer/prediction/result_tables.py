@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from ..csv_cells import safe_cell
 from ..drawing import label_lines
+from ..escaping import safe_cell
 from .result_files import write_result
 
 

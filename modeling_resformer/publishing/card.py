@@ -12,10 +12,11 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..errors import BadInputError
+from ..escaping import plain_name
 from ..metrics.score_table import MAIN_SCORES, main_first
 from ..shipped import shipped
 from . import card_tables
-from .card_text import CardText, markdown, plain_name
+from .card_text import CardText, markdown
 from .facts import NOT_RECORDED, Facts, needs_timm
 from .known_datasets import PAPER, SOFTWARE, Source
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ..escaping import plain_name
 from ..metrics.score_table import SCORES, main_first
 from ..metrics.scores import figure
-from .card_text import plain_name
 from .facts import NOT_RECORDED, Facts, Interval
 
 

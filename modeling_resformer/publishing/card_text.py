@@ -156,14 +156,6 @@ def problems_of(name: str, text: str) -> Iterator[str]:
         yield "holds ```, which would end its code block; remove it"
 
 
-def plain_name(name: Any) -> str:
-    """A name that others chose, of a class, a group or a split, as text in Markdown: it links, draws and formats nothing."""
-    text = " ".join(str(name).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
-    # Within words an underscore means nothing; at their ends it would.
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
-
-
 def markdown(text: str) -> str:
     """A text that keeps to its place in the card: no HTML begins in it, and no table cell ends."""
     return text.replace("<", "&lt;").replace("|", "\\|")

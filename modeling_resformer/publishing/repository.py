@@ -12,9 +12,9 @@ import torch
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
-from ..csv_cells import stored_cell
 from ..data.fold_folders import FOLDS_NAME
 from ..errors import BadInputError, one_line
+from ..escaping import stored_cell
 from ..files import finished_folder
 from ..heads import task_named
 from ..modeling_resformer import ResFormerPreTrainedModel

@@ -89,7 +89,7 @@ def create_app(
         loading = asyncio.create_task(start())
         yield
         loading.cancel()
-        decoders.stop()
+        await decoders.stop()
         worker.stop()
 
     app = Starlette(

@@ -1,4 +1,4 @@
-"""Decodes images that strangers send, in a process that may be ended at any moment. Run by its path; needs Pillow and NumPy alone.
+"""Decodes images that strangers send, in a process that may be ended at any moment. Run by its path; needs Pillow alone.
 
 On stdin and stdout, once it has said that it is ready, for one image after the other, a line of JSON and then so many bytes:
 
@@ -12,7 +12,6 @@ import sys
 from io import BytesIO
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 
@@ -23,7 +22,7 @@ except ImportError:  # Windows, where a decoder's memory has no limit of its own
 
 BYTES_PER_PIXEL, SPARE_BYTES = 32, 1 << 30  # of address space, for decoders and their buffers
 READY = b"ready\n"
-SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 
 
 class Refusal(ValueError):
@@ -65,11 +64,11 @@ def decode(data: bytes, max_pixels: int, formats: list[str]) -> Image.Image:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """In one of the modes L, LA, RGB, RGBA, I;16, I and F."""
-    if image.mode in SIXTEEN_BIT_MODES:
-        return Image.fromarray(np.asarray(image).astype(np.uint16))
-    if image.mode in ("L", "LA", "RGB", "RGBA", "I", "F") and "transparency" not in image.info:
+    """In one of the plain modes."""
+    if image.mode in PLAIN_MODES and "transparency" not in image.info:
         return image
+    if image.mode.startswith("I"):  # 16 bits of another byte order
+        return image.convert("I")
     if image.mode == "La":
         return image.convert("LA")
     has_alpha = image.mode in ("PA", "RGBa", "LA", "RGBA") or "transparency" in image.info

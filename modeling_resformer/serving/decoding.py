@@ -34,7 +34,7 @@ class Decoders:
 
     def __init__(self, limits: Limits, seconds: float = SECONDS, processes: int = PROCESSES) -> None:
         self.limits, self.seconds = limits, seconds
-        self._free: asyncio.Queue[Process | None] = asyncio.Queue()
+        self._free: asyncio.LifoQueue[Process | None] = asyncio.LifoQueue()  # those that run come first
         self._running: set[Process] = set()
         for _ in range(processes):
             self._free.put_nowait(None)
@@ -48,7 +48,7 @@ class Decoders:
         if not data:
             raise RequestError("The image is empty (0 bytes).")
         process = await self._free.get()
-        usable = None
+        usable: Process | None = None
         try:
             if process is None or process.returncode is not None:
                 process = await self._begun()
@@ -71,19 +71,22 @@ class Decoders:
             self._free.put_nowait(usable)
 
     async def start(self) -> None:
-        """Begins the processes, which takes a moment, before the first image comes."""
-        for _ in range(self._free.qsize()):
-            process = await self._free.get()
-            self._free.put_nowait(process or await self._begun())
+        """Begins the first process, which takes a moment, before the first image comes."""
+        await self._free.get()
+        self._free.put_nowait(await self._begun())
 
-    def stop(self) -> None:
-        for process in list(self._running):
+    async def stop(self) -> None:
+        """Ends the processes, whatever they do."""
+        ended = list(self._running)
+        for process in ended:
             self._end(process)
+        for process in ended:
+            await process.wait()
 
     async def _begun(self) -> Process:
         command = [sys.executable, "-I", str(DECODER)]
         # What the environment knows of tokens is none of its business.
-        environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"}
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ}
         process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment)
         self._running.add(process)
         try:

@@ -6,9 +6,11 @@ file says of bits (BitsStored) and not what its type could hold gives the range 
 """
 
 import math
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -135,7 +137,8 @@ def read_dataset(path: Path) -> Dataset:
     """
     try:
         _check_deflated(path)
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        with _mapped(path) as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
         frame_count(dataset)
     except BadInputError:
         raise
@@ -152,6 +155,13 @@ def _check_deflated(path: Path) -> None:
         is_deflated = DEFLATED in file.read(HEAD_BYTES)
     if is_deflated and path.stat().st_size * DEFLATE_RATIO > MAX_VOLUME_BYTES:
         raise BadInputError(f"{path}: a deflated file of this size may unpack to anything; export it uncompressed")
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """A file that gives no more than it holds: asked for a length of 4 GiB, an ordinary one would make room for it first."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
 
 
 def frame_count(dataset: Dataset) -> int:
@@ -375,10 +385,11 @@ def _decoded(path: Path, count: int) -> Iterator[np.ndarray]:
     """Yields all frames of a file."""
     found = 0
     try:
-        for frame in iter_pixels(path, raw=True):
-            found += 1
-            if found <= count:
-                yield frame
+        with _mapped(path) as file:
+            for frame in iter_pixels(file, raw=True):
+                found += 1
+                if found <= count:
+                    yield frame
     except DICOM_ERRORS as error:
         raise BadInputError(
             f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); copy it again, or export it uncompressed"
@@ -456,7 +467,8 @@ def read_dicom_image(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> Image.
         columns, rows = (int(header.get(name) or 0) for name in ("Columns", "Rows"))
         check_image(path, columns, rows, limits)
         _check_frames(path, header)
-        (pixels,) = iter_pixels(path)
+        with _mapped(path) as file:
+            (pixels,) = iter_pixels(file)
         if photometric == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, header)
     except BadInputError:
