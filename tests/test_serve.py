@@ -316,7 +316,7 @@ def test_one_is_answered_some_wait_and_the_rest_are_sent_away():
 
 def test_requests_that_take_too_long_are_ended_and_forgotten():
     slow = SlowHandler()
-    with running(lambda: slow, seconds=0.5) as port:
+    with running(lambda: slow, seconds=1.0) as port:
         wait_until_loaded(port)
         results = []
         threads = [in_background(results, port, body=PNG) for _ in range(2)]

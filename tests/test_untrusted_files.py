@@ -89,6 +89,21 @@ def test_nifti_with_numbers_that_are_none(tmp_path, place, name):
     assert name in volume_problem(path)
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(1e-30, 0.0), (0.0, 3.0), (1e30, 0.0)])
+def test_nifti_whose_scale_every_reader_takes_otherwise(tmp_path, slope, intercept):
+    path = write_nifti(tmp_path / "a.nii", random_volume(SHAPE))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<2f", content, 112, slope, intercept)
+    path.write_bytes(content)
+    assert "scl_slope" in volume_problem(path)
+
+
+def test_nifti_that_tells_two_lengths_of_a_voxel_tells_none(tmp_path):
+    write_nifti(tmp_path / "a.nii", random_volume(SHAPE), pixdim=(1, 1, 1), srow=(1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0))
+    (source,) = find_volumes(tmp_path / "a.nii")
+    assert read_scan(source).spacing is None
+
+
 def test_dicom_of_a_thousand_million_frames(tmp_path):
     path = write_oct(tmp_path / "a.dcm", random_volume((2, 1, 2)), NumberOfFrames=1_000_000_000)
     assert "more than" in volume_problem(path)

@@ -43,7 +43,6 @@ def problem_of(copy):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"model_type": "bert"}, "is a bert model"),
         ({"window_size": "7"}, "window_size"),
         ({"window_size": 10**9}, "window_size=1000000000"),
         ({"hidden_sizes": [8, 16, 24, 10**9]}, "hidden_sizes"),
@@ -60,7 +59,7 @@ def test_a_config_that_lies(copy, fields, reason):
     assert reason in problem_of(copy)
 
 
-@pytest.mark.parametrize("content", ["[" * 3000, "[1]", "3", "\xff", ""])
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[" * 3000, "[1]", "3", "\xff", ""])
 def test_a_config_that_is_none(copy, content):
     (copy / "config.json").write_bytes(content.encode("latin-1"))
     problem_of(copy)
@@ -93,17 +92,14 @@ def test_weights_of_another_shape(copy):
     problem_of(copy)
 
 
-@pytest.mark.parametrize("damage", ["pickle", "truncated", "metadata"])
+@pytest.mark.parametrize("damage", ["pickle", "truncated"])
 def test_weights_that_are_no_safetensors(copy, damage, tmp_path):
-    weights = load_file(copy / "model.safetensors")
     if damage == "pickle":
         (copy / "model.safetensors").unlink()
         torch.save({"a": Bomb(tmp_path / "ran")}, copy / "pytorch_model.bin")
-    elif damage == "truncated":
+    else:
         content = (copy / "model.safetensors").read_bytes()
         (copy / "model.safetensors").write_bytes(content[:1000])
-    else:
-        save_file(weights, copy / "model.safetensors", metadata={"format": "tf9"})
     problem_of(copy)
     assert not (tmp_path / "ran").exists()
 

@@ -42,11 +42,18 @@ class Decoders:
     async def decode(self, data: bytes) -> Image.Image:
         """An image of encoded bytes, upright; waits until a process is free.
 
+        Where nobody waits for it any more, it is still decoded: to end a process for that, and begin another, takes longer.
+
         Raises:
             RequestError: (400) it is no image, (413) it is too large or takes too long.
         """
         if not data:
             raise RequestError("The image is empty (0 bytes).")
+        task = asyncio.ensure_future(self._decoded(data))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
+        return await asyncio.shield(task)
+
+    async def _decoded(self, data: bytes) -> Image.Image:
         process = await self._free.get()
         usable: Process | None = None
         try:

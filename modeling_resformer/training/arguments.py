@@ -312,9 +312,11 @@ def _check_kinds(recipe: Mapping[str, Any], parser: "_Parser") -> None:
     Raises:
         ValueError: naming the argument.
     """
-    kinds = {action.dest: action.type for action in parser.flags.values()}
+    actions = {action.dest: action for action in parser.flags.values()}
     for name, value in recipe.items():
-        kind = kinds.get(name)
+        kind, is_list = (actions[name].type, actions[name].nargs in ("+", "*")) if name in actions else (None, False)
+        if kind in (int, float) and isinstance(value, list | dict) and not is_list:
+            raise ValueError(f"{name} is {one_line(repr(value), 60)}; expected one number.")
         values = value if isinstance(value, list) else [value]
         for one in values:
             is_number = isinstance(one, int | float) and not isinstance(one, bool)

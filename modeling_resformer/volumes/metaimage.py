@@ -26,6 +26,8 @@ from ..limits import DEFAULT_LIMITS, InputLimits
 from .claims import DEFLATE_RATIO, check_volume
 
 
+SimpleITK.ProcessObject_GlobalWarningDisplayOff()  # several lines of the library about what is told in one, or not at all
+
 MAX_HEADER_BYTES = 1 << 16
 MAX_VOLUME_BYTES = 1 << 32  # 4 GiB; the largest RETOUCH volume has 64 MiB
 MAX_DIGITS = 15  # of a whole number in a header
