@@ -20,7 +20,7 @@ from ..handler import EndpointHandler, Limits, Parameters, RequestError
 from .decoding import PROCESSES, SECONDS, Decoders
 from .guards import Guard
 from .openapi import description
-from .request_body import FullError, Held, drain, image_bytes, most_bytes, read_body, request_data
+from .request_body import FullError, Held, image_bytes, most_bytes, read_body, request_data
 from .worker import Answer, BusyError, LoadingError, ModelWorker
 
 
@@ -144,7 +144,6 @@ async def outcome(request: Request, task: str) -> Response:
         message = "The model is being loaded; try again in a moment."
         return problem(503, message, retry_after=RETRY_SECONDS, estimated_time=settings.load_seconds)
     except FullError:
-        await drain(request, most_bytes(settings.limits))
         return problem(503, "Too many bodies are arriving at once; try again in a moment.", retry_after=RETRY_SECONDS)
     except BusyError:
         message = f"{settings.waiting} requests are waiting already; try again in a moment."

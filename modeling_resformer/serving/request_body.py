@@ -1,11 +1,10 @@
 """From the body of an HTTP request to what `EndpointHandler` takes."""
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from ..handler import Limits, RequestError, check_bytes, decode_base64
 
@@ -21,7 +20,6 @@ CONTENT_TYPES = {
 }
 ROOM_FOR_PARAMETERS = 64 * 1024  # bytes beside the base64 image
 DRAINED = 4  # times the limit: so much is read and thrown away, so that the sender gets to read the refusal
-DRAIN_SECONDS = 5
 
 
 def most_bytes(limits: Limits) -> int:
@@ -40,15 +38,18 @@ class Held:
     most: int
     now: int = 0
 
-    def take(self, count: int) -> None:
-        """Raises FullError where there is no room for so many more."""
-        if self.now + count > self.most:
-            raise FullError
-        self.now += count
+    def take(self, count: int) -> bool:
+        """Whether there was room for so many more."""
+        has_room = self.now + count <= self.most
+        self.now += count if has_room else 0
+        return has_room
 
 
 async def read_body(request: Request, most: int, held: Held) -> bytes:
     """Reads a body while it arrives, never holding more than `most` bytes of it.
+
+    What is refused is read to its end all the same, up to a limit: many clients read the refusal only after they have sent
+    everything.
 
     Raises:
         RequestError: (413) it is longer.
@@ -57,36 +58,25 @@ async def read_body(request: Request, most: int, held: Held) -> bytes:
     refusal = RequestError(f"The body is larger than {most / 2**20:.3g} MiB; send a smaller image.", 413)
     if int(request.headers.get("content-length", 0)) > DRAINED * most:
         raise refusal
-    body, size = bytearray(), 0
+    body, size, has_room = bytearray(), 0, True
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > DRAINED * most:
                 break
-            if size <= most:
-                held.take(len(chunk))
+            has_room = has_room and (size > most or held.take(len(chunk)))
+            if size <= most and has_room:
                 body += chunk
             else:
                 held.now -= len(body)
                 body.clear()
         if size > most:
             raise refusal
+        if not has_room:
+            raise FullError
         return bytes(body)
     finally:
         held.now -= len(body)
-
-
-async def drain(request: Request, most: int) -> None:
-    """Throws a body away: many clients read a refusal only after they have sent everything."""
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            size = 0
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > DRAINED * most:
-                    return
-    except (ClientDisconnect, TimeoutError):
-        return
 
 
 def image_bytes(inputs: Any, limits: Limits) -> bytes:
