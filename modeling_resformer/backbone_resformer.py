@@ -22,6 +22,7 @@ from transformers.utils import is_timm_available
 
 BACKBONE_JOINS = ("neck", "inside")
 STRIDES = (2, 4, 8, 16, 32)
+MOST_SIZE, MOST_LAYERS, LONGEST_LIST = 1 << 16, 256, 256  # of what a backbone's config may ask for
 LOOKED_AT = 128  # pixels, side of the image a network is looked at with; a multiple of every stride
 HOW_TO_GIVE = "expected a backbone's config, such as ResNetConfig(...) or TimmBackboneConfig(backbone='resnet18')"
 # Where the stages of transformers' networks are, stem first; of timm's networks `feature_info` tells.
@@ -71,10 +72,18 @@ def as_backbone_config(given: PreTrainedConfig | dict[str, Any], num_channels: i
     if isinstance(given, dict):
         kind = given.get("model_type")
         if kind not in CONFIG_MAPPING:
-            raise ValueError(f"backbone_config has the model_type {kind!r}, unknown to transformers; {HOW_TO_GIVE}.")
+            raise ValueError(
+                f"backbone_config has the model_type {kind!r:.60}, unknown to transformers; {HOW_TO_GIVE}."
+            )
+        _check_sizes(given)
         config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(given))
     else:
         config = copy.deepcopy(given)
+    # timm would take the place before a colon for one to load from: a folder, or a repository of the Hub.
+    if ":" in str(getattr(config, "backbone", None) or ""):
+        raise ValueError(
+            f"backbone_config.backbone={config.backbone!r:.60} names a place; expected a network of timm's."
+        )
     config.name_or_path = ""  # it may be a folder of this machine
     # As earlier versions of transformers write it; weights come by other ways, and this one would ask the Hub.
     if getattr(config, "use_pretrained_backbone", None):
@@ -85,6 +94,29 @@ def as_backbone_config(given: PreTrainedConfig | dict[str, Any], num_channels: i
             "same number."
         )
     return config
+
+
+def _check_sizes(given: Any, name: str = "backbone_config") -> None:
+    """Refuses numbers that would take all memory, or for ever, to build.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if isinstance(given, dict):
+        for key, value in given.items():
+            _check_sizes(value, f"{name}.{key:.60}")
+    elif isinstance(given, list | tuple):
+        if len(given) > LONGEST_LIST and not name.endswith(("id2label", "label2id")):
+            raise ValueError(f"{name} has {len(given)} entries; expected {LONGEST_LIST} at most.")
+        for value in given:
+            _check_sizes(value, name)
+    elif isinstance(given, int):
+        field = name.rpartition(".")[2]
+        most = MOST_LAYERS if "depth" in field or "layers" in field or "blocks" in field else MOST_SIZE
+        if given > most:
+            raise ValueError(
+                f"{name}={given if given < 1 << 63 else 'a number of many digits'}; expected {most} at most."
+            )
 
 
 def measured_levels(given: PreTrainedConfig, num_channels: int) -> BackboneLevels:

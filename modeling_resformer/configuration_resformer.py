@@ -8,6 +8,7 @@ The network is that of "Multi-scale Feature Enhancement in Multi-task Learning f
 import copy
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -40,6 +41,21 @@ _PAPER = {
 }
 _MOST_SKIP_CHANNELS, _MOST_DECODER_CHANNELS = 512, 256  # of a level by default, with a backbone; the paper's most
 _PER_IMAGE_CLASS = ("class_weights", "classification_thresholds")
+# What a network of sense stays below, so that a config that lies is refused and not built. Masks are stored in 8 bits.
+_MOST = {
+    "num_channels": 1024,
+    "window_size": 64,
+    "classifier_hidden_size": 1 << 16,
+    "hidden_sizes": 1 << 14,
+    "skip_hidden_sizes": 1 << 14,
+    "decoder_hidden_sizes": 1 << 14,
+    "num_attention_heads": 1 << 10,
+    "cnn_depths": 256,
+    "transformer_depths": 256,
+    "mlp_ratio": 64,
+}
+_MOST_LEVELS, _MOST_RATES, _MOST_RATE, _MOST_SIDE = 8, 32, 1 << 10, 1 << 16
+_MOST_MASK_CLASSES, _MOST_CLASSES, _LONGEST_NAME = 255, 10_000, 200
 
 
 @dataclass(frozen=True)
@@ -382,6 +398,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: naming the field, its value and what would do.
         """
+        self._check_bounds()
         self._check_levels()
         self._check_numbers()
         self._check_labels()
@@ -413,6 +430,17 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def _may_be_zero(self) -> tuple[str, ...]:
         return () if self.backbone_config is None else ("cnn_depths", "transformer_depths")
+
+    def _check_bounds(self) -> None:
+        """Refuses numbers that would take all memory, or for ever, to build."""
+        for field, most in _MOST.items():
+            value = getattr(self, field)
+            values = [] if value is None else value if isinstance(value, list | tuple) else [value]
+            if len(values) > _MOST_LEVELS or any(one > most for one in values):
+                raise ValueError(f"{field}={_shown(value)} is beyond any network; expected {most} at most.")
+        rates = list(chain.from_iterable([rate] if isinstance(rate, int) else rate for rate in self.dilation_rates))
+        if len(rates) > _MOST_RATES * _MOST_LEVELS or any(rate > _MOST_RATE for rate in rates):
+            raise ValueError(f"dilation_rates={_shown(self.dilation_rates)} are beyond any image; expected a few.")
 
     def _check_levels(self) -> None:
         levels = len(self.hidden_sizes)
@@ -473,8 +501,8 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}={getattr(self, field)} must be {least} or more.")
         sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
-        if len(sides) not in (1, 2) or min(sides) < 1:
-            raise ValueError(f"image_size={self.image_size} must be a side in pixels, or height and width.")
+        if len(sides) not in (1, 2) or min(sides) < 1 or max(sides) > _MOST_SIDE:
+            raise ValueError(f"image_size={_shown(self.image_size)} must be a side in pixels, or height and width.")
         for field in ("mlp_ratio", "layer_norm_eps", "dice_smooth", "initializer_range"):
             if not (getattr(self, field) > 0 and math.isfinite(getattr(self, field))):
                 raise ValueError(f"{field}={getattr(self, field)} must be a finite number above 0.")
@@ -499,7 +527,12 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         for field, names in (("id2label", self.mask_class_names), ("classification_labels", self.image_class_names)):
             if not names or len(set(names)) != len(names):
-                raise ValueError(f"{field}: the class names {names} must be distinct, one or more.")
+                raise ValueError(f"{field}: the class names {_shown(names)} must be distinct, one or more.")
+            most = _MOST_MASK_CLASSES if field == "id2label" else _MOST_CLASSES
+            if len(names) > most:
+                raise ValueError(f"{field}: {len(names)} classes; expected {most} at most.")
+            if problem := next(filter(None, map(problem_of_name, names)), None):
+                raise ValueError(f"{field}: a class name {problem}.")
         if 0 <= self.semantic_loss_ignore_index < len(mask_ids):
             raise ValueError(
                 f"semantic_loss_ignore_index={self.semantic_loss_ignore_index} is one of the {len(mask_ids)} mask "
@@ -564,6 +597,22 @@ def decisions(scores: np.ndarray, thresholds: Sequence[float] | float | None) ->
     if thresholds is None:
         return np.eye(scores.shape[-1], dtype=bool)[scores.argmax(axis=-1)]
     return scores >= np.asarray(thresholds)
+
+
+def problem_of_name(name: Any) -> str | None:
+    """What speaks against a class name, which goes into tables, cards, pictures and names of columns; None if nothing."""
+    if not isinstance(name, str):
+        return f"is {_shown(name)}; expected a text"
+    if not name.strip() or len(name) > _LONGEST_NAME:
+        return f"has {len(name)} characters; expected 1 to {_LONGEST_NAME}, not all of them spaces"
+    if any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") for one in name):
+        return f"is {_shown(name)}, which holds a control character; expected one line of text"
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def major_version(version: str | None) -> int:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 
@@ -17,6 +18,25 @@ logger = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # torch says RuntimeError and nothing of the reason when a file cannot be written to its end.
 TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream")
+
+
+# What transformers, safetensors and the Hub's client raise on a folder whose files lie: fields of another type or size, tensors
+# that do not fit or are no safetensors, JSON nested too deep, a package that a backbone needs.
+LOAD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+MOST_REASON = 300  # characters
 
 
 class BadInputError(ValueError):
@@ -110,11 +130,25 @@ def named_load_failure(flag: str, name_or_path: str, expected: str) -> Iterator[
         yield
     except BadInputError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+    except LOAD_ERRORS as error:
+        logger.debug("%s %s", flag, name_or_path, exc_info=error)
+        reason = _reason(error)
         if not there:
             reason = f"there is no such folder here, and looked for on the Hub: {reason}"
         raise BadInputError(f"{flag} {name_or_path}: {reason}; expected {expected}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that says something; the class of an error that was not written for users stands before it."""
+    lines = [one_line(line, MOST_REASON) for line in str(error).splitlines() if line.strip()]
+    said = lines[0].rstrip(".:") if lines else "no reason given"
+    if len(lines) > 1 and isinstance(
+        error, StrictDataclassError
+    ):  # the first names the field, the second what is wrong
+        said = f"{said}: {lines[1].rstrip('.')}"
+    if isinstance(error, OSError | ValueError | SafetensorError | StrictDataclassError):
+        return said
+    return f"{type(error).__name__}: {said}"
 
 
 def is_path(name: str) -> bool:

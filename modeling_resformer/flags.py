@@ -8,6 +8,8 @@ from dataclasses import MISSING, fields
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
+from .limits import DEFAULT_LIMITS, MOST_PIXELS, InputLimits
+
 
 MODEL = "FOLDER_OR_HUB_ID"
 
@@ -76,6 +78,36 @@ def add_output(parser: Spellings, **settings: Any) -> None:
     """Adds `--output`, which `--output_dir` means too."""
     parser.add_argument("--output", **settings)
     parser.also("--output", "--output_dir")
+
+
+def add_limits(parser: Spellings) -> None:
+    """Adds the flags of `limits.InputLimits`. `take_limits` reads them."""
+    parser.add_argument(
+        "--max-pixels",
+        type=at_least_one,
+        default=DEFAULT_LIMITS.pixels,
+        metavar="N",
+        help=f"pixels of an image, or of a slice of a volume (%(default)s); at most {MOST_PIXELS}",
+    )
+    parser.add_argument(
+        "--max-voxels",
+        type=at_least_one,
+        default=DEFAULT_LIMITS.voxels,
+        metavar="N",
+        help="voxels of a volume (%(default)s)",
+    )
+
+
+def take_limits(given: argparse.Namespace) -> InputLimits:
+    """What the flags of `add_limits` say."""
+    return InputLimits(min(given.max_pixels, MOST_PIXELS), given.max_voxels)
+
+
+def at_least_one(text: str) -> int:
+    """Raises `argparse.ArgumentTypeError` for anything but 1, 2, 3, ..."""
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number of 1 or more")
+    return int(text)
 
 
 def add_model(parser: Spellings, **settings: Any) -> None:

@@ -177,8 +177,9 @@ def decode_image(data: bytes, limits: Limits, open_upright: Callable[..., Image.
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             check_pixels(image, limits)
-            if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                raise RequestError(f"A TIFF of {image.n_frames} pages is a volume; send its pages one by one.")
+            # Not n_frames: Pillow would read the headers of all pages, of which there may be any number.
+            if image.format == "TIFF" and getattr(image, "is_animated", False):
+                raise RequestError("A TIFF of several pages is a volume; send its pages one by one.")
         return open_upright(data, FORMATS)
     except RequestError:
         raise

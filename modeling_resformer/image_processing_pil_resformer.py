@@ -49,6 +49,8 @@ EXIF_ORIENTATION = 0x0112
 STORED_ORIENTATION = "resformer_stored_orientation"
 DOWNLOAD_SECONDS = 30
 COMPONENT_GRID = 256
+MOST_SIDE, MOST_CHANNELS = 1 << 14, 1024
+MAX_PIXELS = 100_000_000  # of an image in a file; some twenty bytes of memory each while it is read
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -76,41 +78,55 @@ class ResFormerImageProcessorKwargs(ImagesKwargs, total=False):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def open_image(source: Any, formats: Sequence[str] | None = None) -> Any:
+def open_image(source: Any, formats: Sequence[str] | None = None, max_pixels: int = MAX_PIXELS) -> Any:
     """Opens a path, a URL or encoded bytes, 16-bit grey at its full depth; images and arrays pass through.
 
     Args:
         source: What to open.
         formats: Pillow's names of the formats that may be decoded; all by default.
+        max_pixels: The largest image that is decoded.
 
     Raises:
-        ValueError: nothing can decode it, or it is a volume of several pages; the message names the file.
+        ValueError: nothing can decode it, it is too large, or a volume of several pages; the message names the file.
     """
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         response = get_session().get(source, timeout=DOWNLOAD_SECONDS)
         response.raise_for_status()
-        return decoded(BytesIO(response.content), source, formats)
+        return decoded(BytesIO(response.content), source, formats, max_pixels)
     if isinstance(source, str | Path):
-        return decoded(Path(source), str(source), formats)
+        return decoded(Path(source), str(source), formats, max_pixels)
     if isinstance(source, bytes | bytearray):
-        return decoded(BytesIO(source), f"{len(source)} bytes", formats)
+        return decoded(BytesIO(source), f"{len(source)} bytes", formats, max_pixels)
     return source
 
 
-def decoded(file: Path | BytesIO, name: str, formats: Sequence[str] | None = None) -> Image.Image:
+class ImageTooLargeError(ValueError):
+    """An image that is not decoded for its size."""
+
+
+def decoded(
+    file: Path | BytesIO, name: str, formats: Sequence[str] | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decodes one image; TIFF's EXIF orientation, which Pillow applies by itself, is noted for the mask."""
     try:
         with Image.open(file, formats=formats) as image:
-            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            if image.width * image.height > max_pixels:
+                raise ImageTooLargeError(
+                    f"{name}: has {image.width} x {image.height} pixels, more than max_pixels={max_pixels}; give a smaller "
+                    "image, or allow more."
+                )
+            # Not n_frames: to count pages Pillow reads the headers of all, of which there may be any number.
+            has_pages = image.format == "TIFF" and getattr(image, "is_animated", False)
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-            image.load()
-    except (FileNotFoundError, MemoryError):
+            if not has_pages:
+                image.load()
+    except (FileNotFoundError, ImageTooLargeError, MemoryError):
         raise
     # Damaged files reach further than Pillow's own errors: its readers raise struct, key, index and type errors too.
     except Exception as error:
         raise ValueError(f"{name}: not an image that can be read ({error or type(error).__name__}).") from error
-    if pages > 1:
-        raise ValueError(f"{name}: holds {pages} pages, a volume; pass them one by one.")
+    if has_pages:
+        raise ValueError(f"{name}: holds several pages, a volume; pass them one by one.")
     image.info[STORED_ORIENTATION] = orientation
     return image
 
@@ -346,6 +362,10 @@ def flat_list(images: Any, single_ndim: int) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
 class ResFormerImageProcessing:
     """What both back ends share; one object serves training and inference.
 
@@ -386,6 +406,45 @@ class ResFormerImageProcessing:
 
     def __init__(self, **kwargs: Unpack[ResFormerImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Refuses settings by which no image can be prepared, such as a file that was tampered with may hold.
+
+        Raises:
+            ValueError: naming the setting, its value and what would do.
+        """
+        size = self.size
+        if size is not None and not all(
+            side is None or (type(side) is int and 1 <= side <= MOST_SIDE)
+            for side in (size.get("height"), size.get("width"))
+        ):
+            raise ValueError(f"size={size!r:.100} must give height and width of 1 to {MOST_SIDE} pixels.")
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "keep_aspect_ratio"):
+            if not isinstance(value := getattr(self, name), bool | None):
+                raise ValueError(f"{name}={value!r:.60} must be true or false.")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            numbers = values if isinstance(values, list | tuple) else [] if values is None else [values]
+            is_rgb = self.do_convert_rgb and values is not None
+            if (
+                not all(map(is_number, numbers))
+                or len(numbers) > MOST_CHANNELS
+                or (is_rgb and len(numbers) not in (1, 3))
+            ):
+                raise ValueError(f"{name}={values!r:.60} must be numbers, one for each channel.")
+            if name == "image_std" and not all(one > 0 for one in numbers):
+                raise ValueError(f"{name}={values!r:.60} must be numbers above 0.")
+        if not is_number(self.rescale_factor):
+            raise ValueError(f"rescale_factor={self.rescale_factor!r:.60} must be a number.")
+        if type(self.ignore_index) is not int:
+            raise ValueError(f"ignore_index={self.ignore_index!r:.60} must be an integer.")
+        if self.resample is not None and self.resample not in [*PILImageResampling]:
+            raise ValueError(f"resample={self.resample!r:.60} must be one of Pillow's filters, 0 to 5.")
+        if self.intensity_range is not None:
+            bounds = self.intensity_range
+            if not (isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(is_number, bounds))):
+                raise ValueError(f"intensity_range={bounds!r:.60} must be (low, high), two numbers.")
 
     def open_upright(self, source: Any, formats: Sequence[str] | None = None) -> Any:
         """The image of a path, a URL or encoded bytes as it is meant to be seen, at its own bit depth.

@@ -15,6 +15,7 @@ Shapes: B batch, C channels, H x W image, S mask classes with background, K imag
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -53,6 +54,10 @@ UNLABELLED = -100
 FOCAL_GAMMA = 2.0
 SHARE_TOLERANCE = 1e-3  # of the shares of classes of one image, whose sum is 1 but for rounding
 POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
+LOADED_RATIO, SPARE_PARAMETERS = (
+    4,
+    1 << 26,
+)  # of a loaded model: parameters by byte of its weights, and those of new heads
 # CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
 MOST_HEADS = 65_535
 
@@ -1000,6 +1005,20 @@ def first_not_finite(model: nn.Module) -> str | None:
     return None
 
 
+# Parameters that a model may have while it is loaded, None for any number: `from_pretrained` tells `__init__`, which
+# transformers calls with a config alone.
+_ROOM: ContextVar[int | None] = ContextVar("room for parameters", default=None)
+
+
+def room_of(folder: Any) -> int | None:
+    """How many parameters the weights of a folder justify, those of new heads among them; None where it has none."""
+    path = Path(str(folder))
+    if not path.is_dir():
+        return None
+    stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return SPARE_PARAMETERS + LOADED_RATIO * stored if stored else None
+
+
 class ResFormerPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and loading shared by all ResFormer models.
 
@@ -1032,6 +1051,16 @@ class ResFormerPreTrainedModel(PreTrainedModel):
         config.check()
         super().__init__(config)
 
+    def post_init(self) -> None:
+        """As transformers does, once it is known that there may be memory for all of it."""
+        room = _ROOM.get()
+        count = sum(parameter.numel() for parameter in self.parameters())
+        if room is not None and count > room:
+            raise ValueError(
+                f"the config asks for {count:,} parameters, many times what the weights beside it hold; copy the folder again."
+            )
+        super().post_init()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Kaiming for convolutions, truncated normal for linear layers and bias tables, unit normalisations."""
@@ -1057,10 +1086,19 @@ class ResFormerPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
         """Loads a model as transformers does, and refuses one that could only answer nonsense.
 
+        Only safetensors are read: a pickle may run whatever it likes.
+
         Raises:
             ValueError: a weight or a buffer is NaN or infinite; the message names the folder and the first such tensor.
+                Or the config asks for many times the weights that the folder holds.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        room = _ROOM.set(room_of(pretrained_model_name_or_path))
+        try:
+            loaded = super().from_pretrained(
+                pretrained_model_name_or_path, *args, **{"use_safetensors": True, **kwargs}
+            )
+        finally:
+            _ROOM.reset(room)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
         name = first_not_finite(model)
         if name is not None:

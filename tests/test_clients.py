@@ -61,7 +61,7 @@ def screenshots(folder):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    process = serving(folder)
+    process = serving(folder, "--allow-origin", "*")  # the widget is a web page
     address = process.stdout.readline().strip()
     wait_until_loaded(int(address.rpartition(":")[2]))
     yield address

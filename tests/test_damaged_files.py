@@ -283,10 +283,10 @@ def test_what_nobody_foresaw_while_data_are_prepared(tmp_path, monkeypatch, caps
             raise ZeroDivisionError("nought")
         return load(self)
 
-    def crooked(path, size=None):
+    def crooked(path, *more):
         if path.stem == "b":
             raise RecursionError("deep")
-        return store_image(path, size)
+        return store_image(path, *more)
 
     store_image = builder.store_image
     monkeypatch.setattr(PngImageFile, "load", broken)

@@ -252,7 +252,7 @@ def write_two_pages(root):
 
 BAD = [
     (write_float_image, "b.tif: samples of mode 'F' are not 8 or 16 bits"),
-    (write_two_pages, "b.tif: holds 2 images, expected one"),
+    (write_two_pages, "b.tif: holds several images, expected one"),
     (lambda r: write_mask(r / "masks" / "b.png", values=(0, 254)), "b.png: mask values 254 are unknown"),
     (lambda r: write_mask(r / "masks" / "b.png", size=(9, 9)), "b.png: mask is 9 x 9, its image 40 x 30"),
     (lambda r: write_mask(r / "masks" / "z.png"), "z.png: mask without an image"),
@@ -289,7 +289,7 @@ def test_bad_input_stops_with_one_line_or_is_skipped_and_recorded(tmp_path, caps
     error = capsys.readouterr().err.splitlines()[-1]
     assert str(tmp_path / "raw") in error
     assert message in error
-    assert list((tmp_path / "result").iterdir()) == []
+    assert not (tmp_path / "result").exists()
 
     assert run(*arguments, "--on-error", "skip") == 0
     report = json.loads((tmp_path / "result" / "out" / "report.json").read_text())

@@ -209,7 +209,7 @@ def test_a_broken_file_is_named(processor, tmp_path):
 def test_a_volume_of_several_pages_is_refused(processor, tmp_path):
     pages = [Image.new("L", (8, 8), value) for value in (0, 100, 200)]
     pages[0].save(tmp_path / "volume.tiff", save_all=True, append_images=pages[1:])
-    with pytest.raises(ValueError, match=r"volume\.tiff: holds 3 pages"):
+    with pytest.raises(ValueError, match=r"volume\.tiff: holds several pages"):
         processor(tmp_path / "volume.tiff")
 
 

@@ -375,7 +375,7 @@ def test_photographs_in_dicom(tmp_path):
         ({"dim": (2, 11, 35, 1, 1, 1, 1, 1)}, "its axes are 11 x 35, expected three"),
         ({"dim": (3, 11, -7, 5, 1, 1, 1, 1)}, "11 x -7 x 5 of data type 2"),
         ({"dim": (3, 11, 7, 6, 1, 1, 1, 1)}, "claims 814 bytes, it holds 737: it is truncated"),
-        ({"dim": (3, 32767, 32767, 32767, 1, 1, 1, 1)}, "more than the 4294967296"),
+        ({"dim": (3, 32767, 32767, 32767, 1, 1, 1, 1)}, "has 32767 x 32767 pixels, more than"),
         ({"datatype": 128}, "data type 128, expected positive sizes and one plain number per voxel"),
         # ITK turns for ever around this one.
         ({"srow": (0, 0, 0, math.inf, *(0,) * 8)}, "its sform holds NaN or infinite values"),
@@ -396,7 +396,7 @@ def test_nifti_that_cannot_be_unpacked_or_is_too_small_to_hold_what_it_claims(tm
     assert "cannot be unpacked" in problem_of(path)
     path.write_bytes(b"\x89PNG" + bytes(500))
     assert "cannot be unpacked" in problem_of(path)
-    write_nifti(path, np.zeros(SHAPE, np.uint8), dim=(3, 1000, 1000, 1000, 1, 1, 1, 1))
+    write_nifti(path, np.zeros(SHAPE, np.uint8), dim=(3, 1000, 1000, 500, 1, 1, 1, 1))
     assert "cannot hold that" in problem_of(path)
 
 
@@ -437,9 +437,9 @@ def test_bad_frames_are_named(tmp_path):
     path.write_bytes(b"no DICOM file")
     assert "not a DICOM file that can be read" in problem_of(path)
     write_oct(path, voxels, NumberOfFrames=4000)
-    assert "its pixels cannot be decoded" in problem_of(path)
+    assert "cannot hold that" in problem_of(path)
     write_oct(path, voxels, NumberOfFrames=2_000_000_000)
-    assert "claims 2000000000 x 7 x 11 voxels; expected at most" in problem_of(path)
+    assert "claims 2000000000 x 7 x 11 voxels, more than" in problem_of(path)
     dataset = dataset_of(random_volume((2, 7, 11, 3)), PHOTOGRAPH, NumberOfFrames=2, Rows=7, Columns=11)
     assert "frames in colour (RGB), expected grey" in problem_of(save(dataset, path))
 

@@ -23,6 +23,7 @@ pytest.importorskip("jinja2")
 
 from modeling_resformer.commands import prepare_retouch, push_to_hub, train
 from modeling_resformer.errors import BadInputError
+from modeling_resformer.publishing import hub as hub_module
 from modeling_resformer.publishing import publishing_run
 from modeling_resformer.publishing import repository as repository_module
 from modeling_resformer.publishing.card import Terms
@@ -291,6 +292,28 @@ def test_a_push_is_one_private_tagged_commit(run, hub, untried):
     assert set(pushed["files"]) >= CODE | {"README.md", "model.safetensors", "results.json"}
     paths = [path for _, path in hub.calls]
     assert paths.index("/api/validate-yaml") < paths.index("/api/repos/create")
+
+
+def test_a_push_that_another_one_overtakes_is_refused(repository, tmp_path, hub, monkeypatch):
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: mit\n---\n\n# {name}\n")
+    push_folder(tmp_path / "mine", Push(REPO))
+    operations = hub_module.operations
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(hub_module, "operations", operations)
+        push_folder(tmp_path / "theirs", Push(REPO))
+        return operations(*arguments)
+
+    (tmp_path / "mine" / "more.txt").write_text("more")
+    monkeypatch.setattr(hub_module, "operations", overtaken)
+    with pytest.raises(BadInputError, match="was not pushed") as caught:
+        push_folder(tmp_path / "mine", Push(REPO))
+    assert "\n" not in str(caught.value)
+    assert hub.repositories[REPO]["files"]["README.md"].endswith(b"# theirs\n")
+    push_folder(tmp_path / "mine", Push(REPO))
+    assert set(hub.repositories[REPO]["files"]) == {"README.md", "more.txt"}
 
 
 def test_a_second_push_replaces_files_and_keeps_the_tag(repository, tmp_path, hub):

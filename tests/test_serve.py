@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from answering_model import NAMES, claiming_png, encoded, foreground, reference, save_model
+from hostile_images import endless_jpeg, many_pages
 from http_requests import ask, serving, until, wait_until_loaded
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
@@ -26,18 +27,21 @@ from modeling_resformer.handler import EndpointHandler, Limits
 
 
 uvicorn = pytest.importorskip("uvicorn")
-from modeling_resformer.serving.app import ServerSettings, create_app
+from modeling_resformer.serving.app import ROUTES, ServerSettings, create_app
+from modeling_resformer.serving.patience import PatientProtocol
 
 
 ROOT = Path(__file__).parents[1]
 KEY = "hf_thisMustNeverBeSeen"
+PAGE = "https://example.org"
 
 
 @contextmanager
 def running(load, **settings):
     """Runs the application in a thread, as the script runs it; yields its port."""
     app = create_app(load, ServerSettings(**settings), lambda error: None)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on"))
+    config = uvicorn.Config(app, http=PatientProtocol, log_config=None, access_log=False, ws="none", lifespan="on")
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -56,7 +60,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def port(folder):
     limits = Limits(max_bytes=200_000, max_pixels=100_000)
-    with running(lambda: EndpointHandler(str(folder), limits=limits), limits=limits, seconds=30) as port:
+    settings = {"limits": limits, "seconds": 30, "origins": (PAGE,)}
+    with running(lambda: EndpointHandler(str(folder), limits=limits), **settings) as port:
         wait_until_loaded(port)
         yield port
 
@@ -130,18 +135,24 @@ def test_raw_bytes_are_taken_under_any_name_clients_give_them(port, image, kind)
 
 def test_browsers_may_ask_and_read_every_answer(port, image):
     asks = {
-        "Origin": "https://example.org",
+        "Origin": PAGE,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type,x-load-model",
     }
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("OPTIONS", "/models/org/x", headers=asks)
     response = connection.getresponse()
-    assert response.status == 200 and response.headers["access-control-allow-origin"] == "*"
+    assert response.status == 200 and response.headers["access-control-allow-origin"] == PAGE
     assert response.headers["access-control-allow-headers"] == asks["Access-Control-Request-Headers"]
     connection.close()
     for body in (encoded(image), b"no image"):
-        assert ask(port, body=body, headers={"Origin": "https://example.org"})[1]["access-control-allow-origin"] == "*"
+        assert ask(port, body=body, headers={"Origin": PAGE})[1]["access-control-allow-origin"] == PAGE
+
+
+def test_other_web_pages_may_not(port, image):
+    for origin in ("https://example.com", "null"):
+        status, headers, answer = ask(port, body=encoded(image), headers={"Origin": origin})
+        assert status == 403 and "access-control-allow-origin" not in headers and "--allow-origin" in answer["error"]
 
 
 def test_state_is_told_as_the_widget_reads_it(port):
@@ -182,6 +193,9 @@ PNG = encoded(Image.new("RGB", (20, 20)))
         ("POST", "/", claiming_png(60_000, 60_000), "image/png", 413),
         ("POST", "/", claiming_png(1000, 1000), "image/png", 413),
         ("POST", "/", bytes(201_000), "image/png", 413),
+        ("POST", "/", b'{"inputs": "\\ud800"}', "application/json", 400),
+        ("POST", "/", b'{"inputs": "a", "parameters": {"\\ud800": 1}}', "application/json", 422),
+        ("POST", "/", b'{"inputs": ' + b"9" * 5000 + b"}", "application/json", 400),
         ("POST", "/nothing", PNG, None, 404),
         ("GET", "/predict", None, None, 405),
         ("DELETE", "/models/org/x", None, None, 405),
@@ -302,7 +316,7 @@ def test_one_is_answered_some_wait_and_the_rest_are_sent_away():
 
 def test_requests_that_take_too_long_are_ended_and_forgotten():
     slow = SlowHandler()
-    with running(lambda: slow, seconds=0.5) as port:
+    with running(lambda: slow, seconds=1.0) as port:
         wait_until_loaded(port)
         results = []
         threads = [in_background(results, port, body=PNG) for _ in range(2)]
@@ -364,3 +378,101 @@ def test_what_cannot_be_served_is_one_line(tmp_path, caplog, capsys):
         with pytest.raises(SystemExit, match="2"):
             serve.main([str(tmp_path), *flags])
         assert flags[0] in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who wears it out
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_that_never_ends_is_given_up_while_others_are_answered():
+    slow = SlowHandler()
+    slow.go.set()
+    with running(lambda: slow, decode_seconds=1.0) as port:
+        wait_until_loaded(port)
+        results = []
+        attack = in_background(results, port, body=endless_jpeg())
+        start = time.monotonic()
+        assert ask(port, body=PNG)[0] == 200
+        assert time.monotonic() - start < 60
+        attack.join()
+        assert results[0][0] == 413 and "not decoded within 1 s" in results[0][2]["error"]
+        assert ask(port, body=many_pages())[0] == 400
+        assert ask(port, body=PNG)[0] == 200
+
+
+def test_who_sends_nothing_keeps_nobody_out():
+    slow = SlowHandler()
+    slow.go.set()
+    with running(lambda: slow, waiting=1, seconds=20) as port:
+        wait_until_loaded(port)
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        for connection in idle:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0123456789")
+        assert ask(port, body=PNG)[0] == 200
+        for connection in idle:
+            connection.close()
+
+
+def test_half_a_head_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(PatientProtocol, "head_seconds", 0.3)
+    slow = SlowHandler()
+    slow.go.set()
+    with running(lambda: slow) as port:
+        wait_until_loaded(port)
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.settimeout(30)
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-More: ")
+            assert connection.recv(10) == b""
+        with socket.create_connection(
+            ("127.0.0.1", port)
+        ) as connection:  # a request that is complete has all its time
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PNG))
+            time.sleep(0.6)
+            connection.sendall(PNG)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_bodies_that_arrive_together_have_a_limit():
+    slow = SlowHandler()
+    slow.go.set()
+    with running(lambda: slow, held_bytes=50_000) as port:
+        wait_until_loaded(port)
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + bytes(40_000))
+            until(lambda: ask(port, body=bytes(20_000))[0] == 503)
+            assert ask(port, body=PNG)[0] == 200
+        until(lambda: ask(port, body=bytes(20_000))[0] == 400)
+
+
+def test_a_token_is_asked_for_but_not_of_who_watches_the_server(folder, image):
+    with running(lambda: EndpointHandler(str(folder)), token=KEY) as port:
+        wait_until_loaded(port)
+        assert ask(port, "GET", "/live")[0] == ask(port, "GET", "/ready")[0] == 200
+        for headers in ({}, {"Authorization": "Bearer hf_wrong"}, {"Authorization": KEY}):
+            status, found, answer = ask(port, body=encoded(image), headers=headers)
+            assert status == 401 and found["www-authenticate"] == "Bearer" and KEY not in answer["error"]
+        assert ask(port, "GET", "/openapi.json")[0] == 401
+        client = InferenceClient(model=f"http://127.0.0.1:{port}", token=KEY)
+        assert client.image_segmentation(encoded(image))
+
+
+def test_a_token_is_one_word_of_a_file(tmp_path, caplog):
+    (tmp_path / "token").write_text("short\n")
+    assert serve.main([str(tmp_path), "--token-file", str(tmp_path / "token")]) == 1
+    assert str(tmp_path / "token") in caplog.messages[-1]
+    assert serve.main([str(tmp_path), "--token-file", str(tmp_path / "none")]) == 1
+    (tmp_path / "token").write_text(f"{KEY}\n")
+    assert serve.read_token(tmp_path / "token") == KEY
+
+
+def test_the_description_names_every_route_and_what_each_answers(port, image):
+    document = ask(port, "GET", "/openapi.json")[2]
+    assert document["openapi"].startswith("3.1")
+    posts = {path for path, methods in document["paths"].items() if "post" in methods}
+    assert posts == {path.replace(":path", "") for path in ROUTES}
+    for path in document["paths"]:
+        place = path.replace("{model_id}", "org/model")
+        for method in document["paths"][path]:
+            status = ask(port, method.upper(), place, encoded(image) if method == "post" else None)[0]
+            assert str(status) in document["paths"][path][method]["responses"]

@@ -1,8 +1,11 @@
 """scripts/train.py from the command line to the files it leaves behind."""
 
 import csv
+import getpass
 import json
+import os
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from modeling_resformer.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
+TOKEN = "hf_thisMustStayOut"
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
 
 
@@ -42,7 +46,7 @@ def run(tmp_path_factory):
     (folder / "recipe.json").write_text(json.dumps(recipe))
     output = folder / "output"
     flags = ["--dataset", str(folder / "dataset"), "--output_dir", str(output), "--num_train_epochs", "3"]
-    assert train.main([str(folder / "recipe.json"), *flags]) == 0
+    assert train.main([str(folder / "recipe.json"), *flags, "--hub_token", TOKEN]) == 0
     return dataset, output
 
 
@@ -138,7 +142,17 @@ def test_the_run_record_says_how_the_checkpoint_came_about(run):
     assert train_part["class_counts"] == {"red": 4, "brown": 2}
     assert record["dataset"]["name"] == "dataset"
     assert 0 < record["duration_seconds"] < 600
-    assert str(output.parent) not in text
+
+
+def test_records_tell_no_place_no_name_and_no_token(run):
+    _, output = run
+    secrets = {str(output.parent), TOKEN, socket.gethostname(), getpass.getuser() if os.getuid() else "/root/"}
+    records = [path for path in output.rglob("*") if path.suffix in (".json", ".md", ".csv", ".bin")]
+    assert {"run.json", "trainer_state.json", "results.json", "training_args.bin"} <= {path.name for path in records}
+    for path in records:
+        # The Trainer's own pickle holds its arguments, and is no part of a repository.
+        told = {TOKEN} if path.suffix == ".bin" else secrets
+        assert not [secret for secret in told if secret.encode() in path.read_bytes()], path
 
 
 def test_flags_win_over_the_recipe_and_config_fields_are_joined(tmp_path):

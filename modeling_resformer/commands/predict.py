@@ -35,7 +35,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..flags import MODEL, Parser, add_output
+from ..flags import MODEL, Parser, add_limits, add_output, take_limits
 
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ def make_parser() -> Parser:
     add("--batch-size", type=int, default=8, help="images, or windows, a forward pass (default: 8)")
     add("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
     add("--cpu-threads", type=int, help="threads of each process; 1 also reads and writes on that one")
+    add_limits(parser)
     return parser
 
 
@@ -147,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             draw=not given.no_overlays,
             batch_size=given.batch_size,
             cpu_threads=given.cpu_threads,
+            limits=take_limits(given),
         )
         processes = Processes(given.device)
         summary = predict(request, processes)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..flags import Parser, add_output
+from ..flags import Parser, add_limits, add_output, take_limits
 from ..shipped import shipped
 
 
@@ -45,6 +45,7 @@ def preparation_parser(description: str) -> Parser:
         "--push-to-hub", metavar="ORG/NAME", help="push the Parquet files and card as this dataset, private by default"
     )
     add("--public", action="store_true", help="make the pushed dataset public")
+    add_limits(parser)
     add("--num-proc", type=int, default=1, help="processes")
     add("--overwrite", action="store_true", help="replace an earlier result once the new one is complete")
     parser.set_defaults(gated=False, agreement_allows_sharing=False)
@@ -85,6 +86,7 @@ def run_preparation(make_builder: Callable[[dict[str, Any]], Any], given: argpar
     set_verbosity_error()  # what `datasets` logs is about its caches; progress bars stay
     given.card = shipped(f"hub_cards/{card}")
     try:
+        given.limits = take_limits(given)
         values = {name: getattr(given, name) for name in Preparation.__dataclass_fields__}
         values["image_size"] = parse_image_size(given.image_size)
         report = prepare(make_builder, Preparation(**values))

@@ -8,19 +8,24 @@
 
 An image is sent as raw bytes or as {"inputs": "<base64>", "parameters": {...}}; paths and URLs are never opened.
 `/` and `/models/{id}` answer segmentation, `/image-classification` classification, `/predict` both; `parameters.task`
-chooses too. `GET /` tells classes and limits, `/health` and `/status/{id}` the state. One image is answered at a
-time. There is no key and no encryption: keep it on loopback, or behind a proxy that has both.
+chooses too. `GET /` tells classes and limits, `/openapi.json` all routes, `/live`, `/ready` and `/status/{id}` the state. One
+image is answered at a time, and no request takes longer than --seconds, decoding included. Web pages may not ask unless
+--allow-origin names theirs; --token-file names a file with a bearer token that requests must bring. There is no encryption:
+keep it on loopback, or behind a proxy that has it.
 """
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..flags import Parser, add_model, take_model
 
 
 logger = logging.getLogger(__name__)
+
+SHORTEST_TOKEN = 16  # characters
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -49,7 +54,11 @@ def make_parser() -> Parser:
     add("--max-megapixels", type=float, default=40.0, help="decoded image (%(default)g)")
     add("--queue", type=int, default=16, help="requests that may wait (%(default)s)")
     add("--seconds", type=float, default=60.0, help="a request may take (%(default)g)")
-    add("--origin", action="append", help="web page that may ask, repeatable (any)")
+    add(
+        "--allow-origin", action="append", metavar="ORIGIN", help="web page that may ask, repeatable; * for any (none)"
+    )
+    parser.also("--allow-origin", "--origin")
+    add("--token-file", type=Path, metavar="FILE", help="file with the bearer token that requests must bring (none)")
     return parser
 
 
@@ -62,11 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..serving.app import ServerSettings
     from ..serving.server import Served, serve
 
+    try:
+        token = None if given.token_file is None else read_token(given.token_file)
+    except ValueError as error:
+        logger.error("%s", error)
+        return 1
     settings = ServerSettings(
         limits=Limits(round(given.max_megabytes * 2**20), round(given.max_megapixels * 1e6)),
         waiting=given.queue,
         seconds=given.seconds,
-        origins=tuple(given.origin or ServerSettings.origins),
+        origins=tuple(given.allow_origin or ()),
+        token=token,
     )
     served = Served(given.model, given.revision, given.device, given.cpu_threads)
     try:
@@ -80,6 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = " ".join(str(error).split())
         logger.error("%s", said if given.model in said else f"{given.model}: {said}")
     return 1 if failures else 0
+
+
+def read_token(path: Path) -> str:
+    """The one line of a file.
+
+    Raises:
+        ValueError: it cannot be read, or holds no token; the message names the file.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--token-file {path}: cannot be read ({error}); expected one line of ASCII") from error
+    if len(token) < SHORTEST_TOKEN or not token.isprintable() or " " in token:
+        raise ValueError(f"--token-file {path}: expected one word of {SHORTEST_TOKEN} characters or more")
+    return token
 
 
 if __name__ == "__main__":

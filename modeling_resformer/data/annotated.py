@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import BadInputError, Problems
 from .builder import PreparationConfig
-from .label_tables import read_table, spelling_key
+from .label_tables import read_table, shortened, spelling_key, whole_number
 
 
 @dataclass(eq=False)
@@ -48,15 +48,17 @@ def read_annotated_slices(
     spelled = {spelling_key(case_id): case_id for case_id in there}
     listed: dict[str, set[int]] = {case_id: set() for case_id in there}
     for row in read_table(path, required=("case_id", "slice_index")):
-        name, index = str(row["case_id"]), str(row["slice_index"])
-        if not index.isdigit():
-            raise BadInputError(f"{path}: slice_index of {name} is {index!r}, expected 0, 1, 2, ...")
+        name, index = str(row["case_id"]), whole_number(row["slice_index"])
+        shown = shortened(name)
+        if index is None:
+            value = shortened(repr(row["slice_index"]))
+            raise BadInputError(f"{path}: slice_index of {shown} is {value}, expected 0, 1, 2, ...")
         case_id = spelled.get(spelling_key(name))
-        if case_id is None or int(index) not in there[case_id]:
-            what = f"case {name}" if case_id is None else f"slice {index} of {name}"
+        if case_id is None or index not in there[case_id]:
+            what = f"case {shown}" if case_id is None else f"slice {index} of {shown}"
             problems.report(f"{path}: names {what}, which the source does not hold; correct the list", name)
         else:
-            listed[case_id].add(int(index))
+            listed[case_id].add(index)
     return listed
 
 

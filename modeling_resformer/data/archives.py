@@ -1,20 +1,41 @@
 """Zip archives of raw data, unpacked without trusting them."""
 
+import lzma
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm.auto import tqdm
 
-from ..errors import BadInputError, is_write_failure
+from ..errors import BadInputError, is_write_failure, one_line
 from ..files import leads_out
 
 
-BOMB_BYTES = 1 << 30  # smaller archives may be as compressible as they like
-BOMB_RATIO = 200  # a whole archive of scans or photographs stays far below
+BOMB_BYTES = 1 << 30  # what is smaller in all may be as compressible as it likes
+BOMB_RATIO = 200  # a source of scans or photographs stays far below
 NESTING = 2  # archives within archives
+# What zipfile and its decoders raise on archives that lie.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, RuntimeError),
+    *(struct.error, IndexError, OverflowError, ValueError),
+)
+
+
+@dataclass
+class Unpacked:
+    """What the archives of one source hold and claim, all of them together.
+
+    Attributes:
+        packed: bytes of those that were given; archives inside archives are among what these claim.
+        claimed: bytes that members seen so far unpack to.
+    """
+
+    packed: int
+    claimed: int = 0
 
 
 def unpack(source: Path, target: Path) -> Path:
@@ -47,12 +68,13 @@ def unpack(source: Path, target: Path) -> Path:
         archives = [source]
     else:
         raise BadInputError(f"{source}: neither a folder nor a zip archive (or a damaged one); unpack it yourself")
+    total = Unpacked(sum(archive.stat().st_size for archive in archives))
     for archive in archives:
-        unpack_zip(archive, target / archive.stem)
+        unpack_zip(archive, target / archive.stem, total)
     return target
 
 
-def unpack_zip(archive: Path, target: Path, depth: int = 1) -> None:
+def unpack_zip(archive: Path, target: Path, total: Unpacked, depth: int = 1) -> None:
     """Unpacks one archive into `target`, which must not exist yet, and the archives inside it."""
     if target.exists():
         raise BadInputError(f"{archive}: {target.name} is there already; rename one of the two")
@@ -60,34 +82,40 @@ def unpack_zip(archive: Path, target: Path, depth: int = 1) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
-            check_members(archive, members, target)
+            check_members(archive, members, target, total)
             for member in tqdm(members, desc=f"Unpacking {archive.name}", unit="file"):
                 opened.extract(member, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError) as error:
+    except BadInputError:
+        raise
+    except ZIP_ERRORS as error:
         if is_write_failure(error):
             raise
-        raise BadInputError(f"{archive}: cannot be unpacked ({error}); download it again") from error
+        raise BadInputError(f"{archive}: cannot be unpacked ({one_line(error, 200)}); download it again") from error
     for inner in sorted(target.rglob("*.zip")):
         if depth >= NESTING:
             raise BadInputError(f"{archive}: archives nested deeper than {NESTING} ({inner.name}); unpack it yourself")
-        unpack_zip(inner, inner.with_suffix(""), depth + 1)
+        unpack_zip(inner, inner.with_suffix(""), total, depth + 1)
         inner.unlink()
 
 
-def check_members(archive: Path, members: list[zipfile.ZipInfo], target: Path) -> None:
-    """Refuses an archive before anything of it is written."""
+def check_members(archive: Path, members: list[zipfile.ZipInfo], target: Path, total: Unpacked) -> None:
+    """Refuses an archive before anything of it is written; counts what it claims."""
     for member in members:
         posix, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
         if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-            raise BadInputError(f"{archive}: member {member.filename!r} would land outside; do not trust this archive")
+            raise BadInputError(
+                f"{archive}: member {member.filename!r:.200} would land outside; do not trust this archive"
+            )
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise BadInputError(f"{archive}: member {member.filename!r} is a link; pack the file itself")
+            raise BadInputError(f"{archive}: member {member.filename!r:.200} is a link; pack the file itself")
         if member.flag_bits & 1:
             raise BadInputError(f"{archive}: is encrypted; unpack it yourself and give the folder")
     claimed = sum(member.file_size for member in members)
-    packed = max(archive.stat().st_size, 1)
-    if claimed > BOMB_BYTES and claimed > BOMB_RATIO * packed:
-        raise BadInputError(f"{archive}: {packed} bytes claim to unpack to {claimed}: a zip bomb; do not unpack it")
+    total.claimed += claimed
+    if total.claimed > max(BOMB_BYTES, BOMB_RATIO * total.packed):
+        raise BadInputError(
+            f"{archive}: {total.packed} bytes of archives claim to unpack to {total.claimed}: a zip bomb; do not unpack it"
+        )
     free = shutil.disk_usage(target).free
     if claimed > free:
         raise BadInputError(

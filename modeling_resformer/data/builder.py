@@ -14,8 +14,10 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
+from ..configuration_resformer import problem_of_name
 from ..errors import BadInputError, Problems, unforeseen
 from ..files import leads_out
+from ..limits import DEFAULT_LIMITS, InputLimits
 from .columns import UNANNOTATED, dataset_features
 from .encoding import encode_png, index_mask, merge_masks, read_mask, resize_mask, store_image
 from .prepared import MODALITIES
@@ -38,6 +40,7 @@ class PreparationConfig(datasets.BuilderConfig):
         allow_missing: keep cases without a mask or image-level labels, with null in their place.
         on_error: "raise" stops at the first bad case, "skip" leaves it out and records it.
         problem_log: JSON-lines file for the skipped cases.
+        limits: the largest image and volume.
         fingerprint: filled in by the builder; makes `datasets` see changed source files.
     """
 
@@ -49,6 +52,7 @@ class PreparationConfig(datasets.BuilderConfig):
     allow_missing: bool = False
     on_error: str = "raise"
     problem_log: str | None = None
+    limits: InputLimits = DEFAULT_LIMITS
     fingerprint: str | None = None
 
 
@@ -129,6 +133,10 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         if min(height, width) < 1:
             raise BadInputError(f"image_size is {size}, expected a side or (height, width) in pixels")
         return height, width
+
+    @property
+    def limits(self) -> InputLimits:
+        return self.config.limits
 
     @cached_property
     def problems(self) -> Problems:
@@ -216,6 +224,9 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
         return {case_id: tuple(sorted(stratum)) for case_id, stratum in found.items()}
 
     def _info(self) -> datasets.DatasetInfo:
+        for name in (*self.mask_classes, *self.class_labels):
+            if problem := problem_of_name(name):
+                raise BadInputError(f"{self.root}: the name of a class {problem}")
         return datasets.DatasetInfo(
             features=dataset_features(self.mask_classes, self.class_labels, self.metadata_features)
         )
@@ -255,10 +266,12 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     def image_row(self, case: RawImage, mask_values: dict[int, int]) -> Row:
         """Returns the row of one image file and its mask files, resized when `image_size` says so."""
         size = self.image_size
-        stored = store_image(case.image, size)
+        stored = store_image(case.image, size, self.limits)
         mask = None
         if case.masks:
-            mask = merge_masks({path: index_mask(read_mask(path, stored), mask_values, path) for path in case.masks})
+            mask = merge_masks(
+                {path: index_mask(read_mask(path, stored, self.limits), mask_values, path) for path in case.masks}
+            )
             mask = mask_or_none(resize_mask(mask, size) if size is not None else mask)
         return {
             "image": {"bytes": stored.data, "path": case.image.name},

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from ..escaping import plain_name
 from .class_weights import balanced, class_counts, describe_weights
 from .columns import UNANNOTATED, class_names
 
@@ -287,7 +288,7 @@ def format_report(report: Report, title: str) -> str:
         spacing = group["spacing"]
         lines += [
             "",
-            f"**{name}**: {group['rows']} rows, {group['cases']} cases; samples {group['modes']}, "
+            f"**{plain_name(name)}**: {group['rows']} rows, {group['cases']} cases; samples {group['modes']}, "
             f"range {group['range'][0]}..{group['range'][1]}; spacing "
             + (
                 "unknown" if spacing is None else " x ".join(f"{low:.4g}..{high:.4g}" for low, high in spacing) + " mm"
@@ -301,21 +302,25 @@ def format_report(report: Report, title: str) -> str:
     volumes = {case_id: volume for case_id, volume in report["volumes"].items() if volume["vendor"] is not None}
     if volumes:
         lines += ["", "Volumes (slices, range):"]
-        lines += [f"- {case_id}: {v['slices']}, {v['range'][0]}..{v['range'][1]}" for case_id, v in volumes.items()]
+        lines += [
+            f"- {plain_name(case_id)}: {v['slices']}, {v['range'][0]}..{v['range'][1]}"
+            for case_id, v in volumes.items()
+        ]
     lines += ["", *(f"- {line}" for line in describe_near_duplicates(report.get("near_duplicates")))]
     lines += ["", f"Skipped cases: {len(report['skipped'])}"]
-    lines += [f"- {record['problem']}" for record in report["skipped"]]
-    lines += ["", f"Warnings: {len(report['warnings'])}", *(f"- {warning}" for warning in report["warnings"]), ""]
+    lines += [f"- {plain_name(record['problem'])}" for record in report["skipped"]]
+    warnings = (f"- {plain_name(warning)}" for warning in report["warnings"])
+    lines += ["", f"Warnings: {len(report['warnings'])}", *warnings, ""]
     return "\n".join(lines)
 
 
 def _group_table(splits: Report) -> list[str]:
     labels = list(next(iter(splits.values()))["class_counts"])
-    header = ["split", "vendor", "rows", "cases", *labels]
+    header = ["split", "vendor", "rows", "cases", *map(plain_name, labels)]
     lines = ["", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name, split in splits.items():
         for vendor, group in split["groups"].items():
-            cells = [name, vendor, group["rows"], group["cases"], *group["class_counts"].values()]
+            cells = [name, plain_name(vendor), group["rows"], group["cases"], *group["class_counts"].values()]
             lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return lines
 
@@ -327,11 +332,11 @@ def _split_table(splits: Report) -> list[str]:
         "split",
         "rows",
         "cases",
-        *labels,
+        *map(plain_name, labels),
         "no class",
         "unlabelled",
         "no mask",
-        *(f"{c} (mask)" for c in classes),
+        *(f"{plain_name(c)} (mask)" for c in classes),
     ]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name, split in splits.items():

@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 
 from ..drawing import displayable
 from ..errors import BadInputError
+from ..escaping import plain_name
 from .dataset_report import format_report
 from .encoding import SIXTEEN_BIT_MODES, encode_png
 
@@ -71,9 +72,11 @@ def write_card(folder: Path, template: Path, metadata: Mapping[str, Any], report
     values = {
         "configs": configs_yaml(metadata["num_rows"]),
         "size_category": size_category(sum(metadata["num_rows"].values())),
-        "mask_classes": ", ".join(f"{index} {name}" for index, name in enumerate(metadata["mask_classes"])),
-        "class_labels": ", ".join(metadata["class_labels"]) or "none",
-        "split_rule": metadata["split_rule"],
+        "mask_classes": ", ".join(
+            f"{index} {plain_name(name)}" for index, name in enumerate(metadata["mask_classes"])
+        ),
+        "class_labels": ", ".join(map(plain_name, metadata["class_labels"])) or "none",
+        "split_rule": plain_name(metadata["split_rule"]),
         "mask_resolution": describe_resolution(metadata["mask_resolution"]),
         "fingerprint": metadata["source_fingerprint"],
         "report": format_report(dict(report), "Contents").split("\n", 2)[2].strip(),

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import BadInputError, one_line
+from ..limits import DEFAULT_LIMITS, InputLimits
+from ..volumes.claims import check_image
 from .columns import UNANNOTATED
 
 
@@ -50,8 +52,12 @@ def encode_png(image: Image.Image | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def open_stored(path: Path) -> tuple[bytes, Image.Image, int]:
+def open_stored(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> tuple[bytes, Image.Image, int]:
     """Reads a whole image file and decodes it, so that damage shows now and not in training.
+
+    Args:
+        path: image file.
+        limits: the largest image.
 
     Returns:
         The file's bytes, the image as displayed, and the EXIF orientation it was turned by.
@@ -59,33 +65,38 @@ def open_stored(path: Path) -> tuple[bytes, Image.Image, int]:
     try:
         data = path.read_bytes()
         image = Image.open(io.BytesIO(data))
+        check_image(path, image.width, image.height, limits)
+        # Not n_frames: to count them Pillow reads them all, of which there may be any number.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise BadInputError(f"{path}: holds several images, expected one; split it into single images")
         orientation = orientation_of(image)
         image.load()
-    except MemoryError:
+    except (BadInputError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
         # Pillow's own line names a memory address.
         reason = "not an image format" if isinstance(error, UnidentifiedImageError) else one_line(error, 160)
         raise BadInputError(f"{path}: no decoder takes it ({reason}); replace the file") from error
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise BadInputError(f"{path}: holds {image.n_frames} images, expected one; split it into single images")
     # Pillow turns TIFF by itself while loading.
     turned = image if image.format == "TIFF" else apply_orientation(image, orientation)
     turned.format = image.format
     return data, turned, orientation
 
 
-def store_image(path: Path, image_size: tuple[int, int] | None = None) -> StoredImage:
+def store_image(
+    path: Path, image_size: tuple[int, int] | None = None, limits: InputLimits = DEFAULT_LIMITS
+) -> StoredImage:
     """Returns an image file as it will be stored.
 
     Args:
         path: image file that Pillow reads, 8 or 16 bits.
         image_size: (height, width) to squash the image to (bilinear); None keeps it.
+        limits: the largest image.
 
     Raises:
         BadInputError: no decoder takes the file, it holds several images, or its samples are not 8 or 16 bits.
     """
-    data, image, orientation = open_stored(path)
+    data, image, orientation = open_stored(path, limits)
     displayed = image.height, image.width
     resized = image_size is not None and displayed != tuple(image_size)
     if resized or image.format not in PASSED_THROUGH:
@@ -125,13 +136,13 @@ def resize_stored(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def read_mask(path: Path, image: StoredImage) -> np.ndarray:
+def read_mask(path: Path, image: StoredImage, limits: InputLimits = DEFAULT_LIMITS) -> np.ndarray:
     """Returns the mask file's own values, (H, W), in the displayed orientation of its image.
 
     Raises:
         BadInputError: unreadable, in colour, or of another size than the image.
     """
-    _, mask, own = open_stored(path)
+    _, mask, own = open_stored(path, limits)
     if mask.mode == "1":
         mask = mask.convert("L")  # 0 and 255, as any viewer shows it
     if own == 1 and (mask.height, mask.width) == image.raw_size:

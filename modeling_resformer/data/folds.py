@@ -20,8 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import BadInputError
+from ..escaping import safe_cell
 from .columns import class_names
-from .label_tables import read_table
+from .label_tables import read_table, whole_number
 from .prepared import PreparedDataset
 from .splits import carve, deal
 
@@ -94,7 +95,8 @@ class Folds:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for case_id, fold in sorted(self.fold_of.items()):
-            writer.writerow([case_id, fold, group_of.get(case_id, ""), " ".join(self.strata[case_id])])
+            stratum = " ".join(self.strata[case_id])
+            writer.writerow([safe_cell(case_id), fold, group_of.get(case_id, ""), safe_cell(stratum)])
         return text.getvalue()
 
 
@@ -165,5 +167,10 @@ def read_groups(table: Path) -> list[list[str]]:
     groups: dict[int, list[str]] = defaultdict(list)
     for row in read_table(table, required=COLUMNS):
         if row["near_duplicates"]:
-            groups[int(row["near_duplicates"])].append(str(row["case_id"]))
+            number = whole_number(row["near_duplicates"])
+            if number is None:
+                raise BadInputError(
+                    f"{table}: near_duplicates holds what is no number; run scripts/train_folds.py again"
+                )
+            groups[number].append(str(row["case_id"]))
     return [groups[number] for number in sorted(groups)]

@@ -152,7 +152,9 @@ class Isic2017(CaseBuilder):
             for row in read_table(path, required=("image_id", "age_approximate", "sex")):
                 age = row["age_approximate"]
                 sex = row["sex"] if row["sex"] in ("male", "female") else None
-                found.append((row["image_id"], (int(float(age)) if age.replace(".", "", 1).isdigit() else None, sex)))
+                found.append(
+                    (row["image_id"], (int(float(age)) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", age) else None, sex))
+                )
         return by_spelling(found, f"{self.root}: ISIC-2017_{part}_Data_metadata.csv", self.problems)
 
 

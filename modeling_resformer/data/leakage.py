@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from ..drawing import arrange, displayable
+from ..escaping import safe_cell
 from .contact_sheet import CAPTION, COLUMNS, TILE
 
 
@@ -241,7 +242,7 @@ def write_matches(matches: Sequence[Match], path: Path) -> None:
         )
         for match in matches:
             places = [asdict(place)[name] for place in (match.first, match.second) for name in fields]
-            writer.writerow([match.kind, match.is_leak, match.distance, *places])
+            writer.writerow([match.kind, match.is_leak, match.distance, *map(safe_cell, places)])
 
 
 def match_sheet(matches: Sequence[Match], splits: Mapping[str, Dataset], limit: int = 40) -> Image.Image:

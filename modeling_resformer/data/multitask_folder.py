@@ -15,7 +15,7 @@ from ..errors import BadInputError
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import TABLES_BESIDE, CaseBuilder, RawImage, Row, walk_files
 from .columns import UNANNOTATED, dataset_features
-from .label_tables import binary_label, by_spelling, read_table, spelling_key
+from .label_tables import binary_label, by_spelling, read_table, shortened, spelling_key, whole_number
 from .splits import SPLIT_NAMES
 
 
@@ -207,7 +207,9 @@ class MultiTaskFolder(CaseBuilder):
         labels, unknown = self._labels(row)
         split = row.get("split") or None
         if split is not None and split not in SPLIT_NAMES:
-            raise BadInputError(f"{self._table_path}: split {split!r} of {name}, expected {', '.join(SPLIT_NAMES)}")
+            raise BadInputError(
+                f"{self._table_path}: split {shortened(repr(split))} of {name}, expected {', '.join(SPLIT_NAMES)}"
+            )
         case_id = str(row.get("case_id") or name)
         slice_index = _whole_number(
             row.get("slice_index"), slices[case_id], f"{self._table_path}: slice_index of {name}"
@@ -287,7 +289,8 @@ class MultiTaskFolder(CaseBuilder):
             key = keys.get(name, name if name in images else None)
             if key is None:
                 self.problems.report(
-                    f"{self._table_path}: {row['file_name']} has no image in images", row["file_name"]
+                    f"{self._table_path}: {shortened(str(row['file_name']))} has no image in images",
+                    str(row["file_name"]),
                 )
             else:
                 found[key].append(row)
@@ -303,8 +306,8 @@ class MultiTaskFolder(CaseBuilder):
             strange = sorted(set(named or ()) - set(self.class_labels))
             if strange:
                 raise BadInputError(
-                    f"{self._table_path}: label {strange[0]!r} of {row['file_name']}, expected "
-                    f"{', '.join(self.class_labels)}"
+                    f"{self._table_path}: label {shortened(repr(strange[0]))} of {shortened(str(row['file_name']))}, expected "
+                    f"{shortened(', '.join(self.class_labels), 300)}"
                 )
             return named, ()
         names = self.config.label_names
@@ -315,7 +318,7 @@ class MultiTaskFolder(CaseBuilder):
             name
             for name in names
             if name not in unknown
-            and binary_label(row[name], self._table_path or self.root, f"{name} of {row['file_name']}")
+            and binary_label(row[name], self._table_path or self.root, f"{name} of {shortened(str(row['file_name']))}")
         )
         return present, unknown
 
@@ -327,9 +330,10 @@ class MultiTaskFolder(CaseBuilder):
         if text.startswith("["):
             try:
                 return tuple(dict.fromkeys(str(name) for name in json.loads(text)))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 raise BadInputError(
-                    f"{self._table_path}: class_labels {text!r} of {row['file_name']} is no JSON list; join names by ;"
+                    f"{self._table_path}: class_labels {shortened(repr(text))} of {shortened(str(row['file_name']))} is no "
+                    "JSON list; join names by ;"
                 ) from None
         if not text:
             return None
@@ -344,10 +348,12 @@ class MultiTaskFolder(CaseBuilder):
             return None
         try:
             spacing = float(values[0]), float(values[1])
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             spacing = 0.0, 0.0
         if not all(0 < mm < float("inf") for mm in spacing):
-            raise BadInputError(f"{self._table_path}: spacing {values} of {name}, expected two positive numbers of mm")
+            raise BadInputError(
+                f"{self._table_path}: spacing {shortened(str(values))} of {name}, expected two positive numbers of mm"
+            )
         return spacing
 
 
@@ -360,9 +366,10 @@ def parse_mask_values(text: str) -> dict[int, str]:
     values: dict[int, str] = {}
     for pair in text.split(","):
         value, equals, name = (part.strip() for part in pair.partition("="))
-        if not equals or not value.isdigit() or not name or int(value) in values:
+        number = whole_number(value)
+        if not equals or number is None or not name or number in values:
             raise BadInputError(f"--mask-values {text}: {pair!r} is wrong; write e.g. 0=background,255=lesion")
-        values[int(value)] = name
+        values[number] = name
     return values
 
 
@@ -381,6 +388,7 @@ def parse_modality(text: str) -> str:
 def _whole_number(value: Any, default: int, what: str) -> int:
     if value in (None, ""):
         return default
-    if not str(value).isdigit():
-        raise BadInputError(f"{what} is {value!r}, expected 0, 1, 2, ...")
-    return int(value)
+    number = whole_number(value)
+    if number is None:
+        raise BadInputError(f"{what} is {shortened(repr(value))}, expected 0, 1, 2, ...")
+    return number

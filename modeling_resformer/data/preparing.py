@@ -19,6 +19,7 @@ from datasets import (
 
 from ..errors import BadInputError, read_skipped
 from ..files import finished_folder, work_folder
+from ..limits import DEFAULT_LIMITS, InputLimits
 from .archives import unpack
 from .builder import TABLES_BESIDE, CaseBuilder, source_fingerprint
 from .contact_sheet import contact_sheet
@@ -40,7 +41,7 @@ class Preparation:
     Args:
         source: raw folder or zip archive.
         output: folder to write; it appears when complete, or not at all.
-        splits, validation_fraction, test_fraction, seed, image_size, allow_missing, on_error: see `PreparationConfig`.
+        splits, validation_fraction, test_fraction, seed, image_size, allow_missing, on_error, limits: see `PreparationConfig`.
         leakage_check: look for cases of different splits that look the same.
         group_near_duplicates: draw the split so that such cases go into the same split.
         parquet: also write `output/parquet`, ready for the Hub.
@@ -60,6 +61,7 @@ class Preparation:
     image_size: tuple[int, int] | None = None
     allow_missing: bool = False
     on_error: str = "raise"
+    limits: InputLimits = DEFAULT_LIMITS
     leakage_check: bool = True
     group_near_duplicates: bool = False
     parquet: bool = False
@@ -111,6 +113,7 @@ class Preparation:
             "allow_missing": self.allow_missing,
             "on_error": self.on_error,
             "problem_log": str(work / "skipped.jsonl"),
+            "limits": self.limits,
         }
 
 
@@ -152,7 +155,7 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
         if preparation.parquet or preparation.push_to_hub:
             with without_bars():
                 write_parquet(dataset, folder / "parquet")
-            write_hub_files(folder, preparation.card, metadata, report)
+            write_hub_files(folder, preparation.card, metadata, without_paths(report, preparation, builder))
     if preparation.push_to_hub:
         push(
             preparation.output / "parquet",
@@ -161,6 +164,15 @@ def prepare(make_builder: MakeBuilder, preparation: Preparation) -> Report:
             gated=preparation.gated,
         )
     return report
+
+
+def without_paths(report: Report, preparation: Preparation, builder: CaseBuilder) -> Report:
+    """The report for a card: of the files that its lines name, not where they lie on this machine."""
+    tables = (getattr(builder.config, name, None) for name in (*TABLES_BESIDE, "table"))
+    text = json.dumps(report)
+    for path in filter(None, (preparation.source, *tables)):
+        text = text.replace(json.dumps(str(path))[1:-1], json.dumps(Path(path).resolve().name)[1:-1])
+    return json.loads(text)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import BadInputError
+from ..limits import DEFAULT_LIMITS, InputLimits
 from ..volumes.metaimage import Volume, VolumeHeader, read_header, read_volume
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import CaseBuilder, Row, mask_or_none, present_classes, scaled_spacing, walk_files
@@ -172,7 +173,7 @@ class Retouch(CaseBuilder):
                 raise BadInputError(
                     f"{folder}: training volume without reference.mhd; add it, or keep such volumes with --allow-missing"
                 )
-            slices = read_header(parts["oct"]).shape[0]
+            slices = read_header(parts["oct"], limits=self.limits).shape[0]
         except BadInputError as error:
             self.problems.report(str(error), folder.name)
             return None
@@ -220,7 +221,7 @@ class Retouch(CaseBuilder):
         for case in tqdm(self.cases, desc="Reading references", unit="volume"):
             if case.reference is not None:
                 try:
-                    masks = self._reference(case, read_header(case.oct))
+                    masks = self._reference(case, read_header(case.oct, limits=self.limits))
                     codes = codes_in(mask for mask in masks if mask is not None) - {UNANNOTATED}
                 except Exception:
                     continue  # the same error comes back, and is reported, when the rows are made
@@ -228,7 +229,7 @@ class Retouch(CaseBuilder):
         return fluids
 
     def rows(self, case: RawVolume) -> Iterator[Row]:
-        volume = read_oct(case.oct)
+        volume = read_oct(case.oct, self.limits)
         masks = self._reference(case, volume.header)
         for index in range(case.num_rows):
             yield self._row(case, volume, index, masks[index])
@@ -237,7 +238,7 @@ class Retouch(CaseBuilder):
         """Class indices and 255 of each slice, None for a slice that nobody annotated."""
         if case.reference is None:
             return [None] * case.num_rows
-        reference = read_reference(case.reference, oct_header, self.config.unannotated_code)
+        reference = read_reference(case.reference, oct_header, self.config.unannotated_code, self.limits)
         is_annotated = [case.annotated is None or index in case.annotated for index in range(case.num_rows)]
         return [mask_or_none(mask) if known else None for mask, known in zip(reference, is_annotated, strict=True)]
 
@@ -287,26 +288,32 @@ def published_split(vendor: str, short_volumes: set[str], validation_volumes: in
     return splits
 
 
-def read_oct(path: Path) -> Volume:
+def read_oct(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> Volume:
     """Reads an OCT volume; its samples must be 8 or 16 unsigned bits."""
-    volume = read_volume(path)
+    volume = read_volume(path, limits=limits)
     if volume.voxels.dtype not in (np.uint8, np.uint16):
         raise BadInputError(f"{path}: {volume.header.element_type} samples, expected MET_UCHAR or MET_USHORT")
     return volume
 
 
-def read_reference(path: Path, oct_header: VolumeHeader, unannotated_code: int | None = None) -> np.ndarray:
+def read_reference(
+    path: Path,
+    oct_header: VolumeHeader,
+    unannotated_code: int | None = None,
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> np.ndarray:
     """Reads a reference as class indices (slices, rows, columns) uint8: 0 none, 1 IRF, 2 SRF, 3 PED, 255 not annotated.
 
     Args:
         path: of the reference.
         oct_header: of its OCT volume.
         unannotated_code: the file's code for voxels that nobody annotated; None where it has none.
+        limits: the largest volume.
 
     Raises:
         BadInputError: another size or direction than its OCT volume, or codes outside 0..3 and that one.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, limits=limits)
     if volume.header.shape != oct_header.shape:
         sizes = (" x ".join(str(n) for n in header.shape[::-1]) for header in (volume.header, oct_header))
         raise BadInputError("{}: reference is {} voxels, its oct {}; export it again".format(path, *sizes))

@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import BadInputError, Problems
-from .label_tables import by_spelling, read_table, spelling_key
+from ..escaping import safe_cell
+from .label_tables import by_spelling, read_table, shortened, spelling_key
 
 
 SPLIT_NAMES = ("train", "validation", "test", "unlabelled")
@@ -120,7 +121,8 @@ def read_manifest(path: Path) -> dict[str, str]:
     for row in rows:
         if row["split"] not in SPLIT_NAMES:
             raise BadInputError(
-                f"{path}: split {row['split']!r} of {row['case_id']}, expected {', '.join(SPLIT_NAMES)}"
+                f"{path}: split {shortened(repr(row['split']))} of {shortened(str(row['case_id']))}, expected "
+                f"{', '.join(SPLIT_NAMES)}"
             )
     return dict(by_spelling(((str(row["case_id"]), row["split"]) for row in rows), str(path), Problems()).values())
 
@@ -130,7 +132,7 @@ def write_manifest(splits: Mapping[str, str], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["case_id", "split"])
-        writer.writerows(sorted(splits.items()))
+        writer.writerows([safe_cell(case_id), split] for case_id, split in sorted(splits.items()))
 
 
 def apply_manifest(
@@ -140,7 +142,8 @@ def apply_manifest(
     by_key = {spelling_key(case_id): (case_id, split) for case_id, split in manifest.items()}
     cases = {spelling_key(case_id): case_id for case_id in case_ids}
     for key in sorted(cases.keys() - by_key.keys()):
-        problems.report(f"{path}: the manifest has no row for {cases[key]}; add one", cases[key])
+        problems.report(f"{path}: the manifest has no row for {shortened(cases[key])}; add one", cases[key])
     for key in sorted(by_key.keys() - cases.keys()):
-        problems.report(f"{path}: the manifest names {by_key[key][0]}, which the source does not hold", by_key[key][0])
+        name = by_key[key][0]
+        problems.report(f"{path}: the manifest names {shortened(name)}, which the source does not hold", name)
     return {case_id: by_key[key][1] for key, case_id in cases.items() if key in by_key}

@@ -20,6 +20,7 @@ import datasets
 import numpy as np
 
 from ..errors import BadInputError
+from ..escaping import safe_cell, stored_cell
 from ..files import whole_file
 from ..metrics.counts import Counts
 from ..metrics.scores import dice, jaccard
@@ -42,7 +43,7 @@ def write_per_case(evaluation: Evaluation, folder: Path) -> None:
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(lines[0]))
             writer.writeheader()
-            writer.writerows(lines)
+            writer.writerows({name: safe_cell(value) for name, value in line.items()} for line in lines)
 
 
 def read_per_case(folder: Path, classes: Classes, names: Mapping[str, Sequence[Any]]) -> ScoredRows:
@@ -81,7 +82,7 @@ def _read_lines(folder: Path) -> list[dict[str, Any]]:
     if found.suffix == ".parquet":
         return datasets.Dataset.from_parquet(str(found), keep_in_memory=True).to_list()
     with found.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [{name: stored_cell(value or "") for name, value in line.items()} for line in csv.DictReader(file)]
 
 
 def _read_counts(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Counts:

@@ -44,10 +44,13 @@ def write_pages(evaluation: Evaluation, folder: Path, log: TrainingLog | None = 
     if importlib.util.find_spec("matplotlib") is None:
         logger.warning("No report.png: matplotlib is not installed; pip install matplotlib.")
         return
-    save(draw_page(evaluation, log or TrainingLog()), folder / "report.png")
-    samples = drawn_cases(evaluation, evaluation.images.shown.samples)
-    sheet = draw_samples(samples, evaluation.classes.masks, evaluation.split, len(evaluation.rows.row_index))
-    save(sheet, folder / "samples.png")
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # a $ in the name of a class or a case is a $
+        save(draw_page(evaluation, log or TrainingLog()), folder / "report.png")
+        samples = drawn_cases(evaluation, evaluation.images.shown.samples)
+        sheet = draw_samples(samples, evaluation.classes.masks, evaluation.split, len(evaluation.rows.row_index))
+        save(sheet, folder / "samples.png")
 
 
 def draw_page(evaluation: Evaluation, log: TrainingLog) -> "Figure":

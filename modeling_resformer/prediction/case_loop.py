@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..errors import BadInputError, OutputError
 from ..image_processing_pil_resformer import upright
+from ..limits import DEFAULT_LIMITS, InputLimits
 from ..volumes.finding import mask_suffix
 from .cases import Case, Stamp, StillCase, VolumeCase
 from .journal import Journal, Record
@@ -97,6 +98,7 @@ class Run:
         pool: who reads and writes; None for the thread that predicts.
         workers: how many those are.
         batch_size: slices of a volume in a forward pass.
+        limits: the largest input.
         draw: whether to write overlays, sheets and en-face views.
         problems: what could not be done, filled by the run.
     """
@@ -109,6 +111,7 @@ class Run:
     batch_size: int
     draw: bool
     bar: tqdm
+    limits: InputLimits = DEFAULT_LIMITS
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -126,7 +129,7 @@ class Run:
         return ordered(None, self.finish_volume, (case for (case,) in units))
 
     def finished_images(self, units: Iterable[Unit]) -> Iterator[tuple[Case, Record | None, Exception | None]]:
-        predicted = self.predicted(units, lambda case: self.predictor.prepare(case.open()), self.note)
+        predicted = self.predicted(units, lambda case: self.predictor.prepare(case.open(self.limits)), self.note)
         wanted = ((case, logits) for case, logits in predicted if case.source in self.stamps)
         finished = ordered(self.pool, lambda pair: self.finish_image(*pair), wanted, 2 * self.workers)
         return ((case, record, error) for (case, _), record, error in finished)
@@ -173,7 +176,7 @@ class Run:
         if mask is not None:
             row["mask"] = self.written(Path("masks") / f"{case.name}.png", mask_image(mask))
             if self.draw:
-                image, _ = upright(case.open())
+                image, _ = upright(case.open(self.limits))
                 overlay = overlay_image(image, mask, said_of(row, self.predictor.classes.image))
                 row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay)
         return self.record(case, [row], [row[kind] for kind in ("mask", "overlay") if row.get(kind)])
@@ -209,7 +212,7 @@ class Run:
         """
         from ..volumes.scan import read_scan
 
-        scan = read_scan(case.volume)
+        scan = read_scan(case.volume, self.limits)
         intensity_range = scan.intensity_range(self.predictor.pipe.image_processor.intensity_range)
         masks = np.zeros(scan.voxels.shape, np.uint8)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import BadInputError
 from ..files import leads_out
 from ..image_processing_pil_resformer import open_image
+from ..limits import DEFAULT_LIMITS, InputLimits
 from ..volumes.finding import find_dicom_images, find_volumes, is_dicom, looks_like_input
 from ..volumes.source import VolumeSource
 
@@ -60,7 +61,7 @@ class ImageCase(Case):
         """Differs once the file has changed."""
         return files_stamp([Path(self.source)])
 
-    def open(self) -> Any:
+    def open(self, limits: InputLimits = DEFAULT_LIMITS) -> Any:
         """The image at its full bit depth, as it is stored."""
         path = Path(self.source)
         if self.folder is not None and leads_out(path, self.folder):
@@ -70,8 +71,8 @@ class ImageCase(Case):
         if is_dicom(path):
             from ..volumes.dicom import read_dicom_image
 
-            return read_dicom_image(path)
-        return open_image(path)
+            return read_dicom_image(path, limits)
+        return open_image(path, max_pixels=limits.pixels)
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class RowCase(Case):
         """Differs once the dataset's files have changed."""
         return files_stamp(self.files)
 
-    def open(self) -> Any:
+    def open(self, limits: InputLimits = DEFAULT_LIMITS) -> Any:
         stored = self.images[self.row]["image"]
-        return open_image(stored["path"] if stored["bytes"] is None else stored["bytes"])
+        return open_image(stored["path"] if stored["bytes"] is None else stored["bytes"], max_pixels=limits.pixels)
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,13 @@ def dataset_cases(folder: str, split: str, known: Mapping[str, str] | None = Non
     ]
 
 
+def safe_stem(text: str, most: int = LONGEST_STEM) -> str:
+    """A stem of at most `most` bytes for a file that every system takes and that leads nowhere else."""
+    # Surrogates stand for bytes of a name that is not UTF-8; tables and captions could not hold them.
+    stem = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]', "_", text).lstrip(".") or "unnamed"
+    return stem.encode()[:most].decode(errors="ignore")
+
+
 def distinct_names(stems: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
     """A file name for the results of each source: its stem, numbered where several share it, upper and lower case alike.
 
@@ -283,9 +291,7 @@ def distinct_names(stems: Mapping[str, str], known: Mapping[str, str]) -> dict[s
     names: dict[str, str] = {}
     taken = {name.casefold() for name in known.values()}
     for source, stem in stems.items():
-        # Surrogates stand for bytes of a name that is not UTF-8; tables and captions could not hold them.
-        stem = re.sub(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]', "_", stem).lstrip(".") or "unnamed"
-        stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        stem = safe_stem(stem)
         name, number = stem, 2
         while source not in known and name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import BadInputError
+from ..files import alone
+from ..limits import DEFAULT_LIMITS, InputLimits
 from ..pipeline_resformer import OVERLAP
 from .case_loop import Problem, Run, units_of
 from .cases import Case, VolumeCase, dataset_cases, find_cases
@@ -42,6 +44,7 @@ class Request:
         draw: whether to draw overlays, sheets and en-face views.
         batch_size: images a forward pass, or windows.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
+        limits: the largest input.
     """
 
     model: str
@@ -61,6 +64,7 @@ class Request:
     draw: bool = True
     batch_size: int = 8
     cpu_threads: int | None = None
+    limits: InputLimits = DEFAULT_LIMITS
 
     @property
     def windows(self) -> Windows | None:
@@ -147,6 +151,12 @@ def predict(request: Request, processes: Processes) -> Summary:
         BadInputError, FileNotFoundError: the request cannot be met.
         OutputError: a result cannot be written; what is finished is kept.
     """
+    with alone(request.output, "--output") if processes.is_first else nullcontext():
+        return predict_alone(request, processes)
+
+
+def predict_alone(request: Request, processes: Processes) -> Summary:
+    """As `predict`, while no other run writes there."""
     journal = Journal(request.output, processes.rank)
     known = {} if request.overwrite else {source: one["name"] for source, one in journal.finished().items()}
     cases = (
@@ -231,7 +241,7 @@ def run_share(
         # None: no bar where no terminal redraws it, which would put the next message on its line.
         tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
     ):
-        run = Run(predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar)
+        run = Run(predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar, request.limits)
         run.do(share)
     return run.problems
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInputError, OutputError
+from ..errors import BadInputError, OutputError, one_line
+from .cases import safe_stem
 from .result_files import write_json
 
 
@@ -16,6 +17,8 @@ SETTINGS_NAME = "settings.json"
 JOURNAL_FOLDER = "journal"
 RESULTS = ("masks", "overlays", "en_face", JOURNAL_FOLDER)  # folders of results, which --overwrite removes
 RESULT_FILES = ("predictions", "volumes", "sheet", "problems", "settings")
+
+LONGEST_NAME = 255  # bytes
 
 Record = dict[str, Any]
 
@@ -44,11 +47,14 @@ def prepare_output(output: Path, settings: Mapping[str, Any], overwrite: bool) -
 
 def read_settings(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
         raise BadInputError(
-            f"{path}: not JSON ({error}); give another --output, or --overwrite to start anew"
+            f"{path}: not JSON ({one_line(error, 160)}); give another --output, or --overwrite to start anew"
         ) from error
+    if not isinstance(settings, dict):
+        raise BadInputError(f"{path}: no settings of a run; give another --output, or --overwrite to start anew")
+    return settings
 
 
 def check_same_run(output: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -77,6 +83,29 @@ def remove_results(output: Path) -> None:
             path.unlink()
 
 
+def is_record(value: Any) -> bool:
+    """Whether a line of a journal is one that `Run.record` made: of its kinds, and with no name that leads out of the folder."""
+    if not isinstance(value, dict):
+        return False
+    source, name, rows, volume = (value.get(key) for key in ("source", "name", "rows", "volume"))
+    files, stamp = value.get("files"), value.get("stamp")
+    return (
+        isinstance(source, str)
+        and isinstance(name, str)
+        and safe_stem(name, LONGEST_NAME) == name
+        and isinstance(stamp, list)
+        and isinstance(files, list)
+        and all(isinstance(file, str) and not leads_up(file) for file in files)
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and row.get("source") == source for row in rows)
+        and ("volume" not in value or isinstance(volume, dict))
+    )
+
+
+def leads_up(name: str) -> bool:
+    return Path(name).is_absolute() or ".." in Path(name).parts
+
+
 class Journal:
     """The finished cases of one output folder. Every process appends to a file of its own and reads those of all.
 
@@ -91,15 +120,16 @@ class Journal:
         self.path = self.folder / f"process-{rank:03d}.jsonl"
 
     def finished(self) -> dict[str, Record]:
-        """Records by source; a line that a killed run left unfinished does not count."""
+        """Records by source; a line that a killed run left unfinished, or a damaged one, does not count."""
         records = {}
         for path in sorted(self.folder.glob("process-*.jsonl")):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
-                records[record["source"]] = record
+                if is_record(record):
+                    records[record["source"]] = record
         return records
 
     def is_finished(self, record: Record | None, stamp: Any) -> bool:

@@ -15,6 +15,7 @@ from ..configuration_resformer import ResFormerConfig
 from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..heads import task_named
+from ..image_processing_pil_resformer import ResFormerImageProcessing
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
 from ..pipeline_resformer import OVERLAP, WINDOWS_AT_ONCE, ResFormerPipeline, averaged_logits, checked_views
 from .result_tables import ClassNames
@@ -37,17 +38,23 @@ def load_pipeline(
         device: where the model goes.
         keep_aspect_ratio: of images; as the checkpoint's image processor was saved where None.
 
+    Never by code of the folder: what it holds must be a ResFormer of this package.
+
     Raises:
         BadInputError: nothing to load there, another model, or weights that are missing.
     """
     with named_load_failure("model", name, EXPECTED):
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         if not isinstance(config, ResFormerConfig):
             raise BadInputError(f"{name}: is a {config.model_type} model; expected {EXPECTED}.")
         model_class = task_named((config.architectures or ["ResFormerForMultiTask"])[0]).model_class
         model, report = model_class.from_pretrained(name, revision=revision, output_loading_info=True)
         settings = {} if keep_aspect_ratio is None else {"keep_aspect_ratio": keep_aspect_ratio}
-        image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, **settings)
+        image_processor = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False, **settings
+        )
+        if not isinstance(image_processor, ResFormerImageProcessing):
+            raise BadInputError(f"{name}: has a {type(image_processor).__name__}; expected {EXPECTED}.")
     missing = sorted({key.split(".")[0] for key in report["missing_keys"]})
     if missing:
         raise BadInputError(f"{name}: no weights for {', '.join(missing)}; predictions need a trained checkpoint.")

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ..drawing import label_lines
+from ..escaping import safe_cell
 from .result_files import write_result
 
 
@@ -119,6 +120,8 @@ def printable(value: Any) -> Any:
 def write_tables(stem: Path, columns: dict[str, str], rows: Iterable[Row]) -> list[Path]:
     """Writes `stem`.csv and `stem`.parquet with exactly `columns`; what a row lacks stays empty.
 
+    In CSV a `'` stands before text that a spreadsheet program would run as a formula.
+
     Raises:
         OutputError: they cannot be written.
     """
@@ -126,7 +129,7 @@ def write_tables(stem: Path, columns: dict[str, str], rows: Iterable[Row]) -> li
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
     schema = pyarrow.schema([(name, TYPES[kind]) for name, kind in columns.items()])
     parquet = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), parquet)

@@ -22,6 +22,7 @@ def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
         BadInputError: no repository is named, `card.yaml` is wrong, or the extra `hub` is not installed; said before
             anything is trained.
     """
+    token, args.hub_token = args.hub_token, None  # the Trainer would leave it in training_args.bin
     if not args.push_to_hub:
         return None
     args.push_to_hub = False
@@ -34,10 +35,10 @@ def take_push(args: TrainingArguments) -> Callable[[Path], None] | None:
 
     check_repo_id(args.hub_model_id)
     find_card_text(Path(args.output_dir))
-    return lambda run: push_run(run, args)
+    return lambda run: push_run(run, args, token)
 
 
-def push_run(run: Path, args: TrainingArguments) -> None:
+def push_run(run: Path, args: TrainingArguments, token: str | None = None) -> None:
     """Makes the repository of a finished run and sends it.
 
     Raises:
@@ -48,5 +49,5 @@ def push_run(run: Path, args: TrainingArguments) -> None:
     from .publishing_run import publish
 
     public = args.hub_private_repo is False
-    push = Push(args.hub_model_id, public=public, revision=args.hub_revision or MAIN, token=args.hub_token)
+    push = Push(args.hub_model_id, public=public, revision=args.hub_revision or MAIN, token=token)
     publish(run, Terms(args.hub_model_id, public=public, revision=push.revision), push)

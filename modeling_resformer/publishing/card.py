@@ -12,6 +12,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_resformer import ResFormerConfig, __version__
 from ..errors import BadInputError
+from ..escaping import plain_name
 from ..metrics.score_table import MAIN_SCORES, main_first
 from ..shipped import shipped
 from . import card_tables
@@ -163,7 +164,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
     """What the template asks for, the header apart."""
     config, recorded = facts.config, facts.recorded
     source, text = escaped(facts.source, "modality", "limits", "unseen"), escaped(facts.text, *PROSE)
-    classes = markdown(", ".join(config.image_class_names))
+    classes = ", ".join(map(plain_name, config.image_class_names))
     height, width = facts.size
     return {
         **tables(facts),
@@ -187,15 +188,15 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "largest_only": bool(facts.segments and facts.preprocessor.get("keep_largest_component")),
         "timm": needs_timm(config),
         "normalised": normalisation(facts.preprocessor),
-        "mask_classes": markdown(", ".join(f"{index} {name}" for index, name in enumerate(config.mask_class_names))),
-        "foreground": markdown(", ".join(config.mask_class_names[1:])),
+        "mask_classes": ", ".join(f"{index} {plain_name(name)}" for index, name in enumerate(config.mask_class_names)),
+        "foreground": ", ".join(map(plain_name, config.mask_class_names[1:])),
         "image_classes": classes,
         "several_classes": len(config.image_class_names) > 1,
         "exclusive": config.classes_exclude,
         "scored": f"a score for {'each of ' if len(config.image_class_names) > 1 else ''}{classes}"
         + (", of which each image has exactly one" if config.classes_exclude else ""),
         "thresholds": ", ".join(
-            f"{name} {threshold:.3g}"
+            f"{plain_name(name)} {threshold:.3g}"
             for name, threshold in zip(config.image_class_names, config.classification_thresholds or (), strict=False)
         ),
         "results": facts.results,
@@ -205,7 +206,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "headline_has_intervals": has_interval(facts, MAIN_SCORES),
         "volumes": facts.volumes,
         "image": "bscan.png" if facts.volumes else "photo.jpg",
-        "group_by": facts.results.get("group_by"),
+        "group_by": facts.results.get("group_by") and plain_name(facts.results["group_by"]),
         "settings": None if recorded("settings") is None else recipe(recorded("settings")),
         "dataset": {
             key: described(recorded("dataset", key))
@@ -272,7 +273,7 @@ def described(value: Any) -> str:
     """A recorded value in words."""
     if isinstance(value, list):
         return f"{' x '.join(map(str, value))} (height x width)"
-    return NOT_RECORDED if value is None else str(value)
+    return NOT_RECORDED if value is None else markdown(str(value))
 
 
 def network(facts: Facts) -> str:

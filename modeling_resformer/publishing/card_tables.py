@@ -1,8 +1,10 @@
 """Markdown tables and sentences of the model card, each made of what the run measured and of nothing else."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ..escaping import plain_name
 from ..metrics.score_table import SCORES, main_first
 from ..metrics.scores import figure
 from .facts import NOT_RECORDED, Facts, Interval
@@ -18,14 +20,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line) + " |" for line in lines)
 
 
 def baseline_title(facts: Facts, name: str) -> str:
     """The name of a trivial baseline in words."""
     if name == "everything_lesion":
         foreground = facts.config.mask_class_names[1:]
-        return f"everything {foreground[0] if len(foreground) == 1 else 'the most common class'}"
+        return f"everything {plain_name(foreground[0]) if len(foreground) == 1 else 'the most common class'}"
     return BASELINES.get(name, name.replace("_", " "))
 
 
@@ -59,7 +61,7 @@ def left_out(part: Mapping[str, Any]) -> str:
     names = part.get("left_out_of_means")
     if not names:
         return ""
-    return f"Means of Dice and Jaccard leave out {', '.join(names)}: no true mask here holds any."
+    return f"Means of Dice and Jaccard leave out {', '.join(map(plain_name, names))}: no true mask here holds any."
 
 
 def unannotated(part: Mapping[str, Any]) -> str:
@@ -101,7 +103,7 @@ def class_table(
     for name, *values in zip(names, *cells.values(), strict=True):
         most = max((value.n for value in values if value is not None), default=0)
         figures = ["-" if v is None else f"{v}, n={v.n}" if v.n < most else str(v) for v in values]
-        rows.append([name, str(most) if most else "", *figures])
+        rows.append([plain_name(name), str(most) if most else "", *figures])
     return markdown_table(["class", "n", *(f"`{column}`" for column in cells)], rows if cells else [])
 
 
@@ -110,7 +112,7 @@ def decision_table(facts: Facts) -> str:
     thresholds = facts.results.get("thresholds") or {}
     rows = [
         [
-            name,
+            plain_name(name),
             *([] if facts.config.classes_exclude else [f"{thresholds[name]:.3g}" if name in thresholds else "-"]),
             *(str(counts[key]) for key in ("tp", "fn", "fp", "tn")),
         ]
@@ -124,7 +126,7 @@ def reliability_table(facts: Facts) -> str:
     """Predicted probability against how often the class was there, by class and bin."""
     rows = [
         [
-            name,
+            plain_name(name),
             f"{b['low']:.1f} to {b['high']:.1f}",
             str(b["n"]),
             f"{b['mean_probability']:.2f}",
@@ -142,7 +144,7 @@ def group_sections(facts: Facts) -> str:
     sections = []
     for name, part in facts.groups.items():
         parts = [
-            f"#### {name}: {part.get('images')} images of {part.get('cases')} cases{unannotated(part)}",
+            f"#### {plain_name(name)}: {part.get('images')} images of {part.get('cases')} cases{unannotated(part)}",
             overall_table(facts, part),
         ]
         parts += [mask_class_table(facts, part["model"]), image_class_table(facts, part["model"])]
@@ -222,9 +224,11 @@ def data_table(facts: Facts) -> str:
     splits: Mapping[str, Any] = facts.recorded("dataset", "splits") or {}
     rows = []
     for name, split in splits.items():
-        counts = ", ".join(f"{label} {count}" for label, count in split.get("class_counts", {}).items())
+        counts = ", ".join(f"{plain_name(label)} {count}" for label, count in split.get("class_counts", {}).items())
         facts_of_split = [split.get(key) for key in ("rows", "cases", "rows_with_mask", "rows_with_labels")]
-        rows.append([name, *("-" if value is None else str(value) for value in facts_of_split), counts or "-"])
+        rows.append(
+            [plain_name(name), *("-" if value is None else str(value) for value in facts_of_split), counts or "-"]
+        )
     return markdown_table(["split", "images", "cases", "with mask", "with labels", "images with the class"], rows)
 
 
@@ -237,7 +241,7 @@ def paper_table(facts: Facts) -> str:
 def verdicts(facts: Facts) -> Iterator[str]:
     """What the numbers allow to be said, in sentences."""
     cases, warnings = facts.results.get("cases"), facts.results.get("warnings") or []
-    yield from (f"**{warning}**" for warning in warnings)
+    yield from (f"**{plain_name(warning)}**" for warning in warnings)
     if not warnings and cases is not None and cases < FEW_CASES:
         yield f"Only {cases} cases were tested: every figure here is rough, as its interval shows."
     if facts.segments:
@@ -284,7 +288,7 @@ def auc_verdicts(facts: Facts) -> Iterator[str]:
     if rough:
         yield f"**No interval of the AUC is known, so do not rely on the scores**: {listed(scores, rough)}."
     if unknown:
-        yield f"**Nothing is known about how well it tells {', '.join(unknown)}; do not use the scores.**"
+        yield f"**Nothing is known about how well it tells {', '.join(map(plain_name, unknown))}; do not use the scores.**"
 
 
 def missed_verdicts(facts: Facts) -> Iterator[str]:
@@ -295,9 +299,9 @@ def missed_verdicts(facts: Facts) -> Iterator[str]:
         at = "" if threshold is None else f" at its threshold of {threshold:.3g}"
         found, spared = facts.score(f"sensitivity_{name}"), facts.score(f"specificity_{name}")
         if found is not None and found.value <= 0.5:
-            yield f"It misses {1 - found.value:.0%} of the images with {name}{at}."
+            yield f"It misses {1 - found.value:.0%} of the images with {plain_name(name)}{at}."
         if spared is not None and spared.value <= 0.5:
-            yield f"It reports {name} in {1 - spared.value:.0%} of the images without it{at}."
+            yield f"It reports {plain_name(name)} in {1 - spared.value:.0%} of the images without it{at}."
 
 
 def losses(facts: Facts) -> str:
@@ -324,7 +328,7 @@ def losses(facts: Facts) -> str:
 
 
 def listed(scores: Mapping[str, Interval | None], names: Sequence[str]) -> str:
-    return "; ".join(f"{name} {scores[name]}" for name in names)
+    return "; ".join(f"{plain_name(name)} {scores[name]}" for name in names)
 
 
 def augmentation(facts: Facts) -> str | None:

@@ -69,13 +69,15 @@ def push_folder(folder: Path, push: Push) -> str:
 
 
 def new_commit(api: HfApi, folder: Path, push: Push) -> str:
-    """Sends the folder as one commit; returns its id."""
+    """Sends the folder as one commit; returns its id. The Hub refuses it where another push came first."""
+    before = api.repo_info(push.repo_id, repo_type=push.repo_type, revision=push.revision).sha
     commit = api.create_commit(
         push.repo_id,
         list(operations(api, folder, push)),
         commit_message=push.message,
         repo_type=push.repo_type,
         revision=push.revision,
+        parent_commit=before,
     )
     return commit.oid
 

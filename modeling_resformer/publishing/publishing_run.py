@@ -1,10 +1,10 @@
 """From a run to the Hub: a complete folder, tried here, then one commit."""
 
 import logging
-import tempfile
 from pathlib import Path
 
 from ..errors import BadInputError
+from ..files import scratch_folder
 from .card import Terms
 from .hub import MAIN, Push, push_folder, with_kept_card_text
 from .repository import make_repository
@@ -37,10 +37,10 @@ def publish(
     Raises:
         BadInputError: something speaks against it, or the Hub does; the message says what is there and what is not.
     """
-    with tempfile.TemporaryDirectory(prefix="resformer-push-") as scratch:
+    with scratch_folder("push") as scratch:
         if not dry_run:
-            terms = with_kept_card_text(terms, run, push, Path(scratch))
-        folder = make_repository(run, terms, output or Path(scratch) / terms.name, overwrite)
+            terms = with_kept_card_text(terms, run, push, scratch)
+        folder = make_repository(run, terms, output or scratch / terms.name, overwrite)
         if dry_run:
             logger.info("%s: complete and tried; nothing was sent", folder)
         else:

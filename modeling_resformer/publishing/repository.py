@@ -14,6 +14,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..configuration_resformer import ResFormerConfig
 from ..data.fold_folders import FOLDS_NAME
 from ..errors import BadInputError, one_line
+from ..escaping import stored_cell
 from ..files import finished_folder
 from ..heads import task_named
 from ..modeling_resformer import ResFormerPreTrainedModel
@@ -204,6 +205,6 @@ def example_images(run: Path) -> list[Path]:
     free = sorted(SAMPLE_IMAGES.glob("*.jpg"))
     if (run / "per_case.csv").is_file():
         with open(run / "per_case.csv", newline="", encoding="utf-8") as file:
-            tested = {row["case_id"] for row in csv.DictReader(file)}
+            tested = {stored_cell(row["case_id"]) for row in csv.DictReader(file)}
         free = [path for path in free if path.stem in tested]
     return free[:MOST_EXAMPLES]

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 
 from ..configuration_resformer import ResFormerConfig
 from ..errors import BadInputError, one_line
+from ..files import scratch_folder
 from ..image_processing_pil_resformer import ResFormerImageProcessorPil
 from ..metrics.thresholds import measured_elsewhere
 from ..modeling_resformer import ResFormerPreTrainedModel
@@ -187,15 +187,15 @@ def check_reload(folder: Path, model: ResFormerPreTrainedModel) -> None:
     pixel_values = processor(image.numpy(), return_tensors="pt")["pixel_values"]
     output = model.eval()(pixel_values)
     logits = {name: output[name].contiguous() for name in output if name.endswith("logits")}
-    with tempfile.TemporaryDirectory(prefix="resformer-reload-") as scratch:
-        save_file({"image": image, "pixel_values": pixel_values, **logits}, Path(scratch) / "expected.safetensors")
-        environment = os.environ | {"HF_HOME": scratch, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with scratch_folder("reload") as scratch:
+        save_file({"image": image, "pixel_values": pixel_values, **logits}, scratch / "expected.safetensors")
+        environment = os.environ | {"HF_HOME": str(scratch), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [
             sys.executable,
             "-P",
             str(STRANGER),
             str(folder.resolve()),
-            str(Path(scratch) / "expected.safetensors"),
+            str(scratch / "expected.safetensors"),
         ]
         try:
             tried = subprocess.run(

@@ -16,9 +16,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..handler import EndpointHandler, Limits, RequestError
-from .request_body import drain, most_bytes, read_body
-from .worker import BusyError, LoadingError, ModelWorker
+from ..handler import EndpointHandler, Limits, Parameters, RequestError
+from .decoding import PROCESSES, SECONDS, Decoders
+from .guards import Guard
+from .openapi import description
+from .request_body import FullError, Held, image_bytes, most_bytes, read_body, request_data
+from .worker import Answer, BusyError, LoadingError, ModelWorker
 
 
 logger = logging.getLogger(__name__)
@@ -44,14 +47,20 @@ class ServerSettings:
         limits: The largest image.
         waiting: Requests that may wait while one is being answered; more get 503.
         seconds: Time a request may take from its first byte to its answer; 408 while it is sent, 504 after.
-        origins: Web pages that may ask: `"*"` or origins such as `http://localhost:3000`.
+        origins: Web pages that may ask: `"*"` or origins such as `http://localhost:3000`; none by default.
+        token: Bearer token that every request must bring, but those that ask for the server's health.
+        decode_seconds: Time to decode one image.
+        held_bytes: Of bodies that are still arriving, all together; who sends more gets 503.
         load_seconds: How long loading is expected to take, told to clients that ask meanwhile.
     """
 
     limits: Limits = field(default_factory=Limits)
     waiting: int = 16
     seconds: float = 60.0
-    origins: tuple[str, ...] = ("*",)
+    origins: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+    decode_seconds: float = SECONDS
+    held_bytes: int = 1 << 29
     load_seconds: float = 10.0
 
 
@@ -66,9 +75,11 @@ def create_app(
         on_failure: Called with what `load` raised.
     """
     worker = ModelWorker(load, settings.waiting)
+    decoders = Decoders(settings.limits, settings.decode_seconds)
 
     async def start() -> None:
         try:
+            await decoders.start()
             await worker.start()
         except Exception as error:
             on_failure(error)
@@ -78,13 +89,16 @@ def create_app(
         loading = asyncio.create_task(start())
         yield
         loading.cancel()
+        await decoders.stop()
         worker.stop()
 
     app = Starlette(
         routes=[
             *(Route(path, answering(task), methods=["POST"]) for path, task in ROUTES.items()),
             Route("/", show_routes, methods=["GET"]),
-            Route("/health", show_health, methods=["GET"]),
+            Route("/openapi.json", show_description, methods=["GET"]),
+            Route("/live", show_life, methods=["GET"]),
+            *(Route(path, show_health, methods=["GET"]) for path in ("/ready", "/health")),
             *(Route(f"{path}/status/{{model_id:path}}", show_status) for path in ("", "/image-classification")),
         ],
         middleware=[
@@ -96,12 +110,14 @@ def create_app(
                 allow_headers=["*"],
                 allow_private_network=True,
                 expose_headers=["x-compute-time", "retry-after"],
-            )
+            ),
+            Middleware(Guard, origins=settings.origins, token=settings.token),
         ],
         exception_handlers={HTTPException: refuse_route},
         lifespan=lifespan,
     )
-    app.state.worker, app.state.settings = worker, settings
+    app.state.worker, app.state.settings, app.state.decoders = worker, settings, decoders
+    app.state.held, app.state.turns = Held(settings.held_bytes), asyncio.Semaphore(PROCESSES)
     return app
 
 
@@ -125,11 +141,11 @@ async def outcome(request: Request, task: str) -> Response:
     except RequestError as error:
         return problem(error.status, str(error))
     except LoadingError:
-        await drain(request, most_bytes(settings.limits))
         message = "The model is being loaded; try again in a moment."
         return problem(503, message, retry_after=RETRY_SECONDS, estimated_time=settings.load_seconds)
+    except FullError:
+        return problem(503, "Too many bodies are arriving at once; try again in a moment.", retry_after=RETRY_SECONDS)
     except BusyError:
-        await drain(request, most_bytes(settings.limits))
         message = f"{settings.waiting} requests are waiting already; try again in a moment."
         return problem(503, message, retry_after=RETRY_SECONDS)
     except ClientDisconnect:
@@ -140,17 +156,20 @@ async def outcome(request: Request, task: str) -> Response:
 
 
 async def answered(request: Request, task: str) -> Response:
-    """The answer within the time limit; a client that hangs up leaves the queue."""
+    """The answer within the time limit; a client that hangs up leaves the queue.
+
+    Who sends slowly takes no place in the queue: that is for requests which are complete.
+    """
     worker, settings = request.app.state.worker, request.app.state.settings
     deadline = asyncio.get_running_loop().time() + settings.seconds
+    try:
+        async with asyncio.timeout_at(deadline):
+            body = await read_body(request, most_bytes(settings.limits), request.app.state.held)
+    except TimeoutError:
+        raise RequestError(f"The body did not arrive within {settings.seconds:g} s.", 408) from None
     with worker.place(may_wait=request.headers.get("x-wait-for-model", "").lower() == "true"):
-        try:
-            async with asyncio.timeout_at(deadline):
-                body = await read_body(request, most_bytes(settings.limits))
-        except TimeoutError:
-            raise RequestError(f"The body did not arrive within {settings.seconds:g} s.", 408) from None
         content_type = request.headers.get("content-type", "")
-        answer = asyncio.ensure_future(worker.answer(body, content_type, task))
+        answer = asyncio.ensure_future(prepared_answer(request, body, content_type, task))
         gone = asyncio.ensure_future(hung_up(request))
         try:
             remaining = deadline - asyncio.get_running_loop().time()
@@ -167,6 +186,16 @@ async def answered(request: Request, task: str) -> Response:
             gone.cancel()
 
 
+async def prepared_answer(request: Request, body: bytes, content_type: str, task: str) -> Answer:
+    """Takes the request apart in a thread and decodes in a process of its own, so that both hold up nobody else."""
+    state = request.app.state
+    data = await asyncio.to_thread(request_data, body, content_type, task)
+    Parameters.from_request(data["parameters"])  # what is wrong with them is said before work is done
+    encoded = await asyncio.to_thread(image_bytes, data["inputs"], state.settings.limits)
+    async with state.turns:  # so that few decoded images are in memory
+        return await state.worker.answer({**data, "inputs": await state.decoders.decode(encoded)})
+
+
 async def hung_up(request: Request) -> None:
     """Returns when the client has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
@@ -175,6 +204,8 @@ async def hung_up(request: Request) -> None:
 
 def problem(status: int, message: str, retry_after: int | None = None, **more: Any) -> JSONResponse:
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    # Half a character of the request, quoted in a message, could not be sent.
+    message = message.encode("utf-8", "backslashreplace").decode()
     return JSONResponse({"error": message, **more}, status, headers)
 
 
@@ -202,7 +233,18 @@ async def show_routes(request: Request) -> Response:
     )
 
 
+async def show_description(request: Request) -> Response:
+    settings = request.app.state.settings
+    return JSONResponse(description(ROUTES, settings.limits, settings.token is not None))
+
+
+async def show_life(_: Request) -> Response:
+    """The process answers, whatever the model does; for who restarts it when it does not."""
+    return JSONResponse({"status": "ok"})
+
+
 async def show_health(request: Request) -> Response:
+    """The model is loaded; for who sends requests here."""
     worker = request.app.state.worker
     if worker.handler is None:
         return problem(503, "The model is being loaded.", retry_after=RETRY_SECONDS)

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from ..errors import named_load_failure
 from ..handler import EndpointHandler, Limits
 from .app import ServerSettings, create_app
+from .patience import PatientProtocol
 
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def serve(served: Served, settings: ServerSettings, host: str, port: int) -> lis
     # Settings that are off: this server speaks plain HTTP to its neighbour and writes its own log.
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         ws="none",

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ..handler import EndpointHandler
-from .request_body import request_data
 
 
 class BusyError(Exception):
@@ -72,23 +72,26 @@ class ModelWorker:
         finally:
             self.free_places += 1
 
-    async def answer(self, body: bytes, content_type: str, task: str) -> Answer:
+    async def answer(self, data: dict[str, Any]) -> Answer:
         """Waits for the request's turn and answers it; cancelling leaves the queue.
+
+        Args:
+            data: `inputs`, a decoded image, and `parameters`.
 
         Raises:
             RequestError: the request cannot be answered.
         """
-        return await asyncio.wrap_future(self._thread.submit(self._answer, body, content_type, task))
+        return await asyncio.wrap_future(self._thread.submit(self._answer, data))
 
     def _begin(self) -> None:
         # Set in the thread, before the requests that wait in it for the model.
         self.handler = self._load()
 
-    def _answer(self, body: bytes, content_type: str, task: str) -> Answer:
+    def _answer(self, data: dict[str, Any]) -> Answer:
         if self.handler is None:
             raise LoadingError
         start = time.perf_counter()
-        # Decoding and encoding belong to this thread too: they would hold up every other connection.
-        answer = self.handler(request_data(body, content_type, task))
+        # Encoding belongs to this thread too: it would hold up every other connection.
+        answer = self.handler(data)
         encoded = json.dumps(answer, allow_nan=False).encode()
         return Answer(encoded, time.perf_counter() - start)

@@ -2,11 +2,12 @@
 
 import json
 import math
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,19 @@ from .recipes import find_recipe, is_recipe
 from .training_options import DataOptions, ModelOptions, add_own
 
 
+MOST_REASON = 500  # characters
+# What parsers, and the checks of transformers' own arguments, raise on values of another kind.
+ARGUMENT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 STARTS = {"model_name_or_path", "init_resnet", "backbone"}  # where weights come from, one or none of them
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
 TRAINING_DEFAULTS = {
@@ -155,7 +169,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     Raises:
         BadInputError: the recipe is missing or holds a name that is no flag, or a value is of no use.
     """
-    with _named_bad_arguments():
+    origin = _Origin()
+    with _named_bad_arguments(origin):
         parser = _Parser((ModelArguments, DataArguments, TrainingArguments), add_help=False)
         add_own(parser)
         parser.also("--output_dir", "--output")
@@ -164,7 +179,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         parser.set_defaults(disable_tqdm=not sys.stderr.isatty())
         path, arguments = parser.take_recipe(arguments)
         recipe = {} if path is None else _read_recipe(path, parser.names())
-        recipe = _without_other_starts(recipe, {parser.names().get(flag) for flag in _flags_in(arguments)})
+        flags = {parser.names().get(flag) for flag in _flags_in(arguments)}
+        recipe = _without_other_starts(recipe, flags)
+        origin.path, origin.names = path, set(recipe) - flags
+        _check_kinds(recipe, parser)
         parser.set_defaults(**recipe)
         given = parser.parse_args(arguments)
         if given.help_all:
@@ -240,12 +258,31 @@ class _Parser(Spellings, HfArgumentParser):
         return any(action.nargs is None for action in known)
 
 
+@dataclass
+class _Origin:
+    """Where arguments come from: a recipe, and the names that no flag overrides."""
+
+    path: Path | None = None
+    names: set[str] = field(default_factory=set)
+
+    def named(self, message: str) -> str:
+        """A message that names the recipe, unless it is about a flag that was given."""
+        about = [plain(flag).removeprefix("--").replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)]
+        is_given = bool(about) and not self.names & set(about)
+        if self.path is None or not self.names or is_given or message.startswith(str(self.path)):
+            return message
+        return f"{self.path}: {message}"
+
+
 @contextmanager
-def _named_bad_arguments() -> Iterator[None]:
+def _named_bad_arguments(origin: _Origin | None = None) -> Iterator[None]:
+    origin = origin or _Origin()
     try:
         yield
-    except (OSError, TypeError, ValueError) as error:
-        raise BadInputError(one_line(error)) from error
+    except BadInputError as error:
+        raise BadInputError(origin.named(str(error))) from error
+    except ARGUMENT_ERRORS as error:
+        raise BadInputError(origin.named(one_line(error, MOST_REASON))) from error
 
 
 def _flags_in(arguments: Sequence[str]) -> set[str]:
@@ -260,18 +297,47 @@ def _without_other_starts(recipe: Mapping[str, Any], given: set[str | None]) -> 
 
 def _read_recipe(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
     """Values by the names that the parser has for them."""
-    recipe = _json_object(str(path), path.read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({one_line(error)}); expected a JSON file in UTF-8.") from error
+    recipe = _json_object(str(path), text)
     if unknown := sorted(set(recipe) - set(names)):
-        raise ValueError(f"{path} holds {unknown}, which are no arguments of train.py; see train.py --help-all.")
+        shown = one_line(unknown, MOST_REASON)
+        raise ValueError(f"{path}: holds {shown}, which are no arguments of train.py; see train.py --help-all.")
     return {names[name]: value for name, value in recipe.items()}
+
+
+def _check_kinds(recipe: Mapping[str, Any], parser: "_Parser") -> None:
+    """Refuses values of a kind that their flag does not take, such as a text for a number.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    actions = {action.dest: action for action in parser.flags.values()}
+    for name, value in recipe.items():
+        kind, is_list = (actions[name].type, actions[name].nargs in ("+", "*")) if name in actions else (None, False)
+        if kind in (int, float) and isinstance(value, list | dict) and not is_list:
+            raise ValueError(f"{name} is {one_line(repr(value), 60)}; expected one number.")
+        values = value if isinstance(value, list) else [value]
+        for one in values:
+            is_number = isinstance(one, int | float) and not isinstance(one, bool)
+            wrong = (kind in (int, float) and one is not None and not is_number) or (
+                kind is int and isinstance(one, float) and not one.is_integer()
+            )
+            if is_number and not math.isfinite(one):
+                wrong = True
+            if wrong or (isinstance(one, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in one)):
+                expected = {int: "a whole number", float: "a number"}.get(kind, "text or a finite number")
+                raise ValueError(f"{name} is {one_line(repr(one), 60)}; expected {expected}.")
 
 
 def _json_object(name: str, value: dict | str | None) -> dict[str, Any]:
     """A dict from JSON text or a dict; an empty one from None."""
     try:
         parsed = json.loads(value) if isinstance(value, str) else value or {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not valid JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:  # the latter of JSON nested too deep
+        raise ValueError(f"{name} is not valid JSON: {one_line(error, 160)}.") from error
     if not isinstance(parsed, dict):
-        raise ValueError(f"{name} is {parsed!r}; expected a JSON object.")
+        raise ValueError(f"{name} is {one_line(repr(parsed), 60)}; expected a JSON object.")
     return parsed

@@ -174,6 +174,9 @@ def no_empty_folder_left(run: Path) -> Iterator[None]:
 def clean_up(run: Path) -> None:
     """Remove what a killed run left half done."""
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+    for left in run.glob(".partial-*"):
+        with suppress(OSError):
+            left.unlink()
 
 
 def rotate(run: Path, limit: int | None, newest: Path, best: Path | None) -> None:

@@ -1,6 +1,8 @@
 """One evaluation of a checkpoint, by the Trainer that trains one too, from its arguments to the files of its results."""
 
 import logging
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from ..evaluation.per_case import write_per_case
 from ..evaluation.raw_masks import RawMaskRows, mask_values_of
 from ..evaluation.report_page import write_pages
 from ..evaluation.results import write_results
-from ..files import check_writable
+from ..files import alone, check_writable
 from ..image_processing_pil_resformer import content_box
 from ..metrics.scores import Bootstrap
 from .arguments import EvaluationArguments
@@ -40,6 +42,12 @@ def evaluate(arguments: EvaluationArguments) -> None:
         torch.set_num_threads(arguments.cpu_threads)
     output = Path(arguments.output)
     check_writable(output, "--output")
+    with alone(output, "--output") if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+        evaluate_alone(arguments, output)
+
+
+def evaluate_alone(arguments: EvaluationArguments, output: Path) -> None:
+    """As `evaluate`, while no other run writes there."""
     prepared = load_prepared(arguments.dataset, arguments.splits)
     model = load_model(arguments.model_name_or_path, arguments.task)
     image_processor = build_image_processor(arguments.model_name_or_path, arguments)

@@ -13,6 +13,7 @@ Of the Trainer only public methods are overridden. It saves after a step or an e
 finds another output folder in its arguments; `on_save` adds what is missing and renames.
 """
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -320,7 +321,14 @@ class ResumableTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         with named_checkpoint_failure(TRAINER_STATE, self._run), whole_file(self._run / TRAINER_STATE) as file:
-            self.state.save_to_json(str(file))
+            self._stated().save_to_json(str(file))
+
+    def _stated(self) -> TrainerState:
+        """The state as it is written: of the best checkpoint's path only its name, since where a run lies is its owner's."""
+        state = copy.copy(self.state)
+        if state.best_model_checkpoint is not None:
+            state.best_model_checkpoint = Path(state.best_model_checkpoint).name
+        return state
 
     def finish_checkpoint(self) -> None:
         """Add what the Trainer leaves out, let the checkpoint appear, and delete those over the limit."""
@@ -331,7 +339,7 @@ class ResumableTrainer(Trainer):
         if resumable:
             self.sums.save(self._progress_file(unfinished))
         if self.args.should_save:
-            self.state.save_to_json(str(unfinished / TRAINER_STATE))
+            self._stated().save_to_json(str(unfinished / TRAINER_STATE))
             if resumable and self.average is not None:
                 torch.save(self.average.state_within(self.model), unfinished / RAW_WEIGHTS)
         self.accelerator.wait_for_everyone()

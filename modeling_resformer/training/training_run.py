@@ -14,7 +14,7 @@ from ..evaluation.evaluation import Scoring
 from ..evaluation.per_case import write_per_case
 from ..evaluation.report_page import write_pages
 from ..evaluation.results import write_results
-from ..files import check_writable
+from ..files import alone, check_writable
 from ..heads import TASKS
 from ..metrics.scores import Bootstrap
 from .arguments import DataArguments, ModelArguments
@@ -51,11 +51,18 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         NonFiniteLossError: a loss is no longer a number.
         CheckpointWriteError: a checkpoint cannot be written.
     """
+    output = Path(training_args.output_dir)
+    check_writable(output, "--output_dir")
+    with alone(output, "--output_dir") if training_args.process_index == 0 else nullcontext():
+        return train_alone(model_args, data_args, training_args)
+
+
+def train_alone(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> bool:
+    """As `train`, while no other run writes there."""
     clock, code = RunClock(), code_version()
     if model_args.cpu_threads is not None:
         torch.set_num_threads(model_args.cpu_threads)
     output = Path(training_args.output_dir)
-    check_writable(output, "--output_dir")
     checkpoint = choose_checkpoint(training_args.resume_from_checkpoint, output)
     if training_args.resume_from_checkpoint and training_args.should_log:
         logger.info("%s: %s", output, f"going on from {checkpoint.name}" if checkpoint else "starting afresh")

@@ -6,40 +6,51 @@ file says of bits (BitsStored) and not what its type could hold gives the range 
 """
 
 import math
+import mmap
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, iter_pixels
 
 from ..errors import BadInputError, one_line
+from ..limits import DEFAULT_LIMITS, InputLimits
+from .claims import DEFLATE_RATIO, check_image, check_length, check_volume
 from .metaimage import MAX_VOLUME_BYTES, Geometry
 from .source import DICOM, VolumeSource
 
 
 # What pydicom and its decoders raise on files that lie.
 DICOM_ERRORS = (
+    BytesLengthException,
     InvalidDicomError,
+    ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
+    LookupError,
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 VOLUME, SLICE, IMAGE = "volume", "slice", "image"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 SAME_DIRECTION = 1e-3  # largest difference of two cosines taken as equal
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntax of a header and pixels that are deflated together
+HEAD_BYTES = 1 << 12  # in which a file names its transfer syntax
+ITEM_BYTES = 8  # of a frame that is compressed by itself, at least
 DECIMALS = 9  # of mm; differences of decimal positions have no more
 UNEVEN = 0.1  # largest deviation from the usual distance of two slices, as a share of it
 
@@ -125,8 +136,12 @@ def read_dataset(path: Path) -> Dataset:
         BadInputError: not DICOM.
     """
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        _check_deflated(path)
+        with _mapped(path) as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
         frame_count(dataset)
+    except BadInputError:
+        raise
     except DICOM_ERRORS as error:
         raise BadInputError(
             f"{path}: not a DICOM file that can be read ({one_line(error, 160)}); copy it again"
@@ -134,12 +149,31 @@ def read_dataset(path: Path) -> Dataset:
     return dataset
 
 
+def _check_deflated(path: Path) -> None:
+    """pydicom unpacks a deflated file as a whole before it reads anything of it."""
+    with open(path, "rb") as file:
+        is_deflated = DEFLATED in file.read(HEAD_BYTES)
+    if is_deflated and path.stat().st_size * DEFLATE_RATIO > MAX_VOLUME_BYTES:
+        raise BadInputError(f"{path}: a deflated file of this size may unpack to anything; export it uncompressed")
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """A file that gives no more than it holds: asked for a length of 4 GiB, an ordinary one would make room for it first."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
+
+
 def frame_count(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def read_dicom_volume(files: Sequence[Path]) -> DicomVolume:
+def read_dicom_volume(files: Sequence[Path], limits: InputLimits = DEFAULT_LIMITS) -> DicomVolume:
     """Reads one series or one file of several frames.
+
+    Args:
+        files: of the series, or the one file.
+        limits: the largest volume.
 
     Raises:
         BadInputError: mixed sizes, missing or doubled slices, colour, a compression no installed decoder takes,
@@ -148,7 +182,9 @@ def read_dicom_volume(files: Sequence[Path]) -> DicomVolume:
     headers = [read_dataset(path) for path in files]
     try:
         _check_samples(files[0], headers[0])
-        _check_claim(files[0], headers[0], max(len(files), frame_count(headers[0])))
+        _check_claim(files[0], headers[0], max(len(files), frame_count(headers[0])), limits)
+        for path, header in zip(files, headers, strict=True):
+            _check_frames(path, header)
         if len(files) > 1:
             return _read_series(files, headers)
         return _read_frames(files[0], headers[0])
@@ -225,7 +261,7 @@ def _order(files: Sequence[Path], headers: Sequence[Dataset], frames: Sequence[F
             "belongs; export the series again"
         )
     present = sorted(int(number) for number in numbers)
-    missing = sorted(set(range(present[0], present[-1] + 1)) - set(present))
+    missing = [before + 1 for before, after in pairwise(present) if after > before + 1]
     if missing or len(set(present)) < len(present):
         problem = f"InstanceNumber {missing[0]} is missing" if missing else "two slices have one InstanceNumber"
         raise BadInputError(f"{files[0].parent}: {problem} in the series of {files[0].name}; copy the series again")
@@ -349,10 +385,11 @@ def _decoded(path: Path, count: int) -> Iterator[np.ndarray]:
     """Yields all frames of a file."""
     found = 0
     try:
-        for frame in iter_pixels(path, raw=True):
-            found += 1
-            if found <= count:
-                yield frame
+        with _mapped(path) as file:
+            for frame in iter_pixels(file, raw=True):
+                found += 1
+                if found <= count:
+                    yield frame
     except DICOM_ERRORS as error:
         raise BadInputError(
             f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); copy it again, or export it uncompressed"
@@ -371,12 +408,25 @@ def _check_samples(path: Path, header: Dataset) -> None:
         raise BadInputError(f"{path}: BitsAllocated is {header.get('BitsAllocated')}, expected 8 or 16")
 
 
-def _check_claim(path: Path, header: Dataset, count: int) -> None:
+def _check_claim(path: Path, header: Dataset, count: int, limits: InputLimits) -> None:
     shape = count, int(header.Rows), int(header.Columns)
-    if min(shape) < 1 or math.prod(shape) * np.dtype(np.float32).itemsize > MAX_VOLUME_BYTES:
+    if min(shape) < 1:
         raise BadInputError(
-            f"{path}: claims {' x '.join(map(str, shape))} voxels; expected at most {MAX_VOLUME_BYTES // 4}"
+            f"{path}: claims {' x '.join(map(str, shape))} voxels; expected one or more; export it again"
         )
+    check_volume(path, shape, limits)
+
+
+def _check_frames(path: Path, header: Dataset) -> None:
+    """Refuses a file that is too short for the frames it claims."""
+    count = frame_count(header)
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated:
+        check_length(path, ITEM_BYTES * count)
+        return
+    samples = count * int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1)
+    is_deflated = syntax is not None and syntax.is_deflated
+    check_length(path, samples * int(header.get("BitsAllocated") or 8) // 8, DEFLATE_RATIO if is_deflated else 1)
 
 
 def _bounds(header: Dataset) -> tuple[int, int]:
@@ -403,7 +453,7 @@ def _value_range(header: Dataset) -> Range | None:
     return None if (low, high) == (0.0, float((1 << header.BitsAllocated) - 1)) else (min(low, high), max(low, high))
 
 
-def read_dicom_image(path: Path) -> Image.Image:
+def read_dicom_image(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> Image.Image:
     """Reads a single photograph or X-ray: RGB, or grey of 8 bits or of 16, fewer bits spread over all sixteen.
 
     Raises:
@@ -412,17 +462,31 @@ def read_dicom_image(path: Path) -> Image.Image:
     header = read_dataset(path)
     if frame_count(header) > 1:
         raise BadInputError(f"{path}: holds {frame_count(header)} frames, a volume; expected one image")
-    if math.prod(int(header.get(name) or 0) for name in ("Rows", "Columns")) > Image.MAX_IMAGE_PIXELS:
-        raise BadInputError(f"{path}: claims {header.Columns} x {header.Rows} pixels; expected an image")
     photometric = header.get("PhotometricInterpretation")
     try:
-        (pixels,) = iter_pixels(path)
+        columns, rows = (int(header.get(name) or 0) for name in ("Columns", "Rows"))
+        check_image(path, columns, rows, limits)
+        _check_frames(path, header)
+        with _mapped(path) as file:
+            (pixels,) = iter_pixels(file)
         if photometric == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, header)
+    except BadInputError:
+        raise
     except DICOM_ERRORS as error:
         raise BadInputError(
             f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); convert it to PNG"
         ) from error
+    try:
+        return _as_image(path, header, pixels)
+    except BadInputError:
+        raise
+    except DICOM_ERRORS as error:
+        raise BadInputError(f"{path}: its header does not hold together ({one_line(error, 160)})") from error
+
+
+def _as_image(path: Path, header: Dataset, pixels: np.ndarray) -> Image.Image:
+    photometric = header.get("PhotometricInterpretation")
     if pixels.ndim == 3:
         return Image.fromarray((pixels >> 8 if pixels.dtype == np.uint16 else pixels).astype(np.uint8))
     low, high = _bounds(header)

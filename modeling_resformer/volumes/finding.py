@@ -78,7 +78,7 @@ def looks_like_input(path: Path) -> bool:
 def _kind_by_name(path: Path) -> str | None:
     name = path.name.lower()
     known = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
-    if known is None and path.suffix.lower() in TIFF_SUFFIXES and _tiff_pages(path) > 1:
+    if known is None and path.suffix.lower() in TIFF_SUFFIXES and _has_pages(path):
         return TIFF
     return known
 
@@ -87,13 +87,13 @@ def _looks_like_dicom(path: Path) -> bool:
     return path.suffix.lower() in (".dcm", ".dicom") or is_dicom(path)
 
 
-def _tiff_pages(path: Path) -> int:
-    """Pages of a TIFF, 0 where it cannot be opened: then it is for the reader of images to say so."""
+def _has_pages(path: Path) -> bool:
+    """Whether a TIFF has several pages; False where it cannot be opened: then it is for the reader of images to say so."""
     try:
         with Image.open(path) as image:
-            return getattr(image, "n_frames", 1)
+            return bool(getattr(image, "is_animated", False))
     except Exception:  # Pillow's readers raise what they meet: struct, key, index and type errors too
-        return 0
+        return False
 
 
 def _sorted_dicom(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource], list[Path]]:

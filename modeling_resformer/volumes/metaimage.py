@@ -22,11 +22,14 @@ import numpy as np
 import SimpleITK
 
 from ..errors import BadInputError
+from ..limits import DEFAULT_LIMITS, InputLimits
+from .claims import DEFLATE_RATIO, check_volume
 
+
+SimpleITK.ProcessObject_GlobalWarningDisplayOff()  # several lines of the library about what is told in one, or not at all
 
 MAX_HEADER_BYTES = 1 << 16
 MAX_VOLUME_BYTES = 1 << 32  # 4 GiB; the largest RETOUCH volume has 64 MiB
-MAX_ZLIB_RATIO = 1040  # deflate cannot reach more than 1032
 MAX_DIGITS = 15  # of a whole number in a header
 PIECE_BYTES = 1 << 20
 ELEMENT_TYPES = {
@@ -117,7 +120,7 @@ class Volume:
     geometry: Geometry
 
 
-def read_header(path: Path, spacing_required: bool = True) -> VolumeHeader:
+def read_header(path: Path, spacing_required: bool = True, limits: InputLimits = DEFAULT_LIMITS) -> VolumeHeader:
     """Reads and checks a header without touching the voxels.
 
     Raises:
@@ -148,18 +151,19 @@ def read_header(path: Path, spacing_required: bool = True) -> VolumeHeader:
         compressed=_flag(fields, "CompressedData", path),
         skipped=end if data_path == path else 0,
     )
+    check_volume(path, header.shape, limits)
     header = replace(header, skipped=header.skipped + _header_bytes(fields, header))
     _check_size(header, _whole_number(fields, "CompressedDataSize", path))
     return header
 
 
-def read_volume(path: Path, spacing_required: bool = True) -> Volume:
+def read_volume(path: Path, spacing_required: bool = True, limits: InputLimits = DEFAULT_LIMITS) -> Volume:
     """Reads a MetaImage volume, compressed or not, of either byte order.
 
     Raises:
         BadInputError: see `read_header`; also compressed data that does not unpack to the claimed size, and NaN.
     """
-    header = read_header(path, spacing_required)
+    header = read_header(path, spacing_required, limits)
     try:
         with open(header.data_path, "rb") as file:
             file.seek(header.skipped)
@@ -389,7 +393,7 @@ def _check_size(header: VolumeHeader, packed: int | None) -> None:
             raise BadInputError(
                 f"{header.path}: CompressedDataSize is {packed}, {header.data_path.name} holds {found}; copy it again"
             )
-        if header.num_bytes > MAX_ZLIB_RATIO * max(found, 1) + MAX_HEADER_BYTES:
+        if header.num_bytes > DEFLATE_RATIO * max(found, 1):
             raise BadInputError(f"{claim}, {header.data_path.name} cannot hold that in {found}; copy it again")
     elif found < header.num_bytes:
         raise BadInputError(f"{claim}, {header.data_path.name} holds {found}: it is truncated; copy it again")

@@ -15,12 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadInputError
-from .metaimage import MAX_VOLUME_BYTES, MAX_ZLIB_RATIO
+from ..limits import DEFAULT_LIMITS, InputLimits
+from .claims import DEFLATE_RATIO, check_volume
+from .metaimage import MAX_VOLUME_BYTES
 
 
 HEADER_BYTES = 348
 FIRST_OFFSET = 352  # of the voxels in a single file
 PIECE_BYTES = 1 << 24
+SHORTEST, LONGEST = 1e-12, 1e12  # of an axis in the file's own unit; scan.py judges mm
+LEAST_SLOPE = 1e-9
+ROUNDING = 1e-2  # by which files round
+LEAST_VOLUME = 1e-3  # of the box that three axes of length one span
 SAMPLE_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # datatype code: one plain number
 LENGTH_UNITS = (1, 2, 3)  # metre, mm, micrometre, which ITK turns into mm; 0 says that nobody knows
 
@@ -33,7 +39,7 @@ class NiftiHeader:
     has_units: bool
 
 
-def read_nifti_header(path: Path) -> NiftiHeader:
+def read_nifti_header(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> NiftiHeader:
     """Reads and checks the header of a `.nii` or `.nii.gz` file, and that the file holds all it claims.
 
     Raises:
@@ -42,7 +48,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     packed = path.name.lower().endswith(".gz")
     head = next(_pieces(path, packed, HEADER_BYTES), b"")
     order = next((sign for sign in "<>" if head[:4] == struct.pack(f"{sign}i", HEADER_BYTES)), None)
-    if len(head) < HEADER_BYTES or order is None or head[344:347] != b"n+1":
+    if len(head) < HEADER_BYTES or order is None or head[344:348] != b"n+1\0":
         raise BadInputError(f"{path}: no NIfTI-1 header of a single file; save it as NIfTI-1 (.nii or .nii.gz)")
     count, *sizes = struct.unpack_from(f"{order}8h", head, 40)
     if count < 3 or count > 7 or any(size != 1 for size in sizes[3:count]):
@@ -55,25 +61,64 @@ def read_nifti_header(path: Path) -> NiftiHeader:
             f"{path}: {columns} x {rows} x {slices} of data type {datatype}, expected positive sizes and one plain "
             "number per voxel; export it again"
         )
+    check_volume(path, (slices, rows, columns), limits)
     (offset,) = struct.unpack_from(f"{order}f", head, 108)
     if not FIRST_OFFSET <= offset < MAX_VOLUME_BYTES:  # ITK would begin elsewhere without a word
         raise BadInputError(f"{path}: vox_offset is {offset:g}, expected {FIRST_OFFSET} or more; export it again")
-    (has_sform,) = struct.unpack_from(f"{order}h", head, 254)
-    if has_sform and not all(map(math.isfinite, struct.unpack_from(f"{order}12f", head, 280))):
-        # On some of these ITK looks for a rotation for ever.
-        raise BadInputError(f"{path}: its sform holds NaN or infinite values; export it again")
+    _check_place(path, head, order)
     claimed = columns * rows * slices * SAMPLE_BYTES[datatype] + int(offset)
     _check_size(path, claimed, packed)
     _check_content(path, claimed, packed, int(offset), {16: f"{order}f4", 64: f"{order}f8"}.get(datatype))
     lengths = struct.unpack_from(f"{order}3f", head, 80)
-    has_units = head[123] & 7 in LENGTH_UNITS and all(0 < length < math.inf for length in lengths)
+    has_units = (
+        head[123] & 7 in LENGTH_UNITS and all(0 < length < math.inf for length in lengths) and _agree(head, order)
+    )
     return NiftiHeader((slices, rows, columns), has_units)
+
+
+def _check_place(path: Path, head: bytes, order: str) -> None:
+    """Refuses axes and numbers that ITK would look for a rotation in for ever, or replace by others without a word."""
+    qform, sform = struct.unpack_from(f"{order}2h", head, 252)
+    matrix = np.array(struct.unpack_from(f"{order}12f", head, 280)).reshape(3, 4)
+    quaternion = struct.unpack_from(f"{order}3f", head, 256)
+    slope, intercept = struct.unpack_from(f"{order}2f", head, 112)
+    for name, used, numbers in (
+        ("pixdim", True, struct.unpack_from(f"{order}4f", head, 76)),
+        ("scl_slope and scl_inter", True, (slope, intercept)),
+        ("qform", qform, (*quaternion, *struct.unpack_from(f"{order}3f", head, 268))),
+        ("sform", sform, matrix.ravel()),
+    ):
+        if used and not np.isfinite(numbers).all():
+            raise BadInputError(f"{path}: its {name} holds NaN or infinite values; export it again")
+    if sform > 0 and not _are_axes(matrix[:, :3]):
+        raise BadInputError(f"{path}: its sform gives no three axes; export it again")
+    if qform > 0 and sum(number**2 for number in quaternion) > 1 + ROUNDING:
+        raise BadInputError(f"{path}: its qform gives no rotation; export it again")
+    # By the standard a slope of 0 means that nothing is scaled; ITK takes the smallest ones for that too, and adds the rest.
+    if (slope != 0 and not LEAST_SLOPE < abs(slope) < 1 / LEAST_SLOPE) or (slope == 0 and intercept != 0):
+        raise BadInputError(f"{path}: scl_slope is {slope:g} and scl_inter {intercept:g}; export it again")
+
+
+def _agree(head: bytes, order: str) -> bool:
+    """Whether the two places that tell the lengths of a voxel tell the same; ITK goes by the one, others by the other."""
+    (sform,) = struct.unpack_from(f"{order}h", head, 254)
+    matrix = np.array(struct.unpack_from(f"{order}12f", head, 280)).reshape(3, 4)
+    lengths = struct.unpack_from(f"{order}3f", head, 80)
+    return sform <= 0 or np.allclose(np.linalg.norm(matrix[:, :3], axis=0), np.abs(lengths), rtol=ROUNDING, atol=0)
+
+
+def _are_axes(matrix: np.ndarray) -> bool:
+    """Whether the columns (3, 3) have lengths that a scan may have, and span the space."""
+    lengths = np.linalg.norm(matrix, axis=0)
+    if not ((lengths > SHORTEST) & (lengths < LONGEST)).all():
+        return False
+    return abs(np.linalg.det(matrix / lengths)) > LEAST_VOLUME
 
 
 def is_whole(path: Path) -> bool:
     """Whether a file that was just written holds all that its header says: ITK does not tell when a disk is full."""
     try:
-        read_nifti_header(path)
+        read_nifti_header(path, InputLimits(MAX_VOLUME_BYTES, MAX_VOLUME_BYTES))
         # To the end, where gzip keeps its sum.
         deque(_pieces(path, path.name.lower().endswith(".gz"), 2 * MAX_VOLUME_BYTES), maxlen=0)
     except BadInputError:
@@ -86,7 +131,7 @@ def _check_size(path: Path, claimed: int, packed: bool) -> None:
     claim = f"{path}: its header claims {claimed} bytes"
     if claimed > MAX_VOLUME_BYTES:
         raise BadInputError(f"{claim}, more than the {MAX_VOLUME_BYTES} a volume may have; correct the header")
-    if packed and claimed > MAX_ZLIB_RATIO * stored:
+    if packed and claimed > DEFLATE_RATIO * stored:
         raise BadInputError(f"{claim}, {stored} cannot hold that; copy it again")
 
 

@@ -20,8 +20,10 @@ from PIL import Image
 
 from ..errors import BadInputError, one_line
 from ..files import whole_file
+from ..limits import DEFAULT_LIMITS, InputLimits
+from .claims import check_length, check_volume
 from .dicom import Range, Spacing, read_dicom_volume
-from .metaimage import MAX_VOLUME_BYTES, Geometry, all_finite, read_with_itk, write_volume
+from .metaimage import Geometry, all_finite, read_with_itk, write_volume
 from .metaimage import read_volume as read_metaimage
 from .nifti import is_whole, read_nifti_header
 from .source import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
@@ -29,6 +31,8 @@ from .source import DICOM, METAIMAGE, NIFTI, TIFF, VolumeSource
 
 SHORTEST, LONGEST = 1e-6, 1e6  # mm
 TIFF_MODES = ("L", "I;16", "I;16B", "I;16L", "F")
+TIFF_RATIO = 2800  # LZW, the densest of its compressions, codes up to 4096 bytes in 12 bits
+MOST_PAGES = 4096  # a fraction of a millisecond each to find
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,18 @@ class ScanVolume:
         return 0.0, 255.0
 
 
-def read_scan(source: VolumeSource) -> ScanVolume:
+def read_scan(source: VolumeSource, limits: InputLimits = DEFAULT_LIMITS) -> ScanVolume:
     """Reads one volume; nothing but it is held.
+
+    Args:
+        source: where it lies.
+        limits: the largest volume.
 
     Raises:
         BadInputError: anything about the file that cannot be used, in one line that names it.
     """
     try:
-        volume = READERS[source.kind](source)
+        volume = READERS[source.kind](source, limits)
     except MemoryError as error:
         raise BadInputError(f"{source.path}: does not fit into memory; crop it or use a larger machine") from error
     if not all_finite(volume.voxels):
@@ -137,14 +145,14 @@ def write_mask_volume(path: Path, mask: np.ndarray, volume: ScanVolume) -> Path:
     return path
 
 
-def _read_metaimage(source: VolumeSource) -> ScanVolume:
-    volume = read_metaimage(source.path, spacing_required=False)
+def _read_metaimage(source: VolumeSource, limits: InputLimits) -> ScanVolume:
+    volume = read_metaimage(source.path, spacing_required=False, limits=limits)
     unknown = volume.header.spacing is None or volume.geometry.is_default
     return ScanVolume(source, volume.voxels, None if unknown else volume.header.spacing, volume.geometry)
 
 
-def _read_nifti(source: VolumeSource) -> ScanVolume:
-    header = read_nifti_header(source.path)
+def _read_nifti(source: VolumeSource, limits: InputLimits) -> ScanVolume:
+    header = read_nifti_header(source.path, limits)
     voxels, geometry = read_with_itk(source.path)
     if voxels.shape != header.shape:
         raise BadInputError(f"{source.path}: read as {voxels.shape}, its header says {header.shape}; export it again")
@@ -155,31 +163,46 @@ def _read_nifti(source: VolumeSource) -> ScanVolume:
     return ScanVolume(source, voxels, (z, y, x), geometry)
 
 
-def _read_dicom(source: VolumeSource) -> ScanVolume:
-    volume = read_dicom_volume(source.files)
+def _read_dicom(source: VolumeSource, limits: InputLimits) -> ScanVolume:
+    volume = read_dicom_volume(source.files, limits)
     return ScanVolume(source, volume.voxels, volume.spacing, volume.geometry, volume.value_range)
 
 
-def _read_tiff(source: VolumeSource) -> ScanVolume:
+def _read_tiff(source: VolumeSource, limits: InputLimits) -> ScanVolume:
     try:
         with Image.open(source.path) as image:
             if image.mode not in TIFF_MODES:
                 raise BadInputError(f"{source.path}: pages of mode {image.mode}, expected grey of 8 or 16 bits")
-            shape = image.n_frames, image.height, image.width
-            first = np.asarray(image)
-            if first.nbytes * image.n_frames > MAX_VOLUME_BYTES:
-                raise BadInputError(f"{source.path}: {image.n_frames} pages are more than a volume may have")
-            voxels = np.empty(shape, first.dtype.newbyteorder("="))
-            for index in range(image.n_frames):
+            first = image.mode, image.height, image.width
+            check_volume(source.path, (1, *first[1:]), limits)
+            shape = _count_pages(source.path, image), *first[1:]
+            check_volume(source.path, shape, limits)
+            image.seek(0)
+            samples = np.asarray(image)
+            check_length(source.path, shape[0] * samples.nbytes, TIFF_RATIO)
+            voxels = np.empty(shape, samples.dtype.newbyteorder("="))
+            for index in range(shape[0]):
                 image.seek(index)
-                if (image.height, image.width) != shape[1:]:
-                    raise BadInputError(f"{source.path}: page {index} has another size than the first; split the file")
+                if (image.mode, image.height, image.width) != first:
+                    raise BadInputError(
+                        f"{source.path}: page {index} has another size or depth than the first; split the file"
+                    )
                 voxels[index] = np.asarray(image)
     except (BadInputError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise what they meet: struct, key, index and type errors too
         raise BadInputError(f"{source.path}: cannot be read ({one_line(error, 160)}); copy it again") from error
     return ScanVolume(source, voxels, None, Geometry())
+
+
+def _count_pages(path: Path, image: Image.Image) -> int:
+    """Pages of an open TIFF, each of which Pillow has to look for."""
+    for count in range(MOST_PAGES + 1):
+        try:
+            image.seek(count)
+        except EOFError:
+            return count
+    raise BadInputError(f"{path}: has more than {MOST_PAGES} pages; split the file")
 
 
 READERS = {METAIMAGE: _read_metaimage, NIFTI: _read_nifti, DICOM: _read_dicom, TIFF: _read_tiff}

@@ -31,7 +31,7 @@ def wait_until_loaded(port):
     until(lambda: ask(port, "GET", "/health")[0] == 200)
 
 
-def serving(folder, **streams) -> subprocess.Popen:
+def serving(folder, *flags, **streams) -> subprocess.Popen:
     """The serve command on a free port, one thread, without the Hub; its address is the first line it prints."""
     command = [
         sys.executable,
@@ -42,6 +42,7 @@ def serving(folder, **streams) -> subprocess.Popen:
         "0",
         "--cpu-threads",
         "1",
+        *flags,
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **streams)

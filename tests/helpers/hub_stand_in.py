@@ -159,6 +159,8 @@ class Handler(BaseHTTPRequestHandler):
         for line in body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
+            if entry["key"] == "header" and value.get("parentCommit") not in (None, self.oid_at(name, revision)):
+                return self.answer({"error": "the parent commit is not the last one"}, 412)
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
