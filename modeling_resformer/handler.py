@@ -297,7 +297,7 @@ class EndpointHandler:
         if not self.tasks:
             raise ValueError(f"{path}: no weights for {', '.join(sorted(missing))}; expected a trained checkpoint.")
         self.classes_exclude = model.config.classes_exclude
-        self.model = model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")).fuse()
         self.image_processor = AutoImageProcessor.from_pretrained(path, **source)
         self.limits = limits
 

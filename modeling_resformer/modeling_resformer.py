@@ -13,6 +13,7 @@ enhanced skips, the decoder and the heads stay what they are.
 Shapes: B batch, C channels, H x W image, S mask classes with background, K image-level classes.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,8 +34,9 @@ from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from .backbone_resformer import StageInput, build_backbone, stage_inputs, stage_modules
+from .backbone_resformer import LOOKED_AT, StageInput, build_backbone, stage_inputs, stage_modules
 from .configuration_resformer import ResFormerConfig
+from .fusing_resformer import fuse_convolutions, stand_ins
 
 
 if TYPE_CHECKING:
@@ -54,12 +56,12 @@ UNLABELLED = -100
 FOCAL_GAMMA = 2.0
 SHARE_TOLERANCE = 1e-3  # of the shares of classes of one image, whose sum is 1 but for rounding
 POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
-LOADED_RATIO, SPARE_PARAMETERS = (
-    4,
-    1 << 26,
-)  # of a loaded model: parameters by byte of its weights, and those of new heads
-# CUDA's memory-efficient attention takes no more heads, and windows are counted among them here.
-MOST_HEADS = 65_535
+# Parameters that a loaded model may have by byte of its weights, and on top, for new heads.
+LOADED_RATIO, SPARE_PARAMETERS = 4, 1 << 26
+# CUDA's memory-efficient attention takes no more images, which windows are to it.
+MOST_WINDOWS = 65_535
+# Of what keeps two tokens apart, before the scaling of scores; a few of them still fit into float16.
+APART = 2.0**14
 
 
 @dataclass
@@ -131,24 +133,44 @@ class WindowAxis:
     Attributes:
         count: Number of windows.
         source: (count * window_size,) position on the map of each place in the windows; padding repeats the last.
-        group: (count * window_size,) equal for places that may see each other within a window; padding is its own.
+        group: (count * window_size,) which places of a window may see each other: 0 those of a window that lies whole on
+            the map, 1 and 2 the far end of the map and its beginning, which a shift brings into one window, 3 padding.
         target: (size,) place in the windows of each position on the map.
+        is_whole: Whether all places of every window see each other; False where that depends on a size yet unknown.
     """
 
     count: int
     source: torch.Tensor
     group: torch.Tensor
     target: torch.Tensor
+    is_whole: bool
+
+
+@dataclass
+class WindowGrid:
+    """How a (h, w) feature map falls into (shifted) windows of N tokens, one after the other.
+
+    Attributes:
+        source: (windows * N,) position on the flattened map of each token; padding repeats the last.
+        target: (h * w,) place among the windows' tokens of each position on the map.
+        apart: Two (windows, N, 5) bools, for queries and keys: a token may see another of its window where their product
+            over the last axis is 0. None where all see each other.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    apart: tuple[torch.Tensor, torch.Tensor] | None
 
 
 def window_axis(size: int, window_size: int, shift_size: int, device: torch.device) -> WindowAxis:
     """Divides an axis of `size` positions into windows, cyclically shifted unless one window holds them all.
 
-    No branch depends on `size`, so that an exported graph serves every size; there, a second and fully padded window
-    keeps the number of windows from being specialised to 1.
+    No branch depends on a symbolic size, so that an exported graph serves every size; there, a second and fully padded
+    window keeps the number of windows from being specialised to 1.
     """
+    is_known = not isinstance(size, torch.SymInt)
     real = (size + window_size - 1) // window_size
-    count = torch.sym_max(real, 2) if torch.compiler.is_compiling() else real
+    count = real if is_known else torch.sym_max(real, 2)
     length = count * window_size
     shift = shift_size * torch.sym_min(real - 1, 1)
     place = torch.arange(length, device=device)
@@ -161,15 +183,61 @@ def window_axis(size: int, window_size: int, shift_size: int, device: torch.devi
         source=position.clamp(max=size - 1),
         group=torch.where(position < size, wrapped, 3),
         target=torch.where(target < 0, target + length, target),
+        is_whole=is_known and shift == 0 and length == size,
     )
 
 
-def attention_mask(rows: WindowAxis, columns: WindowAxis, window_size: int) -> torch.Tensor:
-    """(windows, N, N) bool: whether a token may attend another of its window; every token may attend itself."""
-    group = 4 * rows.group[:, None] + columns.group
-    group = group.view(rows.count, window_size, columns.count, window_size).permute(0, 2, 1, 3)
-    group = group.reshape(rows.count * columns.count, window_size * window_size)
-    return group[:, :, None] == group[:, None, :]
+def window_grid(height: int, width: int, window_size: int, shift_size: int, device: torch.device) -> WindowGrid:
+    """Divides a (height, width) map into windows."""
+    rows = window_axis(height, window_size, shift_size, device)
+    columns = window_axis(width, window_size, shift_size, device)
+    tokens = window_size**2
+
+    def by_windows(places: torch.Tensor) -> torch.Tensor:
+        """(rows, columns, ...) of all places -> (windows, N, ...)."""
+        rest = places.shape[2:]
+        places = places.view(rows.count, window_size, columns.count, window_size, *rest).transpose(1, 2)
+        return places.reshape(rows.count * columns.count, tokens, *rest)
+
+    row, column = rows.target // window_size, columns.target // window_size
+    from_row = row * (columns.count * tokens) + (rows.target - row * window_size) * window_size
+    from_column = column * tokens + columns.target - column * window_size
+    apart = None
+    if not (rows.is_whole and columns.is_whole):
+        apart = tuple(by_windows(flags) for flags in kept_apart(rows.group[:, None], columns.group[None]))
+    return WindowGrid(
+        source=by_windows(rows.source[:, None] * width + columns.source).flatten(),
+        target=(from_row[:, None] + from_column).flatten(),
+        apart=apart,
+    )
+
+
+def kept_apart(row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flags of queries and of keys, (rows, columns, 5) each, from the places' groups along both axes.
+
+    The far end of a map and its beginning do not see each other, and nobody sees padding.
+    """
+    padding = (row == 3) | (column == 3)
+    far_row, first_row, far_column, first_column = (
+        flags.expand_as(padding) for flags in (row == 1, row == 2, column == 1, column == 2)
+    )
+    query = [far_row, first_row, far_column, first_column, torch.ones_like(padding)]
+    key = [first_row, far_row, first_column, far_column, padding]
+    return torch.stack(query, dim=-1), torch.stack(key, dim=-1)
+
+
+def with_apart(heads: torch.Tensor, flags: torch.Tensor, scale: float) -> torch.Tensor:
+    """(B, windows, heads, N, d) with flags (windows, N, 5) times `scale` and zeros as further channels.
+
+    So queries and keys do what a mask of (windows, N, N) would do, in memory that grows with the tokens alone.
+    """
+    flags = F.pad(flags.to(heads.dtype) * scale, (0, extra_channels(heads.shape[-1]) - flags.shape[-1]))
+    return torch.cat([heads, flags[:, None].expand(*heads.shape[:-1], -1)], dim=-1)
+
+
+def extra_channels(head_dim: int) -> int:
+    """Room for the flags, such that kernels are given a multiple of 8 channels."""
+    return -(head_dim + 5) // 8 * -8 - head_dim
 
 
 def eager_attention_forward(
@@ -182,15 +250,14 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention by the signature of transformers' attention functions.
+    """Plain attention by the signature of transformers' attention functions, where windows count as images.
 
-    (B, windows * heads, N, d) each -> (B, N, windows * heads, d) and the probabilities (B, windows, heads, N, N).
+    (windows, heads, N, d) each -> (windows, N, heads, d) and the probabilities (windows, heads, N, N).
     """
     scores = torch.matmul(query, key.transpose(-2, -1)) * scaling + attention_mask
     probabilities = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout, training=module.training)
-    probabilities = probabilities.unflatten(1, (-1, module.num_heads))
-    return torch.matmul(probabilities.flatten(1, 2), value).transpose(1, 2).contiguous(), probabilities
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
 class ResFormerRelativePositionBias(nn.Module):
@@ -215,6 +282,17 @@ class ResFormerRelativePositionBias(nn.Module):
         return self.table.index_select(0, self.index).view(tokens, tokens, -1).permute(2, 0, 1)
 
 
+class ResFormerFixedPositionBias(nn.Module):
+    """The bias of `ResFormerRelativePositionBias`, looked up once."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias.detach().contiguous(), persistent=False)
+
+    def forward(self) -> torch.Tensor:
+        return self.bias
+
+
 class ResFormerWindowAttention(nn.Module):
     """Multi-head self-attention inside (shifted) windows of a (B, h, w, C) map."""
 
@@ -234,61 +312,35 @@ class ResFormerWindowAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch_size, height, width, _ = hidden_states.shape
-        rows = window_axis(height, self.window_size, self.shift_size, hidden_states.device)
-        columns = window_axis(width, self.window_size, self.shift_size, hidden_states.device)
-        windows = self.partition(hidden_states, rows, columns)
-        query, key, value = self.split_heads(self.qkv(windows))
-        context, probabilities = self.attend(query, key, value, rows, columns, output_attentions)
-        context = context.view(batch_size, self.window_size**2, -1, self.num_heads * self.head_dim).transpose(1, 2)
-        return self.merge(self.output(context), rows, columns), probabilities
-
-    def partition(self, hidden_states: torch.Tensor, rows: WindowAxis, columns: WindowAxis) -> torch.Tensor:
-        """(B, h, w, C) -> (B, windows, N, C)."""
-        batch_size, _, _, channels = hidden_states.shape
-        side = self.window_size
-        grid = hidden_states.index_select(1, rows.source).index_select(2, columns.source)
-        grid = grid.view(batch_size, rows.count, side, columns.count, side, channels).transpose(2, 3)
-        return grid.reshape(batch_size, rows.count * columns.count, side * side, channels)
-
-    def merge(self, windows: torch.Tensor, rows: WindowAxis, columns: WindowAxis) -> torch.Tensor:
-        """(B, windows, N, C) -> (B, h, w, C), the inverse of `partition` without the padding."""
-        batch_size, _, _, channels = windows.shape
-        side = self.window_size
-        grid = windows.reshape(batch_size, rows.count, columns.count, side, side, channels).transpose(2, 3)
-        grid = grid.reshape(batch_size, rows.count * side, columns.count * side, channels)
-        return grid.index_select(1, rows.target).index_select(2, columns.target)
-
-    def split_heads(self, qkv: torch.Tensor) -> torch.Tensor:
-        """(B, windows, N, 3C) -> (3, B, windows * heads, N, d); windows join the heads, so one mask serves B."""
-        batch_size, count, tokens, _ = qkv.shape
-        qkv = qkv.view(batch_size, count, tokens, 3, self.num_heads, self.head_dim).permute(3, 0, 1, 4, 2, 5)
-        return qkv.reshape(3, batch_size, count * self.num_heads, tokens, self.head_dim)
+        batch_size, height, width, channels = hidden_states.shape
+        tokens = self.window_size**2
+        grid = window_grid(height, width, self.window_size, self.shift_size, hidden_states.device)
+        windows = hidden_states.flatten(1, 2).index_select(1, grid.source)
+        qkv = self.qkv(windows).view(batch_size, -1, tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)
+        if grid.apart is not None:
+            query, key = with_apart(query, grid.apart[0], 1.0), with_apart(key, grid.apart[1], -APART)
+            value = F.pad(value, (0, extra_channels(self.head_dim)))  # since kernels take values as wide as keys
+        context, probabilities = self.attend(*(x.flatten(0, 1) for x in (query, key, value)), output_attentions)
+        context = self.output(context[..., : self.head_dim].reshape(batch_size, -1, channels))
+        context = context.index_select(1, grid.target).view(batch_size, height, width, channels)
+        return context, None if probabilities is None else probabilities.unflatten(0, (batch_size, -1))
 
     def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        rows: WindowAxis,
-        columns: WindowAxis,
-        output_attentions: bool,
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, windows * heads, N, d) each -> (B, N, windows * heads, d), and the probabilities where asked for."""
-        bias = self.position_bias().to(query.dtype)
-        allowed = attention_mask(rows, columns, self.window_size)
-        mask = torch.where(allowed[:, None], bias, torch.finfo(query.dtype).min).flatten(0, 1)[None]
+        """(windows, heads, N, d) each -> (windows, N, heads, d), and the probabilities where asked for."""
+        bias = self.position_bias().to(query.dtype)[None]
         attention: Callable = eager_attention_forward
         if not output_attentions:
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        if output_attentions or torch.compiler.is_compiling() or query.shape[1] <= MOST_HEADS:
-            context, probabilities = attention(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+        if output_attentions or torch.compiler.is_compiling() or len(query) <= MOST_WINDOWS:
+            context, probabilities = attention(self, query, key, value, bias, dropout=dropout, scaling=self.scaling)
             return context, probabilities if output_attentions else None
-        most = MOST_HEADS // self.num_heads * self.num_heads
-        parts = zip(*(x.split(most, dim=1) for x in (query, key, value, mask)), strict=True)
-        contexts = [attention(self, *part, dropout=dropout, scaling=self.scaling)[0] for part in parts]
-        return torch.cat(contexts, dim=2), None
+        parts = zip(*(x.split(MOST_WINDOWS) for x in (query, key, value)), strict=True)
+        contexts = [attention(self, *part, bias, dropout=dropout, scaling=self.scaling)[0] for part in parts]
+        return torch.cat(contexts), None
 
 
 class ResFormerDropPath(nn.Module):
@@ -1019,6 +1071,20 @@ def room_of(folder: Any) -> int | None:
     return SPARE_PARAMETERS + LOADED_RATIO * stored if stored else None
 
 
+def every_output(model: "ResFormerPreTrainedModel") -> list[torch.Tensor]:
+    """What a model gives for a small image, feature maps included, on the meta device."""
+    pixel_values = torch.empty(1, model.config.num_channels, LOOKED_AT, LOOKED_AT, device="meta", dtype=model.dtype)
+    options = {"output_hidden_states": True, "output_attentions": False, "return_dict": True}
+    with torch.enable_grad(), torch.device("meta"):
+        output = torch.func.functional_call(model, stand_ins(model), (pixel_values,), options)
+    return [
+        tensor
+        for value in output.to_tuple()
+        for tensor in (value if isinstance(value, tuple) else (value,))
+        if tensor.grad_fn is not None
+    ]
+
+
 class ResFormerPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and loading shared by all ResFormer models.
 
@@ -1046,6 +1112,8 @@ class ResFormerPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # By which Auto class `pipeline(model=folder, trust_remote_code=True)` loads what this class has saved.
     _pipeline_auto_class: str | None = None
+    # Of a fused model, the one that it was made from.
+    _plain: tuple[PreTrainedModel] | None = None
 
     def __init__(self, config: ResFormerConfig) -> None:
         config.check()
@@ -1084,7 +1152,7 @@ class ResFormerPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model as transformers does, and refuses one that could only answer nonsense.
+        """Loads a model as transformers does, channels last, and refuses one that could only answer nonsense.
 
         Only safetensors are read: a pickle may run whatever it likes.
 
@@ -1106,15 +1174,65 @@ class ResFormerPreTrainedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path}: its weights are damaged, {name} holds NaN or infinite values; "
                 "load another checkpoint, or copy it again."
             )
+        model.to(memory_format=torch.channels_last)  # as the Swin layers have it, and a fifth faster on a CPU
         return loaded
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Saves weights and config and, for `trust_remote_code`, the code of model and pipeline."""
+        if self._plain is not None:
+            self._plain[0].save_pretrained(save_directory, *args, **kwargs)
+            return
         self.config.auto_map = dict(AUTO_MAP)
         if self._pipeline_auto_class is not None:
             implementation = {"impl": "pipeline_resformer.ResFormerPipeline", "type": "image"}
             self.config.custom_pipelines = {PIPELINE_TASK: {**implementation, "pt": [self._pipeline_auto_class]}}
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def fuse(self) -> "ResFormerPreTrainedModel":
+        """The evaluation form: another model with the same answers, but for rounding, from less arithmetic.
+
+        Batch norms and the second convolutions of the enhanced skips are folded into the convolutions before them, those of
+        a backbone too, and position biases are looked up once. Weights lie channels last. What is not folded is in memory
+        once for both models. The result shares this model's config, does not train, and its `state_dict` and
+        `save_pretrained` are this model's. A fused model returns itself.
+
+        Raises:
+            ValueError: the model is in training mode, or its weights are not in memory.
+        """
+        if self._plain is not None:
+            return self
+        if self.training:
+            raise ValueError(
+                "fuse() is for a model in evaluation mode, this one is in training mode; call eval() first."
+            )
+        if any(tensor.is_meta for tensor in chain(self.parameters(), self.buffers())):
+            raise ValueError(
+                "fuse() needs the weights, and some are on the meta device; load the model onto a device."
+            )
+        shared: dict[int, Any] = {id(self.config): self.config}
+        for parameter in self.parameters():
+            shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        fused = copy.deepcopy(self, shared)
+        fuse_convolutions(fused, every_output)
+        for name, module in list(fused.named_modules()):
+            if isinstance(module, ResFormerRelativePositionBias):
+                fused.set_submodule(name, ResFormerFixedPositionBias(module()))
+        fused._plain = (self,)  # in a tuple, which keeps it from being a part of the fused model
+        return fused.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> Any:
+        """Sets training or evaluation mode; raises ValueError for training a fused model."""
+        if mode and self._plain is not None:
+            raise ValueError(
+                "A fused model does not train; train the model that fuse() was called on, or load it again."
+            )
+        return super().train(mode)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Weights by name; of a fused model those it was made from."""
+        return (
+            super().state_dict(*args, **kwargs) if self._plain is None else self._plain[0].state_dict(*args, **kwargs)
+        )
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of `config.backbone_config`'s network, to be frozen or to learn at a rate of their own.

@@ -40,6 +40,7 @@ OURS = {
     "modeling_resformer",
     "modeling_resformer.backbone_resformer",
     "modeling_resformer.configuration_resformer",
+    "modeling_resformer.fusing_resformer",
     "modeling_resformer.image_processing_pil_resformer",
     "modeling_resformer.image_processing_resformer",
     "modeling_resformer.modeling_resformer",

@@ -235,7 +235,7 @@ def test_more_windows_than_a_kernel_takes_are_answered_in_parts(config, monkeypa
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         whole = model(pixel_values).segmentation_logits
-        monkeypatch.setattr(modeling_resformer, "MOST_HEADS", 7)
+        monkeypatch.setattr(modeling_resformer, "MOST_WINDOWS", 7)
         for implementation in ("sdpa", "eager"):
             model.set_attn_implementation(implementation)
             torch.testing.assert_close(model(pixel_values).segmentation_logits, whole, rtol=1e-4, atol=1e-4)

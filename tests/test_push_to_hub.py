@@ -36,6 +36,7 @@ REPO = "org/resformer-lite-isic2017"
 CODE = {
     "backbone_resformer.py",
     "configuration_resformer.py",
+    "fusing_resformer.py",
     "handler.py",
     "image_processing_pil_resformer.py",
     "image_processing_resformer.py",

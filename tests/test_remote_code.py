@@ -26,6 +26,7 @@ from modeling_resformer import (
 CODE_FILES = {
     "backbone_resformer.py",
     "configuration_resformer.py",
+    "fusing_resformer.py",
     "modeling_resformer.py",
     "image_processing_resformer.py",
     "image_processing_pil_resformer.py",

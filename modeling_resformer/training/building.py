@@ -105,8 +105,7 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
         config = _load_config(name_or_path)
         saved_from = (config.architectures or [TASKS["multi_task"].model_class.__name__])[0]
         model_class = task_named(saved_from).model_class if task is None else TASKS[task].model_class
-        # As it is trained, so that the same weights give the same digits.
-        return model_class.from_pretrained(name_or_path).to(memory_format=torch.channels_last)
+        return model_class.from_pretrained(name_or_path)
 
 
 def build_image_processor(
