@@ -55,6 +55,7 @@ class BuildWithFiles(build_py):
         "hub_cards/card.yaml",
         "hub_cards/space/*.*",
         "scripts/recipes/*.json",
+        "scripts/grids/*.*",
         "docs/network.png",
     )
     FOLDER = "modeling_resformer/shipped_files"
