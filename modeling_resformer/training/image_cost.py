@@ -19,6 +19,8 @@ import torch
 
 from ..configuration_resformer import ResFormerConfig
 from ..heads import TASKS, Task
+from ..modeling_resformer import ResFormerPreTrainedModel
+from ..rivals.rival_models import RivalConfig, rival_model
 
 
 try:
@@ -80,7 +82,7 @@ def measure(workload: Workload) -> Iterator[Stage]:
     device = torch.device(workload.device)
     yield Stage("start", 0.0, peak_memory(device), torch.cuda.mem_get_info(device)[0] if is_cuda(device) else None)
     task = TASKS[workload.task]
-    model = task.model_class(ResFormerConfig.from_dict(workload.config)).to(device)
+    model = model_of(task, workload.config).to(device)
     if workload.checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
@@ -101,6 +103,13 @@ def measure(workload: Workload) -> Iterator[Stage]:
     yield Stage("step", seconds, peak_memory(device))
     if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
         yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick), peak_memory(device))
+
+
+def model_of(task: Task, config: dict[str, Any]) -> ResFormerPreTrainedModel:
+    """The model of a task, or the rival, that a config's dictionary describes, from random weights."""
+    if config.get("model_type") == RivalConfig.model_type:
+        return rival_model(task, RivalConfig.from_dict(config))
+    return task.model_class(ResFormerConfig.from_dict(config))
 
 
 def make_batch(
