@@ -47,6 +47,7 @@ class Workload:
         autocast: `bfloat16`, `float16` or None.
         checkpointing: recompute activations in the backward pass.
         quick: repeat as little as may be.
+        cpu_time: measure by the time of the CPU, and not by the wall's clock.
     """
 
     task: str
@@ -57,6 +58,7 @@ class Workload:
     autocast: str | None = None
     checkpointing: bool = False
     quick: bool = False
+    cpu_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def measure(workload: Workload) -> Iterator[Stage]:
         optimizer.step()
         optimizer.zero_grad()
 
-    yield Stage("forward", timed(forward, device, workload.quick), peak_memory(device))
-    seconds = timed(lambda: step(1), device, workload.quick)
+    clock = time.process_time if workload.cpu_time else time.perf_counter
+    yield Stage("forward", timed(forward, device, workload.quick, clock), peak_memory(device))
+    seconds = timed(lambda: step(1), device, workload.quick, clock)
     yield Stage("step", seconds, peak_memory(device))
     if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
-        yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick), peak_memory(device))
+        yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick, clock), peak_memory(device))
 
 
 def model_of(task: Task, config: dict[str, Any]) -> ResFormerPreTrainedModel:
@@ -130,7 +133,12 @@ def autocast(workload: Workload, device: torch.device) -> torch.autocast | nullc
     return torch.autocast(device.type, getattr(torch, workload.autocast))
 
 
-def timed(run: Callable[[], None], device: torch.device, quick: bool = False) -> float:
+def timed(
+    run: Callable[[], None],
+    device: torch.device,
+    quick: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of the fastest repetition after the first, which also chooses kernels and fills caches.
 
     The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow; if it shall be
@@ -139,11 +147,11 @@ def timed(run: Callable[[], None], device: torch.device, quick: bool = False) ->
     enough, slow = (0.0, QUICK_SECONDS) if quick else (ENOUGH_SECONDS, VERY_SLOW_SECONDS)
     spent: list[float] = []
     while len(spent) < 2 or (len(spent) < 6 and sum(spent) < enough):
-        started = time.perf_counter()
+        started = clock()
         run()
         if is_cuda(device):
             torch.cuda.synchronize(device)
-        spent.append(time.perf_counter() - started)
+        spent.append(clock() - started)
         if spent[0] > slow:
             break
     return min(spent[1:] or spent)
