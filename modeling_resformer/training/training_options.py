@@ -46,10 +46,27 @@ class ModelOptions:
             "'imagenet', no network needed), timm/NAME, or a folder or Hub id of transformers such as microsoft/resnet-50.",
         },
     )
+    rival: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "LIBRARY/NETWORK",
+            "help": "Network of another library in place of ResFormer, to compare with (extra 'benchmark'): "
+            "smp/Unet:resnet34, monai/SwinUNETR, transformers/segformer-b0, timm/inception_v3 and others; see "
+            "docs/reproduce.md.",
+        },
+    )
+    pretrained: bool = field(
+        default=False,
+        metadata={
+            "help": "Start the --rival, or its encoder, from ImageNet weights: with efficientnet-lite0, -lite1 or -lite2 "
+            "those of --backbone, else those of its library, which needs the Hub."
+        },
+    )
     backbone_lr_scale: float | None = field(
         default=None,
         metadata={
-            "help": "The backbone's learning rate over that of the other parts; default 0.3 with --backbone, else 1."
+            "help": "The backbone's learning rate over that of the other parts; default 0.3 with --backbone or "
+            "--pretrained, else 1."
         },
     )
     freeze_backbone_epochs: float = field(
@@ -117,7 +134,7 @@ class ModelOptions:
         """The backbone's learning rate over that of the other parts."""
         if self.backbone_lr_scale is not None:
             return self.backbone_lr_scale
-        return 0.3 if self.backbone is not None else 1.0
+        return 0.3 if self.backbone is not None or self.pretrained else 1.0
 
 
 @dataclass
@@ -126,6 +143,27 @@ class DataOptions(ScoringOptions):
 
     dataset: str | None = field(
         default=None, metadata={"metavar": "FOLDER", "help": "Folder that scripts/prepare_*.py wrote."}
+    )
+    only: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "COLUMN=VALUE",
+            "help": "Train and evaluate on the rows with this value alone, such as vendor=Cirrus; default all.",
+        },
+    )
+    hold_out: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "COLUMN=VALUE",
+            "help": "Train and select without the rows of this value, and test on these alone, such as vendor=Cirrus.",
+        },
+    )
+    mask_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the training images whose masks are used, drawn by --seed; of the others only the "
+            "image-level labels are. A smaller share is a part of a larger one."
+        },
     )
     # None: what suits the kind of image that the dataset records, see data/transforms.py.
     rotation_degrees: float | None = field(

@@ -17,6 +17,7 @@ from ..evaluation.results import write_results
 from ..files import alone, check_writable
 from ..heads import TASKS
 from ..metrics.scores import Bootstrap
+from ..rivals.rival_models import RivalConfig
 from .arguments import DataArguments, ModelArguments
 from .building import (
     build_collator,
@@ -30,6 +31,7 @@ from .checkpoints import choose_checkpoint, named_checkpoint_failure, no_empty_f
 from .imagenet import backbone_start
 from .preflight import check_resources
 from .resnet import fill_from_resnet
+from .rival_start import RivalPixels
 from .run_checks import check_annotations, check_devices, check_exclusive_labels, check_image_size, check_splits
 from .run_record import RunClock, code_version, write_run_record
 from .split_evaluation import evaluate_split
@@ -70,7 +72,7 @@ def train_alone(model_args: ModelArguments, data_args: DataArguments, training_a
         logging.getLogger("modeling_resformer").setLevel(logging.ERROR)
     check_devices(training_args)
     set_seed(training_args.seed)
-    prepared = load_prepared(data_args.dataset, data_args.splits)
+    prepared = data_args.choice.applied_to(load_prepared(data_args.dataset, data_args.splits), training_args.seed)
     check_splits(prepared, data_args.dataset)
     if training_args.should_log:
         logger.info("%s", data_args.explain_augmentation(prepared.modality))
@@ -105,13 +107,14 @@ def make_trainer(
 ) -> ResFormerTrainer:
     """With the model, its processor and the rows that it learns from and is selected by."""
     start = None if model_args.backbone is None else backbone_start(model_args.backbone)
-    model = build_model(model_args, prepared, start)
+    model = build_model(model_args, prepared, start, data_args.image_size)
     check_exclusive_labels(prepared, model.config, TASKS[model_args.task], data_args.dataset)
     if model_args.init_resnet is not None:
         filled = fill_from_resnet(model, model_args.init_resnet)
         if training_args.should_log:
             logger.info("%s", filled)
-    image_processor = build_image_processor(model_args.model_name_or_path, data_args, start)
+    pixels = RivalPixels.of(model.config) if isinstance(model.config, RivalConfig) else start
+    image_processor = build_image_processor(model_args.model_name_or_path, data_args, pixels)
     check_image_size(image_processor, model.config)
     if model_args.sync_batch_norm:
         synchronise_batch_norms(model, training_args)

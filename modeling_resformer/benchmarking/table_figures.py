@@ -1,0 +1,212 @@
+"""Figures of a grid: Pareto plots, the share of masks, Dice against size, and masks beside each other as the paper's 5 to 8."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..data.prepared import PreparedDataset
+from ..drawing import displayable
+from ..files import whole_file
+from ..metrics.score_table import SCORES
+from .analyses import dice_by_size, shares_of_masks, trained_lines
+from .cell_runs import fitted, shown_rows
+from .grid import Cell, Grid
+from .table_lines import Line, Part, value_of
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# As in the paper's figures.
+TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (255, 220, 0), (230, 30, 30), (40, 180, 60)
+FLUIDS = ((0, 0, 0), (230, 30, 30), (40, 180, 60), (50, 90, 230))
+STRENGTH = 0.55  # of the colour over the image
+CAPTION = 26  # pixels
+MARKERS = {"ours": "*", "rival": "o"}
+PLOTTED = ("dice_present", "auc")
+
+
+def draw_figures(grid: Grid, parts: Sequence[Part], data: Mapping[str, PreparedDataset], output: Path) -> list[Path]:
+    """Draws every figure that there is something for; where they stand.
+
+    Args:
+        grid: that was run.
+        parts: of its tables.
+        data: by dataset of the grid; without one there are no masks to look at.
+        output: folder of the cells.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder = output / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for text, lines in trained_lines(parts).items():
+        name = "_".join(text.lower().replace(",", "").split())
+        for kind, figure in (("pareto", pareto(text, lines)), ("size", size_figure(text, lines))):
+            drawn += save_figure(figure, folder / f"{kind}_{name}.png")
+    for part in parts:
+        if part.table.name == "share_of_masks":
+            drawn += save_figure(share_figure(part), folder / f"share_of_masks_{part.dataset}.png")
+    for dataset, prepared in data.items():
+        sheet = masks_sheet(grid, [part for part in parts if part.dataset == dataset], dataset, prepared, output)
+        if sheet is not None:
+            with whole_file(folder / f"masks_{dataset}.png") as partial:
+                sheet.save(partial, format="PNG")
+            drawn.append(folder / f"masks_{dataset}.png")
+    return drawn
+
+
+def save_figure(figure: "Figure | None", path: Path) -> list[Path]:
+    if figure is None:
+        return []
+    from matplotlib import pyplot
+
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    pyplot.close(figure)
+    return [path]
+
+
+def pareto(title: str, lines: Mapping[str, Line]) -> "Figure | None":
+    """Dice and AUC against the time of one image, those that nobody beats in both joined by a line."""
+    from matplotlib import pyplot
+
+    columns = {score.name: score.column for score in SCORES if score.name in PLOTTED}
+    shown = [name for name in columns if any(not math.isnan(value_of(line, name)) for line in lines.values())]
+    if not shown or not all(line.cost for line in lines.values()):
+        return None
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(7 * len(shown), 5), layout="constrained", squeeze=False)
+    for one, name in zip(axes[0], shown, strict=True):
+        points = [(line.cost["milliseconds"], 100 * value_of(line, name), line) for line in lines.values()]
+        points = sorted((point for point in points if not math.isnan(point[1])), key=lambda point: point[:2])
+        for x, y, line in points:
+            ours = line.kind == "ours"
+            one.plot(x, y, MARKERS[line.kind], color="C1" if ours else "C0", markersize=13 if ours else 7)
+            one.annotate(shortened(line.text), (x, y), (5, 3), textcoords="offset points", fontsize=7)
+        front = pareto_front([point[:2] for point in points])
+        one.step(*zip(*front, strict=True), where="post", color="0.6", zorder=0)
+        one.set(
+            xscale="log", xlabel="milliseconds an image, forward", ylabel=f"{columns[name]}, per cent", title=title
+        )
+        one.margins(x=0.2)
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, score) those that no other beats: none is as cheap and better, or as good and cheaper. Ascending."""
+    front: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front
+
+
+def size_figure(title: str, lines: Mapping[str, Line]) -> "Figure | None":
+    """Mean Dice of every quarter of the images by the size of what they show."""
+    from matplotlib import pyplot
+
+    segmenting = {text: line for text, line in lines.items() if line.answers[0].rows.counts is not None}
+    if not segmenting:
+        return None
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for number, (text, line) in enumerate(segmenting.items()):
+        means, medians = dice_by_size(line.answers)
+        style = {"ours": "-", "rival": "--"}[line.kind]
+        axes.plot(100 * medians, 100 * means, style, marker="o", color=f"C{number % 10}", label=shortened(text))
+    axes.set(
+        xscale="log", xlabel="median size of the quarter, per cent of the image", ylabel="Dice, per cent", title=title
+    )
+    axes.legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def share_figure(part: Part) -> "Figure | None":
+    """Dice and AUC against the share of the training images that have masks, with the intervals over cases."""
+    from matplotlib import pyplot
+
+    models = shares_of_masks(part)
+    columns = {score.name: score.column for score in SCORES if score.name in PLOTTED}
+    if all(len(lines) < 2 for lines in models.values()):
+        return None
+    figure, axes = pyplot.subplots(1, len(columns), figsize=(7 * len(columns), 4.5), layout="constrained")
+    for one, (name, column) in zip(axes, columns.items(), strict=True):
+        for number, lines in enumerate(models.values()):
+            known = [(100 * share, line.scores[name]) for share, line in lines if name in line.scores]
+            x, y = [share for share, _ in known], np.array([[s.value, s.low, s.high] for _, s in known]) * 100
+            reach = np.nan_to_num(np.abs(y[:, 1:].T - y[:, 0]))
+            label = lines[-1][1].text
+            one.errorbar(x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=shortened(label))
+        one.set(xscale="log", xlabel="per cent of the training images with masks", ylabel=f"{column}, per cent")
+        one.set_xticks(x, [f"{share:g}" for share in x], minor=False)
+        one.legend(fontsize=8)
+    figure.suptitle(f"{part.table.title}, {part.text}")
+    return figure
+
+
+def shortened(text: str, most: int = 34) -> str:
+    text = text.partition(" (stand-in")[0]
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def masks_sheet(
+    grid: Grid, parts: Sequence[Part], dataset: str, prepared: PreparedDataset, output: Path
+) -> Image.Image | None:
+    """A row of pictures for each shown image: the image, its truth, and what each model of the first seed made of it."""
+    models = {line.text: line for part in parts for line in part.lines if line.kind in ("ours", "rival")}
+    folders = {}
+    for text, line in models.items():
+        place = output / "cells" / Cell(**line.answers[0].record["cell"]).name / "shown"
+        if any(place.glob("*.png")):
+            folders[text] = place
+    rows = [(name, row) for name, row in shown_rows(prepared) if row["mask"] is not None]
+    if not folders or not rows:
+        return None
+    lines = []
+    for name, row in rows:
+        size = fitted(row["image"].size)
+        image = displayable(row["image"]).resize(size, Image.Resampling.BILINEAR)
+        true = np.asarray(row["mask"].resize(size, Image.Resampling.NEAREST))
+        tiles = [("image", image), ("truth", coloured(image, true, true))]
+        for text, place in folders.items():
+            file = place / f"{name}.png"
+            if file.is_file():
+                tiles.append((shortened(text, 30), coloured(image, true, np.asarray(Image.open(file)))))
+        lines.append(tiles)
+    return pasted(lines)
+
+
+def coloured(image: Image.Image, true: np.ndarray, predicted: np.ndarray) -> Image.Image:
+    """Of one class true positives yellow, false negatives red, false positives green; of several each in its colour."""
+    pixels = np.asarray(image, dtype=np.float64).copy()
+    if max(int(true[true != 255].max(initial=0)), int(predicted.max(initial=0))) <= 1:
+        areas = [
+            ((true == 1) & (predicted == 1), TRUE_POSITIVE),
+            ((true == 1) & (predicted != 1), FALSE_NEGATIVE),
+            ((true == 0) & (predicted == 1), FALSE_POSITIVE),
+        ]
+    else:
+        areas = [
+            (predicted == index, FLUIDS[(index - 1) % 3 + 1]) for index in range(1, int(predicted.max(initial=0)) + 1)
+        ]
+    for area, colour in areas:
+        pixels[area] = (1 - STRENGTH) * pixels[area] + STRENGTH * np.array(colour, dtype=np.float64)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
+    """Pictures in rows, the name of each column above every picture."""
+    side: Any = max(max(image.size) for line in lines for _, image in line) + 4
+    width, height = side * max(map(len, lines)), (side + CAPTION) * len(lines)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        for column, (text, image) in enumerate(line):
+            corner = column * side, number * (side + CAPTION)
+            draw.text((corner[0] + 2, corner[1] + 6), text, fill="black")
+            sheet.paste(image, (corner[0], corner[1] + CAPTION))
+    return sheet
