@@ -171,7 +171,7 @@ def draw_shown(work: Path, data: Path, target: Path) -> None:
 
 def loaded_trainer(run: Path, prepared: PreparedDataset) -> ResFormerTrainer:
     """That of an evaluation, with the model of a finished training."""
-    model, processor = load_model(str(run), None), build_image_processor(str(run), None)
+    model, processor = load_model(str(run), None), build_image_processor(str(run))
     return ResFormerTrainer(
         model=model,
         args=EvaluationArguments(output=str(run)).as_training_arguments(),
