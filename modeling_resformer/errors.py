@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # torch says RuntimeError and nothing of the reason when a file cannot be written to its end.
+WORKER_DEATHS = ("DataLoader worker", "abruptly died")
 TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream")
 
 
@@ -155,6 +156,24 @@ def is_path(name: str) -> bool:
     """Whether it can only be meant as a path: it is no Hub id (`name` or `owner/name`), or starts with a folder here."""
     owner, slash, rest = name.partition("/")
     return "/" in rest or owner in ("", ".", "..") or name.startswith("~") or (slash != "" and Path(owner).is_dir())
+
+
+@contextmanager
+def named_worker_failure(where: str, cure: str) -> Iterator[None]:
+    """Raises `BadInputError` in place of what torch and `datasets` say when one of their processes is killed.
+
+    Args:
+        where: what was being worked on.
+        cure: what to do, as the end of a sentence.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in WORKER_DEATHS):
+            raise
+        raise BadInputError(
+            f"{where}: a process that read its data was killed, perhaps for want of memory; {cure}"
+        ) from error
 
 
 def is_write_failure(error: BaseException) -> bool:

@@ -476,3 +476,22 @@ def test_the_description_names_every_route_and_what_each_answers(port, image):
         for method in document["paths"][path]:
             status = ask(port, method.upper(), place, encoded(image) if method == "post" else None)[0]
             assert str(status) in document["paths"][path][method]["responses"]
+
+
+@pytest.mark.slow
+def test_what_the_description_promises_holds_for_what_nobody_would_send(port):
+    """`pip install schemathesis`, which is no requirement of ours: it sends what fits the description, and what does not."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+    for found in schema.get_all_operations():
+
+        @given(case=found.ok().as_strategy())
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        def check(case):
+            # A text that is no image fits the description as well as one that is.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
+
+        check()

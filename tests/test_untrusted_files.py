@@ -25,6 +25,7 @@ from modeling_resformer.data import archives
 from modeling_resformer.data.annotated import read_annotated_slices
 from modeling_resformer.data.archives import unpack
 from modeling_resformer.data.label_tables import read_table
+from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.splits import read_manifest, write_manifest
 from modeling_resformer.errors import BadInputError, Problems
 from modeling_resformer.escaping import safe_cell, stored_cell
@@ -229,6 +230,26 @@ def test_one_bad_row_is_skipped_where_that_is_asked_for(tmp_path, column):
     assert run_command("prepare_folder", *options, "--no-leakage-check") == 0
     (skipped,) = json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]
     assert skipped["case_id"] == "c" and "table.jsonl" in skipped["problem"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b"{"),
+        ("resformer.json", b"[1]"),
+        ("resformer.json", b"\xff"),
+        ("dataset_info.json", b"3"),
+        (".arrow", b""),
+    ],
+)
+def test_a_prepared_dataset_that_was_damaged(tmp_path, name, content):
+    write_photograph(tmp_path / "mine" / "images" / "a.png", size=(8, 8))
+    assert run_command("prepare_folder", "--source", tmp_path / "mine", "--output", tmp_path / "out") == 0
+    path = next(path for path in sorted((tmp_path / "out").rglob("*")) if path.name.endswith(name))
+    path.write_bytes(content)
+    with pytest.raises(BadInputError) as caught:
+        load_prepared(tmp_path / "out")
+    line_of(caught, tmp_path / "out")
 
 
 def test_the_name_of_a_class_is_one_line(tmp_path, capsys):

@@ -5,7 +5,9 @@ written, a limit on the size of files or an error at the write for a full disk.
 """
 
 import errno
+import os
 import resource
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -17,7 +19,8 @@ from safetensors import SafetensorError
 from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.errors import BadInputError, named_write_failure
+from modeling_resformer.data.multitask_folder import MultiTaskFolder
+from modeling_resformer.errors import BadInputError, named_worker_failure, named_write_failure
 from modeling_resformer.files import check_writable, finished_folder
 from modeling_resformer.training import evaluation_run, seed_runs
 from modeling_resformer.volumes import scan
@@ -150,6 +153,22 @@ def test_a_repository_or_dataset_that_does_not_fit_is_named_and_leaves_the_old_o
         raise LookupError("as a library wraps it") from error
     assert str(output) in str(caught.value) and reason in str(caught.value) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and (output / "old").read_text() == "old"
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch, capsys):
+    def killed(self, case):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(MultiTaskFolder, "rows", killed)
+    assert run_command("prepare_folder", *images(tmp_path), "--output", tmp_path / "out", "--num-proc", 2) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(tmp_path / "mine") in line and "was killed" in line and "--num-proc 1" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+    with (
+        pytest.raises(BadInputError, match="run: a process that read its data was killed"),
+        named_worker_failure("run", "x"),
+    ):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

@@ -1,18 +1,22 @@
 """A prepared dataset on disk: the Arrow folder and the `resformer.json` beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowException
 
-from ..errors import BadInputError, Problems
+from ..errors import BadInputError, Problems, one_line
 from .columns import class_names
 from .splits import SPLIT_NAMES, apply_manifest, read_manifest
 
 
+# What `datasets` and Arrow raise on files that are damaged.
+READ_ERRORS = (AttributeError, LookupError, OSError, TypeError, ValueError, ArrowException, DatasetGenerationError)
 METADATA_NAME = "resformer.json"
 MODALITIES = {"Isic2017": "dermoscopy", "Retouch": "oct"}  # of the builders whose data are of one kind
 REQUIRED_COLUMNS = ("image", "mask", "class_labels", "class_labels_unknown", "case_id", "slice_index", "mask_classes")
@@ -121,7 +125,7 @@ def _with_manifest(prepared: PreparedDataset, manifest: Path) -> PreparedDataset
 
 def _load_splits(path: Path) -> DatasetDict:
     if (path / "dataset_dict.json").is_file():
-        dataset = load_from_disk(str(path))
+        dataset = _loaded(path, lambda: load_from_disk(str(path)))
     else:
         files = parquet_files(path)
         if not files:
@@ -129,8 +133,19 @@ def _load_splits(path: Path) -> DatasetDict:
                 f"{path}: holds neither dataset_dict.json nor data/*.parquet; give the folder that "
                 "scripts/prepare_*.py wrote with --output; see docs/data.md"
             )
-        dataset = DatasetDict({split: _load_parquet(names) for split, names in files.items()})
+        dataset = _loaded(path, lambda: DatasetDict({split: _load_parquet(names) for split, names in files.items()}))
     if not dataset:
+        raise BadInputError(f"{path}: holds no splits; prepare it again")
+    return dataset
+
+
+def _loaded(path: Path, load: Callable[[], Any]) -> DatasetDict:
+    """What `load` gives; whatever it raises on files that are damaged is said in one line."""
+    try:
+        dataset = load()
+    except READ_ERRORS as error:
+        raise BadInputError(f"{path}: cannot be read ({one_line(error, 200)}); prepare it again") from error
+    if not isinstance(dataset, DatasetDict):
         raise BadInputError(f"{path}: holds no splits; prepare it again")
     return dataset
 
@@ -152,6 +167,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadInputError(f"{file}: not JSON ({error}); prepare the dataset again") from error
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise BadInputError(f"{file}: not JSON ({one_line(error, 160)}); prepare the dataset again") from error
+    if not isinstance(metadata, dict):
+        raise BadInputError(f"{file}: holds no JSON object; prepare the dataset again")
+    return metadata

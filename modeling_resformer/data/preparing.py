@@ -17,7 +17,7 @@ from datasets import (
     enable_progress_bars,
 )
 
-from ..errors import BadInputError, read_skipped
+from ..errors import BadInputError, named_worker_failure, read_skipped
 from ..files import finished_folder, work_folder
 from ..limits import DEFAULT_LIMITS, InputLimits
 from .archives import unpack
@@ -205,7 +205,8 @@ def make_folder(path: Path) -> Path:
 def build(builder: CaseBuilder, num_proc: int | None) -> DatasetDict:
     """Runs a builder into its own cache folder and returns all splits."""
     workers = num_proc if num_proc is not None and num_proc > 1 else None
-    builder.download_and_prepare(num_proc=workers)
+    with named_worker_failure(str(builder.root), "try --num-proc 1"):
+        builder.download_and_prepare(num_proc=workers)
     empty = [name for name, split in builder.info.splits.items() if split.num_examples == 0]
     if empty:
         raise BadInputError(

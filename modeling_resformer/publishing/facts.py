@@ -13,7 +13,7 @@ from ..errors import BadInputError
 from ..metrics.scores import figure
 from .card_text import CARD_TEXT_NAME, CardText, read_card_text
 from .known_datasets import SYNTHETIC, UNKNOWN, Source, source_named
-from .repository_checks import RESULTS_NAME, RUN_NAME, read_json
+from .repository_checks import RESULTS_NAME, RUN_NAME, read_config, read_json
 
 
 NOT_RECORDED = "not recorded"
@@ -225,7 +225,7 @@ def read_facts(run: Path, card_text: Path | None = None, folds: Path | None = No
     record = read_json(run / RUN_NAME) if (run / RUN_NAME).is_file() else {}
     text = find_card_text(run, card_text)
     return Facts(
-        config=ResFormerConfig.from_pretrained(run),
+        config=read_config(run),
         preprocessor=read_json(run / "preprocessor_config.json"),
         results=read_json(run / RESULTS_NAME),
         record=record,

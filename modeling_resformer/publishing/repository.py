@@ -30,6 +30,7 @@ from .repository_checks import (
     check_reload,
     check_repo_id,
     check_run,
+    read_config,
     refuse_pickles,
 )
 
@@ -124,7 +125,7 @@ def check_terms(terms: Terms, facts: Facts) -> None:
 
 def write_model(run: Path, folder: Path) -> ResFormerPreTrainedModel:
     """Saves model and image processor with their code, in float32; returns the model as it was loaded from the run."""
-    config = ResFormerConfig.from_pretrained(run)
+    config = read_config(run)
     try:
         model_class = task_named((config.architectures or ["no architecture"])[0]).model_class
         model, report = model_class.from_pretrained(run, dtype=torch.float32, output_loading_info=True)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..configuration_resformer import ResFormerConfig
-from ..errors import BadInputError, one_line
+from ..errors import BadInputError, named_load_failure, one_line
 from ..files import scratch_folder
 from ..image_processing_pil_resformer import ResFormerImageProcessorPil
 from ..metrics.thresholds import measured_elsewhere
@@ -73,7 +73,7 @@ def check_thresholds(run: Path) -> None:
     measured = read_json(run / RESULTS_NAME).get("thresholds")
     if measured is None:  # of a model, or an evaluation, without image-level classes
         return
-    config = ResFormerConfig.from_pretrained(run)
+    config = read_config(run)
     thresholds = config.decision_thresholds()
     decided = {} if thresholds is None else dict(zip(config.image_class_names, thresholds, strict=True))
     names = measured_elsewhere(decided, measured)
@@ -86,6 +86,16 @@ def check_thresholds(run: Path) -> None:
             f"{run / RESULTS_NAME}: was measured at other thresholds ({found}) than config.json decides by ({stated}); "
             f"measure again by scripts/evaluate.py --model {run} --dataset ... --output {run}"
         )
+
+
+def read_config(run: Path) -> ResFormerConfig:
+    """The config of a run.
+
+    Raises:
+        BadInputError: it is none of a ResFormer.
+    """
+    with named_load_failure("--model", str(run), "the folder of a ResFormer"):
+        return ResFormerConfig.from_pretrained(run)
 
 
 def check_weights(path: Path) -> None:

@@ -48,6 +48,7 @@ STATUSES = {
     400: "no image, or broken JSON",
     401: "the token is missing",
     403: "a web page of an origin that is not allowed",
+    404: "no such route",
     408: "the body did not arrive in time",
     413: "too large, or too long to decode",
     415: "a content type that no image is sent as",

@@ -10,6 +10,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..data.prepared import PreparedDataset, load_prepared
 from ..data.rows import EvaluationRows, TrainingRows, annotated_rows
+from ..errors import named_worker_failure
 from ..evaluation.evaluation import Scoring
 from ..evaluation.per_case import write_per_case
 from ..evaluation.report_page import write_pages
@@ -83,7 +84,10 @@ def train_alone(model_args: ModelArguments, data_args: DataArguments, training_a
     with no_empty_folder_left(output):
         trainer = make_trainer(model_args, data_args, training_args, prepared, clock)
         check_resources(trainer, model_args.yes)
-    with logging_redirect_tqdm() if not training_args.disable_tqdm else nullcontext():
+    with (
+        logging_redirect_tqdm() if not training_args.disable_tqdm else nullcontext(),
+        named_worker_failure(str(output), "go on by --resume_from_checkpoint true and fewer --dataloader_num_workers"),
+    ):
         trainer.train(checkpoint)
     trainer.save_model()
     trainer.save_state()
