@@ -190,9 +190,9 @@ def test_rows_of_one_value_alone_or_all_but_these(prepared):
     def cases(dataset):
         return {split: sorted(set(rows["slice_index"])) for split, rows in dataset.items()}
 
-    assert cases(RowChoice.of("slice_index=1", None).applied_to(prepared, 0).dataset) == dict.fromkeys(
-        prepared.dataset, [1]
-    )
+    assert cases(RowChoice.of("slice_index=1", None).applied_to(prepared, 0).dataset) == {
+        split: [1] for split in prepared.dataset
+    }
     held = cases(RowChoice.of(None, "slice_index=1").applied_to(prepared, 0).dataset)
     assert held == {"train": [0], "validation": [0], "test": [1]}
     with pytest.raises(BadInputError, match="vendor=Zeiss: no such column"):
