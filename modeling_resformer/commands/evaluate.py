@@ -12,6 +12,12 @@ native size, and so comparable with published ones:
     python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017/native \
         --raw_masks ISIC2017/ISIC-2017_Test_v2_Part1_GroundTruth
 
+What another program predicted is scored in the same way, from a folder of its masks (CASE.png, CASE_SLICE.png, or CASE.nii.gz
+and the like for volumes), a table of its scores (case_id, slice_index, and a column in 0..1 for each class), or both:
+
+    python scripts/evaluate.py --predictions nnunet/masks --scores nnunet/scores.csv --dataset data/isic2017 \
+        --output runs/nnunet
+
 With --choose_thresholds the decision thresholds of the image-level classes are first chosen on the validation split, each
 class by balanced accuracy, and written to the checkpoint's config (`classification_thresholds`), where inference finds
 them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at. Of classes that
@@ -35,8 +41,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add_fields(parser, EvaluationOptions)
     parser.also("--output", "--output_dir")
     given = parser.parse_args(arguments)
+    by_others = given.predictions is not None or given.scores is not None
     for name, flag in (("model_name_or_path", "--model"), ("dataset", "--dataset"), ("output", "--output")):
-        if getattr(given, name) is None:
+        if getattr(given, name) is None and not (by_others and name == "model_name_or_path"):
             raise ValueError(f"{flag} is missing; see evaluate.py --help.")
     return given
 
@@ -50,13 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from ..errors import BadInputError, NonFiniteLossError
+    from ..evaluation.outside_answers import evaluate_predictions
     from ..training.arguments import evaluation_arguments
     from ..training.evaluation_run import evaluate
     from ..training.progress import quieten_libraries
 
     quieten_libraries()
     try:
-        evaluate(evaluation_arguments(given))
+        arguments = evaluation_arguments(given)
+        (evaluate_predictions if arguments.is_by_others else evaluate)(arguments)
     except (BadInputError, NonFiniteLossError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -90,6 +90,28 @@ class EvaluationOptions(ScoringOptions):
             "indices for several."
         },
     )
+    predictions: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FOLDER",
+            "help": "Folder of masks that another program predicted, in place of --model: CASE.png, CASE_SLICE.png, or "
+            "CASE.nii.gz and the like for volumes.",
+        },
+    )
+    prediction_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the values of --predictions mean; default as --raw_mask_values, and class indices besides."
+        },
+    )
+    scores: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "CSV",
+            "help": "Scores in 0..1 that another program gave the image-level classes: case_id, slice_index where a case has "
+            "several images, and a column a class by its name. With --predictions or alone.",
+        },
+    )
     batch_size: int = field(default=8, metadata={"help": "Images a forward pass, on each process."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read images, beside each process."})
     cpu_threads: int | None = field(
@@ -97,3 +119,8 @@ class EvaluationOptions(ScoringOptions):
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU although there is an accelerator."})
+
+    @property
+    def is_by_others(self) -> bool:
+        """Whether what another program answered is evaluated, and no model."""
+        return self.predictions is not None or self.scores is not None

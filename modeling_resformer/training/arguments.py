@@ -157,6 +157,15 @@ class EvaluationArguments(EvaluationOptions):
         if self.task not in (None, *TASKS):
             raise ValueError(f"--task is {self.task!r}; expected one of {', '.join(TASKS)}.")
         _check_per_case_format(self.per_case_format)
+        if self.is_by_others:
+            wrong = [flag for flag, given in (("--model", self.model_name_or_path), ("--task", self.task)) if given]
+            wrong += ["--choose_thresholds"] if self.choose_thresholds else []
+            if wrong:
+                raise ValueError(
+                    f"--predictions and --scores take the place of a model; leave {' and '.join(wrong)} out."
+                )
+        if self.prediction_values is not None and self.predictions is None:
+            raise ValueError("--prediction_values says what the files of --predictions mean; give that folder too.")
         if self.raw_mask_values is not None and self.raw_masks is None:
             raise ValueError("--raw_mask_values says what the files of --raw_masks mean; give that folder too.")
         if self.choose_thresholds and not (Path(self.model_name_or_path) / "config.json").is_file():
