@@ -1166,9 +1166,13 @@ class ResFormerPreTrainedModel(PreTrainedModel):
         if self._plain is not None:
             return self
         if self.training:
-            raise ValueError("fuse() is for a model in evaluation mode, this one is in training mode; call eval() first.")
+            raise ValueError(
+                "fuse() is for a model in evaluation mode, this one is in training mode; call eval() first."
+            )
         if any(tensor.is_meta for tensor in chain(self.parameters(), self.buffers())):
-            raise ValueError("fuse() needs the weights, and some are on the meta device; load the model onto a device.")
+            raise ValueError(
+                "fuse() needs the weights, and some are on the meta device; load the model onto a device."
+            )
         shared: dict[int, Any] = {id(self.config): self.config}
         for parameter in self.parameters():
             shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
@@ -1183,12 +1187,16 @@ class ResFormerPreTrainedModel(PreTrainedModel):
     def train(self, mode: bool = True) -> Any:
         """Sets training or evaluation mode; raises ValueError for training a fused model."""
         if mode and self._plain is not None:
-            raise ValueError("A fused model does not train; train the model that fuse() was called on, or load it again.")
+            raise ValueError(
+                "A fused model does not train; train the model that fuse() was called on, or load it again."
+            )
         return super().train(mode)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Weights by name; of a fused model those it was made from."""
-        return super().state_dict(*args, **kwargs) if self._plain is None else self._plain[0].state_dict(*args, **kwargs)
+        return (
+            super().state_dict(*args, **kwargs) if self._plain is None else self._plain[0].state_dict(*args, **kwargs)
+        )
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of `config.backbone_config`'s network, to be frozen or to learn at a rate of their own.

@@ -78,7 +78,9 @@ def test_fused_answers_are_the_plain_ones(kind):
 def test_every_model_has_an_evaluation_form(model_class):
     model = trained(model_class(tiny_config())).double()
     with torch.no_grad():
-        for one, other in zip(model.fuse()(PIXELS.double()).to_tuple(), model(PIXELS.double()).to_tuple(), strict=True):
+        for one, other in zip(
+            model.fuse()(PIXELS.double()).to_tuple(), model(PIXELS.double()).to_tuple(), strict=True
+        ):
             pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
             assert all(difference(*pair) < 1e-10 for pair in pairs)
 
