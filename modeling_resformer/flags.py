@@ -5,6 +5,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from importlib.util import find_spec
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -129,6 +130,24 @@ def take_model(parser: Spellings, given: argparse.Namespace) -> argparse.Namespa
     given.model = given.positional_model if given.model is None else given.model
     del given.positional_model
     return given
+
+
+def add_runtime(parser: Spellings) -> None:
+    """Adds `--runtime`."""
+    help_text = "what runs the network: torch, or ONNX Runtime on a CPU with the model's model.onnx (%(default)s)"
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help=help_text)
+
+
+def check_runtime(parser: Spellings, given: argparse.Namespace) -> None:
+    """Ends the process where a runtime is to run on a device that it does not, or is not installed."""
+    if given.runtime == "torch":
+        return
+    if given.device not in (None, "cpu"):
+        parser.error(f"--device is {given.device}; expected cpu, on which --runtime {given.runtime} runs")
+    given.device = "cpu"
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        parser.error(f"--runtime {given.runtime} needs {missing[0]}; run: pip install 'modeling-resformer[export]'")
 
 
 def add_fields(parser: Spellings, options: type) -> None:

@@ -61,8 +61,10 @@ def test_probabilities_are_means_over_members_and_flips(members, photograph, tta
                 output = model(prepared["pixel_values"].flip(axes))
             masks.append(output.segmentation_logits.softmax(dim=1).flip(axes))
             classes.append(output.classification_logits.sigmoid())
-    torch.testing.assert_close(answer["segmentation_logits"].softmax(dim=1), torch.stack(masks).mean(dim=0))
-    torch.testing.assert_close(answer["classification_logits"].sigmoid(), torch.stack(classes).mean(dim=0))
+    # The fused form of the models answers, so that last digits differ.
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(answer["segmentation_logits"].softmax(dim=1), torch.stack(masks).mean(dim=0), **close)
+    torch.testing.assert_close(answer["classification_logits"].sigmoid(), torch.stack(classes).mean(dim=0), **close)
     assert torch.stack(classes).std(dim=0).max() > 0.01
 
 

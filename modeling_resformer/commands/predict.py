@@ -35,7 +35,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..flags import MODEL, Parser, add_limits, add_output, take_limits
+from ..flags import MODEL, Parser, add_limits, add_output, add_runtime, check_runtime, take_limits
 
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ def make_parser() -> Parser:
     add("--no-overlays", action="store_true", help="masks and tables only")
     add("--batch-size", type=int, default=8, help="images, or windows, a forward pass (default: 8)")
     add("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
+    add_runtime(parser)
     add("--cpu-threads", type=int, help="threads of each process; 1 also reads and writes on that one")
     add_limits(parser)
     return parser
@@ -99,6 +100,7 @@ def check_given(parser: Parser, given: argparse.Namespace) -> None:
         parser.error(f"--model is missing; expected --model {MODEL}")
     if bool(given.inputs) == bool(given.dataset):
         parser.error("give either inputs (images, volumes, folders, patterns) or --dataset")
+    check_runtime(parser, given)
     for flag in ("batch_size", "cpu_threads"):
         value = getattr(given, flag)
         if value is not None and value < 1:
@@ -149,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch_size=given.batch_size,
             cpu_threads=given.cpu_threads,
             limits=take_limits(given),
+            runtime=given.runtime,
         )
         processes = Processes(given.device)
         summary = predict(request, processes)

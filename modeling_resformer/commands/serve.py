@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..flags import Parser, add_model, take_model
+from ..flags import Parser, add_model, add_runtime, check_runtime, take_model
 
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, least in (("queue", 0), ("max_megabytes", 1e-6), ("max_megapixels", 1e-6), ("seconds", 0.001)):
         if not getattr(given, name) >= least:
             parser.error(f"--{name.replace('_', '-')} is {getattr(given, name)}; expected {least:g} or more")
+    check_runtime(parser, given)
     if given.cpu_threads is not None and given.cpu_threads < 1:
         parser.error(f"--cpu-threads is {given.cpu_threads}; expected 1 or more")
     return given
@@ -48,6 +49,7 @@ def make_parser() -> Parser:
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=int, default=8000, help="port, 0 for any free one (%(default)s)")
     add("--device", default="cpu", help='torch device, such as "cuda" (%(default)s)')
+    add_runtime(parser)
     add("--cpu-threads", type=int, help="threads of one forward pass (torch's choice)")
     # The defaults are those of handler.Limits and serving.app.ServerSettings.
     add("--max-megabytes", type=float, default=32.0, help="encoded image, MiB (%(default)g)")
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         origins=tuple(given.allow_origin or ()),
         token=token,
     )
-    served = Served(given.model, given.revision, given.device, given.cpu_threads)
+    served = Served(given.model, given.revision, given.device, given.cpu_threads, given.runtime)
     try:
         failures = serve(served, settings, given.host, given.port)
     except OSError as error:

@@ -45,6 +45,7 @@ class Request:
         batch_size: images a forward pass, or windows.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
         limits: the largest input.
+        runtime: what runs the network, "torch" or "onnx".
     """
 
     model: str
@@ -65,6 +66,7 @@ class Request:
     batch_size: int = 8
     cpu_threads: int | None = None
     limits: InputLimits = DEFAULT_LIMITS
+    runtime: str = "torch"
 
     @property
     def windows(self) -> Windows | None:
@@ -164,7 +166,9 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
     )
     check_flips(request.tta, cases)
     models = (request.model, *request.more_models)
-    pipe, *others = load_pipelines(models, request.revision, processes.device, request.keep_aspect_ratio)
+    pipe, *others = load_pipelines(
+        models, request.revision, processes.device, request.keep_aspect_ratio, request.runtime
+    )
     predictor = Predictor(pipe, request.threshold, request.tta, tuple(others), request.windows)
     if request.sliding_window and not predictor.classes.mask:
         raise BadInputError(f"--sliding-window needs a model with masks; {request.model} only classifies")

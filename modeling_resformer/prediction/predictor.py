@@ -1,6 +1,5 @@
 """Checkpoints made ready to predict, and the three steps of a pipeline one by one, so that they can overlap."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +13,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..configuration_resformer import ResFormerConfig
 from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
+from ..exporting.weights import weights_digest
 from ..heads import task_named
 from ..image_processing_pil_resformer import ResFormerImageProcessing
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
@@ -28,7 +28,11 @@ Logits = dict[str, Any]
 
 
 def load_pipeline(
-    name: str, revision: str | None, device: torch.device, keep_aspect_ratio: bool | None = None
+    name: str,
+    revision: str | None,
+    device: torch.device,
+    keep_aspect_ratio: bool | None = None,
+    runtime: str = "torch",
 ) -> ResFormerPipeline:
     """Loads a checkpoint as the class it was saved from, with whichever heads that has.
 
@@ -37,6 +41,7 @@ def load_pipeline(
         revision: of a Hub id.
         device: where the model goes.
         keep_aspect_ratio: of images; as the checkpoint's image processor was saved where None.
+        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx".
 
     Never by code of the folder: what it holds must be a ResFormer of this package.
 
@@ -59,11 +64,20 @@ def load_pipeline(
     if missing:
         raise BadInputError(f"{name}: no weights for {', '.join(missing)}; predictions need a trained checkpoint.")
     # Under several processes a pipeline stays on the device its model is on.
-    return ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
+    pipe = ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
+    if runtime == "onnx":
+        from ..exporting.onnx_network import onnx_network  # which needs onnxruntime
+
+        pipe.model = onnx_network(pipe.model, name, revision)
+    return pipe
 
 
 def load_pipelines(
-    names: Sequence[str], revision: str | None, device: torch.device, keep_aspect_ratio: bool | None = None
+    names: Sequence[str],
+    revision: str | None,
+    device: torch.device,
+    keep_aspect_ratio: bool | None = None,
+    runtime: str = "torch",
 ) -> list[ResFormerPipeline]:
     """Loads the members of an ensemble, one for a single checkpoint; a folder of folds gives all of its own.
 
@@ -74,6 +88,7 @@ def load_pipelines(
         revision: of a single Hub id.
         device: of all.
         keep_aspect_ratio: how images are resized; by default as each processor was saved.
+        runtime: of each, as `load_pipeline` has it.
 
     Raises:
         BadInputError: as `load_pipeline`; folds that are not finished; or members that differ in what they answer or take.
@@ -83,7 +98,7 @@ def load_pipelines(
         raise BadInputError(
             f"--revision {revision}: names a revision of one Hub id; expected one --model, not {len(members)}"
         )
-    pipes = [load_pipeline(name, revision, device, keep_aspect_ratio) for name in members]
+    pipes = [load_pipeline(name, revision, device, keep_aspect_ratio, runtime) for name in members]
     for name, pipe in zip(members[1:], pipes[1:], strict=True):
         check_fits(members[0], pipes[0], name, pipe)
     configs = [pipe.model.config for pipe in pipes]
@@ -254,12 +269,3 @@ class Predictor:
     def answer(self, logits: Logits) -> dict[str, Any]:
         """Mask, scores and labels of one image at its own size, as the pipeline gives them."""
         return self.pipe.postprocess(logits, threshold=self.threshold)
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over all weights and buffers by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -28,12 +28,14 @@ class Served:
         revision: of a Hub id.
         device: torch's name of it.
         cpu_threads: of one forward pass; torch's own choice if None.
+        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx".
     """
 
     model: str
     revision: str | None = None
     device: str = "cpu"
     cpu_threads: int | None = None
+    runtime: str = "torch"
 
 
 def load_handler(served: Served, limits: Limits) -> EndpointHandler:
@@ -50,6 +52,10 @@ def load_handler(served: Served, limits: Limits) -> EndpointHandler:
         limits=limits,
         device=served.device,
     )
+    if served.runtime == "onnx":
+        from ..exporting.onnx_network import onnx_network  # which needs onnxruntime
+
+        handler.model = onnx_network(handler.model, served.model, served.revision)
     handler.logits(Image.new("RGB", (32, 32)))
     logger.info("%s is loaded; it answers %s", served.model, " and ".join(handler.tasks))
     return handler

@@ -1,0 +1,14 @@
+"""By what a file is known to hold the weights of a model."""
+
+import hashlib
+
+import torch
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over all weights and buffers by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""One ONNX file that answers like the pipeline."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_model import tiny_config
+
+from modeling_resformer import ResFormerConfig, ResFormerImageProcessorPil, ResFormerPipeline
+
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from modeling_resformer.commands.export import main as export_main
+from modeling_resformer.commands.predict import main as predict_main
+from modeling_resformer.errors import BadInputError
+from modeling_resformer.exporting import analysis_graph, onnx_file
+from modeling_resformer.handler import Limits
+
+
+READY = Path(__file__).parents[1] / "hub_cards" / "resformer-lite-isic2017"
+MIXING = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
+
+
+class Mixture(torch.nn.Module):
+    """In the place of a model: mask logits that mix the colours of each pixel, class logits that are their means."""
+
+    segmentation_head = classification_head = None
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        masks = torch.nn.functional.conv2d(pixel_values, torch.from_numpy(MIXING))
+        return {"segmentation_logits": masks, "classification_logits": pixel_values.mean((2, 3))}
+
+
+def mixture_as_onnx() -> "onnx.ModelProto":
+    """The same as a graph."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "mixing"], ["segmentation_logits"]),
+        helper.make_node("ReduceMean", ["pixel_values", "sides"], ["classification_logits"], keepdims=0),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(MIXING, "mixing"),
+        onnx.numpy_helper.from_array(np.array([2, 3]), "sides"),
+    ]
+    shapes = {"segmentation_logits": ["b", 4, "h", "w"], "classification_logits": ["b", 3]}
+    outputs = [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
+    pixels = helper.make_tensor_value_info("pixel_values", kind, ["b", 3, "h", "w"])
+    graph = helper.make_graph(nodes, "mixture", [pixels], outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", analysis_graph.OPSET)])
+
+
+def answers_of(session: "onnxruntime.InferenceSession", images: list[np.ndarray]) -> dict[str, np.ndarray]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": np.stack(images)}), strict=True))
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Smooth colours with some noise, as photographs have them."""
+    rng = np.random.default_rng(height * width)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize((width, height), 3)
+    return np.clip(np.asarray(coarse) + rng.normal(0, 3, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "classes"),
+    [
+        ({}, "multi_label"),
+        ({"resample": 3}, "exclusive"),
+        ({"keep_aspect_ratio": True, "size": {"height": 40, "width": 48}}, "multi_label"),
+        ({"do_resize": False}, "multi_label"),
+        ({"do_normalize": False}, "exclusive"),
+    ],
+    ids=str,
+)
+def test_the_steps_around_the_network_are_the_processors(settings, classes):
+    thresholds = [0.5, 0.4, 0.6] if classes == "multi_label" else None
+    config = tiny_config(classification_type=classes, classification_thresholds=thresholds)
+    processor = ResFormerImageProcessorPil(**{"size": {"height": 48, "width": 48}, **settings})
+    model = Mixture(config)
+    pipe = type("Pipe", (), {"model": model, "image_processor": processor})
+    whole = analysis_graph.analysis_model(mixture_as_onnx(), onnx_file.settings_of(pipe))
+    onnx.checker.check_model(whole)
+    session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
+    for height, width in ((61, 97), (130, 40), (48, 48), (33, 20)):
+        image = photograph(height, width)
+        found = answers_of(session, [image, image[::-1]])
+        for index, one in enumerate((image, image[::-1])):
+            outputs = model(processor(one, return_tensors="pt")["pixel_values"])
+            (expected,) = processor.post_process_multitask(outputs, config, [(height, width)])
+            assert found["segmentation"].dtype == np.uint8
+            differing = (found["segmentation"][index] != expected["segmentation"].numpy()).sum()
+            assert differing <= max(2, 0.001 * height * width)
+            for name in ("area_fraction", "mean_probability"):
+                truth = [of[name] or 0 for of in expected["mask_classes"].values()]
+                np.testing.assert_allclose(found[name][index], truth, atol=3e-3, err_msg=name)
+            scores = list(expected["class_scores"].values())
+            np.testing.assert_allclose(found["class_scores"][index], scores, atol=1e-3)
+            decided = zip(expected["class_scores"], found["predicted_classes"][index], strict=True)
+            assert [name for name, is_one in decided if is_one] == expected["predicted_labels"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"resample": 1}, "resample"), ({"intensity_range": [0, 10]}, "intensity_range")]
+)
+def test_what_no_graph_can_do_is_refused(settings, said):
+    pipe = type(
+        "Pipe", (), {"model": Mixture(tiny_config()), "image_processor": ResFormerImageProcessorPil(**settings)}
+    )
+    with pytest.raises(BadInputError, match=said):
+        onnx_file.settings_of(pipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["org/model"], "--output is missing"),
+        (["org/model", "--output", "model.bin"], "ends in .onnx"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        export_main(arguments)
+    assert said in capsys.readouterr().err
+
+
+def test_another_runtime_runs_on_the_cpu_and_wants_its_file(model, tmp_path, capsys, caplog):
+    with pytest.raises(SystemExit):
+        predict_main(["--model", model, "x.png", "--output", str(tmp_path), "--runtime", "onnx", "--device", "cuda"])
+    assert "expected cpu" in capsys.readouterr().err
+    Image.fromarray(photograph(40, 40)).save(tmp_path / "x.png")
+    arguments = ["--model", model, str(tmp_path / "x.png"), "--output", str(tmp_path / "out"), "--runtime", "onnx"]
+    assert predict_main(arguments) == 1
+    assert f"scripts/export.py --model {model}" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """The checkpoint that comes along, with its file."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("timm")
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    shutil.copytree(READY, folder)
+    assert export_main(["--model", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_the_file_answers_like_the_pipeline_on_photographs(exported):
+    from modeling_resformer.exporting.onnx_network import known
+    from modeling_resformer.prediction.predictor import load_pipeline
+
+    loaded = load_pipeline(str(exported), None, torch.device("cpu"))
+    # Pillow's filter, since torchvision's own rounds up to 3 % of the 8-bit values otherwise.
+    processor = ResFormerImageProcessorPil.from_pretrained(exported)
+    pipe = ResFormerPipeline(model=loaded.model, image_processor=processor, device="cpu")
+    file = exported / "model.onnx"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for path in sorted((exported / "examples").glob("*.jpg")):
+        for size in ((300, 200), (150, 333), (767, 1022), (224, 224)):
+            image = Image.open(path).convert("RGB").resize(size)
+            expected, found = pipe(image), answers_of(session, [np.asarray(image)])
+            assert (found["segmentation"][0] == expected["segmentation"].numpy()).mean() >= 0.999
+            scores = list(expected["class_scores"].values())
+            np.testing.assert_allclose(found["class_scores"][0], scores, atol=1e-3)
+    facts = known(onnx.load(file))
+    assert facts["mask_classes"] == ["background", "lesion"]
+    assert facts["image_classes"] == ["melanoma", "seborrheic_keratosis", "nevus"]
+    assert facts["thresholds"] == loaded.model.config.classification_thresholds
+    assert facts["size"] == [224, 224]
+
+
+@pytest.mark.slow
+def test_predict_and_serve_give_the_same_by_either_runtime(exported, tmp_path):
+    from modeling_resformer.serving.server import Served, load_handler
+
+    image = sorted((exported / "examples").glob("*.jpg"))[0]
+    masks = {}
+    for runtime in ("torch", "onnx"):
+        output = tmp_path / runtime
+        arguments = [
+            "--model",
+            str(exported),
+            str(image),
+            "--output",
+            str(output),
+            "--runtime",
+            runtime,
+            "--tta",
+            "both",
+        ]
+        assert predict_main([*arguments, "--device", "cpu"]) == 0
+        masks[runtime] = np.asarray(Image.open(output / "masks" / f"{image.stem}.png"))
+    assert (masks["torch"] == masks["onnx"]).mean() >= 0.999
+    scores = [
+        load_handler(Served(str(exported), runtime=runtime), Limits())(
+            {"inputs": image.read_bytes(), "parameters": {"task": "classification"}}
+        )
+        for runtime in ("torch", "onnx")
+    ]
+    for one, other in zip(*scores, strict=True):
+        assert one["label"] == other["label"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_file_of_other_weights_is_refused(exported, model, tmp_path):
+    from modeling_resformer.exporting.onnx_network import onnx_network
+    from modeling_resformer.prediction.predictor import load_pipeline
+
+    folder = tmp_path / "other"
+    shutil.copytree(model, folder)
+    shutil.copy(exported / "model.onnx", folder)
+    with pytest.raises(BadInputError, match="other weights"):
+        onnx_network(load_pipeline(str(folder), None, torch.device("cpu")).model, str(folder))
