@@ -78,6 +78,10 @@ def photograph(height: int, width: int) -> np.ndarray:
         ({"keep_aspect_ratio": True, "size": {"height": 40, "width": 48}}, "multi_label"),
         ({"do_resize": False}, "multi_label"),
         ({"do_normalize": False}, "exclusive"),
+        ({"keep_largest_component": True}, "multi_label"),
+        ({"keep_largest_component": True, "keep_aspect_ratio": True}, "multi_label"),
+        ({"keep_largest_component": True, "do_resize": False}, "exclusive"),
+        ({"keep_largest_component": True, "size": {"height": 300, "width": 520}}, "exclusive"),
     ],
     ids=str,
 )

@@ -6,12 +6,13 @@ All operators are in the plain builds of ONNX Runtime, the one for web pages amo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from .component_steps import add_largest_components
+from .graph_nodes import Nodes
 from .onnx_network import CLASSES, MASKS, PIXELS
 
 
@@ -27,6 +28,7 @@ class AnalysisSettings:
     Attributes:
         size: (height, width) that images are resized to; None for their own.
         keep_aspect_ratio: whether images are fitted into `size` and padded.
+        keep_largest_component: whether of each mask class only the largest connected part is kept.
         resample: Pillow's number of the filter.
         scale, offset: three factors and summands that make network input of 0..255.
         mask_classes: number of them; 0 for a model without masks.
@@ -36,42 +38,13 @@ class AnalysisSettings:
 
     size: tuple[int, int] | None
     keep_aspect_ratio: bool
+    keep_largest_component: bool
     resample: int
     scale: Sequence[float]
     offset: Sequence[float]
     mask_classes: int
     image_classes: int
     thresholds: Sequence[float] | None
-
-
-class Nodes:
-    """Nodes and constants of a graph, which get names of their own."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, values: Any, dtype: type = np.int64) -> str:
-        """The name of a constant."""
-        name = f"{self.prefix}_constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
-        """The name of a new node's output."""
-        name = name or f"{self.prefix}_{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def side(self, of: str, axis: int) -> str:
-        """(1,) the length of an axis."""
-        return self.add("Shape", of, start=axis, end=axis + 1)
-
-    def resize(self, image: str, sides: str, **attributes: Any) -> str:
-        """(B, C, H, W) to other sides (2,), with half-pixel centres."""
-        sizes = self.add("Concat", self.add("Shape", image, start=0, end=2), sides, axis=0)
-        return self.add("Resize", image, "", "", sizes, coordinate_transformation_mode="half_pixel", **attributes)
 
 
 def analysis_model(network: onnx.ModelProto, settings: AnalysisSettings) -> onnx.ModelProto:
@@ -85,7 +58,7 @@ def analysis_model(network: onnx.ModelProto, settings: AnalysisSettings) -> onnx
     box = add_steps_before(before, settings)
     outputs = []
     if settings.mask_classes:
-        outputs += add_mask_steps(after, settings.mask_classes, box)
+        outputs += add_mask_steps(after, settings, box)
     if settings.image_classes:
         outputs += add_class_steps(after, settings)
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])
@@ -147,9 +120,11 @@ def fitted_sides(nodes: Nodes, size: tuple[int, int]) -> str:
     return nodes.add("Concat", *sides, axis=0)
 
 
-def add_mask_steps(nodes: Nodes, num_classes: int, box: tuple[str, str] | None) -> list[onnx.ValueInfoProto]:
+def add_mask_steps(nodes: Nodes, settings: AnalysisSettings, box: tuple[str, str] | None) -> list[onnx.ValueInfoProto]:
     """Adds the steps from mask logits to class indices, and to share and mean probability of each class."""
-    logits = MASKS
+    logits, num_classes = MASKS, settings.mask_classes
+    if settings.keep_largest_component:
+        logits = add_largest_components(nodes, logits, num_classes, settings.size)
     if box is not None:
         logits = nodes.add("Slice", logits, box[0], nodes.add("Add", *box), nodes.constant([2, 3]))
     logits = nodes.resize(logits, nodes.add("Shape", "image", start=1, end=3), mode="linear")

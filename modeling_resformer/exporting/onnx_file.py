@@ -87,6 +87,7 @@ def settings_of(pipe: ResFormerPipeline) -> AnalysisSettings:
     return AnalysisSettings(
         size=(processor.size["height"], processor.size["width"]) if processor.do_resize else None,
         keep_aspect_ratio=bool(processor.do_resize and processor.keep_aspect_ratio),
+        keep_largest_component=bool(processor.keep_largest_component),
         resample=int(processor.resample),
         scale=scale.tolist(),
         offset=offset.tolist(),
@@ -117,6 +118,7 @@ def metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: bool) ->
         "resformer_version": __version__,
         "size": settings.size,
         "keep_aspect_ratio": settings.keep_aspect_ratio,
+        "keep_largest_component": settings.keep_largest_component,
         "precision": "float16" if half else "float32",
         "weights": weights_digest(pipe.model),
     }
