@@ -34,18 +34,20 @@ def main() -> int:
     )
     for name in given.commands or COMMANDS:
         with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-            folder = Path(scratch)
-            command = COMMANDS[name](folder)
-            tried = {"SIGKILL": try_kills(command, folder / "kills", given.kills, given.seed)}
-            if name != "push":  # which writes no file here
-                tried["disk full"] = try_full_disk(command, folder / "full", list(SIZES))
-        for fault, trials in tried.items():
-            counts = {outcome: count for outcome, count in trials.counts.items() if outcome != "bad"}
-            outcome = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-            lines.append(f"| {name} | {fault} | {sum(counts.values())} | {outcome} | {trials.counts['bad']} |")
-            sys.stdout.write("\n".join([lines[-1], *(f"    {problem}" for problem in trials.problems)]) + "\n")
-            sys.stdout.flush()
-            bad += trials.counts["bad"]
+            command = COMMANDS[name](Path(scratch))
+            for fault in ("SIGKILL", "disk full"):
+                if fault == "SIGKILL":
+                    trials = try_kills(command, Path(scratch) / "kills", given.kills, given.seed)
+                elif name != "push":  # which writes no file here
+                    trials = try_full_disk(command, Path(scratch) / "full", SIZES)
+                else:
+                    continue
+                bad += trials.counts.pop("bad", 0)
+                outcome = ", ".join(f"{count} {kind}" for kind, count in sorted(trials.counts.items()))
+                number = sum(trials.counts.values())
+                lines.append(f"| {name} | {fault} | {number} | {outcome} | {len(trials.problems)} |")
+                sys.stdout.write("\n".join([lines[-1], *(f"    {problem}" for problem in trials.problems)]) + "\n")
+                sys.stdout.flush()
         if given.output is not None:
             given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 1 if bad else 0

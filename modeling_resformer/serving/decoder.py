@@ -48,7 +48,7 @@ def decode(data: bytes, max_pixels: int, formats: list[str]) -> Image.Image:
             if image.format == "TIFF" and getattr(image, "is_animated", False):
                 raise Refusal("A TIFF of several pages is a volume; send its pages one by one.")
             image.load()
-            return plain(ImageOps.exif_transpose(image))
+            return in_plain_mode(ImageOps.exif_transpose(image))
     except Refusal:
         raise
     except Image.DecompressionBombError as error:
@@ -63,7 +63,7 @@ def decode(data: bytes, max_pixels: int, formats: list[str]) -> Image.Image:
         raise Refusal(f"{len(data)} bytes that are not a readable image ({reason}).") from error
 
 
-def plain(image: Image.Image) -> Image.Image:
+def in_plain_mode(image: Image.Image) -> Image.Image:
     """In one of the plain modes."""
     if image.mode in PLAIN_MODES and "transparency" not in image.info:
         return image

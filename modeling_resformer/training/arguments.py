@@ -246,7 +246,7 @@ class _Parser(Spellings, HfArgumentParser):
     """Says what is wrong without the usage of some two hundred flags."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInputError(f"{self.nearest(message)} see --help.")
+        raise BadInputError(f"{one_line(self.nearest(message), MOST_REASON)} see --help.")
 
     def names(self) -> dict[str, str]:
         """Of every flag in every spelling without its leading dashes, the name of its value."""

@@ -12,10 +12,13 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hub_stand_in import StandInHub
@@ -31,7 +34,6 @@ from modeling_resformer.data.prepared import is_prepared, load_prepared
 from modeling_resformer.training.checkpoints import checkpoints_in, problem_of
 
 
-SLOWEST = 300  # seconds
 PREDICT_SIZE = (64, 48)
 
 
@@ -64,29 +66,41 @@ class Trials:
             self.problems.append(problem)
 
 
-def in_fork(
-    run: Callable[[], int], log: Path, kill_after: float | None = None, largest_file: int | None = None
-) -> int:
-    """Exit status of a function in a child; negative for a signal that ended it."""
+@dataclass(frozen=True)
+class Ended:
+    """Exit status of a child, negative for the signal that ended it, and what it wrote."""
+
+    status: int
+    said: str
+
+
+def in_fork(run: Callable[[], int], kill_after: float | None = None, largest_file: int | None = None) -> Ended:
+    """Runs a function in a child, which may be killed after some seconds, or whose files may not grow."""
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+            os.dup2(writing, 1)
+            os.dup2(writing, 2)
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+            logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
             if largest_file is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-            sys.stderr = os.fdopen(2, "w", buffering=1)
             os._exit(run())
-        except BaseException as error:
-            os.write(2, f"Traceback: {type(error).__name__}: {error}\n".encode())
+        except BaseException:
+            traceback.print_exc(file=sys.stderr)
         finally:
             os._exit(99)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(writing)
+    timer = None if kill_after is None else threading.Timer(kill_after, os.kill, (child, signal.SIGKILL))
+    if timer is not None:
+        timer.start()
+    with os.fdopen(reading, errors="replace") as pipe:
+        said = pipe.read()
+    # Until the child is waited for, its number is nobody else's.
+    if timer is not None:
+        timer.join()
+    return Ended(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said)
 
 
 def try_kills(command: Command, folder: Path, kills: int, seed: int = 0) -> Trials:
@@ -95,44 +109,44 @@ def try_kills(command: Command, folder: Path, kills: int, seed: int = 0) -> Tria
     reference = folder / "reference" / "out"
     reference.parent.mkdir(parents=True)
     start = time.monotonic()
-    assert in_fork(lambda: command.run(reference), folder / "log") == 0, (folder / "log").read_text()[-2000:]
+    ended = in_fork(lambda: command.run(reference))
+    if ended.status:
+        raise RuntimeError(f"the run without a fault ended with {ended.status}: {ended.said[-2000:]}")
     seconds, expected = time.monotonic() - start, command.digest(reference)
     for number in range(kills):
         output = folder / f"trial_{number}" / "out"
         output.parent.mkdir()
-        status = in_fork(lambda: command.run(output), folder / "log", kill_after=rng.uniform(0, seconds))  # noqa: B023
+        run = partial(command.run, output)
+        killed = in_fork(run, kill_after=rng.uniform(0, seconds))
         problem = command.problem(output)
-        if problem is None and (again := in_fork(lambda: command.run(output), folder / "log")) != 0:  # noqa: B023
-            problem = f"the rerun ended with {again}: {(folder / 'log').read_text()[-300:]}"
+        if problem is None and (again := in_fork(run)).status:
+            problem = f"the rerun ended with {again.status}: {again.said[-300:]}"
         if problem is None and command.digest(output) != expected:
             problem = "the rerun gave another result"
         left = [path.name for path in output.parent.iterdir() if path.name != "out"]
         if problem is None and left:
             problem = f"the rerun left {left}"
-        trials.note("killed" if status == -signal.SIGKILL else "had ended", problem and f"{number}: {problem}")
+        trials.note("killed" if killed.status == -signal.SIGKILL else "had ended", problem and f"{number}: {problem}")
         shutil.rmtree(output.parent)
     return trials
 
 
-def try_full_disk(command: Command, folder: Path, sizes: list[int]) -> Trials:
+def try_full_disk(command: Command, folder: Path, sizes: Sequence[int]) -> Trials:
     """Runs a command whose files may have so many bytes; it must end in one line, and with room end as ever."""
     trials = Trials()
-    folder.mkdir(parents=True)
     for size in sizes:
         output = folder / str(size) / "out"
-        output.parent.mkdir()
-        status = in_fork(lambda: command.run(output), folder / "log", largest_file=size)  # noqa: B023
-        said = (folder / "log").read_text()
+        output.parent.mkdir(parents=True)
+        run = partial(command.run, output)
+        ended = in_fork(run, largest_file=size)
         problem = command.problem(output)
-        if problem is None and status not in (0, 1):
-            problem = f"ended with {status}: {said[-300:]}"
-        if problem is None and "Traceback" in said:
-            problem = f"a traceback: {said[-300:]}"
-        if problem is None and status == 1 and "cannot be written" not in said and "Hub" not in said:
-            problem = f"no line says why: {said[-300:]}"
-        if problem is None and in_fork(lambda: command.run(output), folder / "log") != 0:  # noqa: B023
-            problem = f"the rerun failed: {(folder / 'log').read_text()[-300:]}"
-        trials.note("refused" if status == 1 else "fitted", problem and f"{size} bytes: {problem}")
+        if problem is None and (ended.status not in (0, 1) or "Traceback" in ended.said):
+            problem = f"ended with {ended.status}: {ended.said[-300:]}"
+        if problem is None and ended.status == 1 and "cannot be written" not in ended.said:
+            problem = f"no line says why: {ended.said[-300:]}"
+        if problem is None and (again := in_fork(run)).status:
+            problem = f"the rerun failed: {again.said[-300:]}"
+        trials.note("refused" if ended.status else "fitted", problem and f"{size} bytes: {problem}")
         shutil.rmtree(output.parent)
     return trials
 
