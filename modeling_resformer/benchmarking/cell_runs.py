@@ -12,7 +12,6 @@ Trainings happen in `work/NAME`, resume from their own checkpoints, and are dele
 
 import json
 import logging
-import resource
 import shutil
 import subprocess
 import time
@@ -36,6 +35,11 @@ from ..training.training_run import train
 from .cell_costs import Cost, CostBook
 from .grid import Cell, Grid
 
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 KEPT = ("results.json", "per_case.csv", "run.json")
 SHOWN_IMAGES = 4
@@ -133,6 +137,8 @@ def cpu_seconds(work: Path) -> float:
 
 def _cpu_seconds() -> float:
     """Of this process and of those that it started and that have ended."""
+    if resource is None:
+        return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
