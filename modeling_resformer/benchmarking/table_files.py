@@ -104,8 +104,7 @@ def caption_lines(part: Part) -> list[str]:
     ]
     if part.missing:
         lines.append(f"Not run: {'; '.join(part.missing)}.")
-    lines += [f"{line.text}: {note}." for line in part.lines for note in line.notes]
-    return lines
+    return lines + [f"The paper contradicts itself. {slip}." for slip in part.slips]
 
 
 def table_markdown(part: Part) -> str:
