@@ -122,7 +122,7 @@ def test_finished_cells_are_not_run_again(ran, monkeypatch):
     monkeypatch.setattr(
         "modeling_resformer.benchmarking.cell_runs.train_cell", lambda *given: pytest.fail("ran again")
     )
-    monkeypatch.setattr("modeling_resformer.benchmarking.reproduction.write_tables", lambda *given: None)
+    monkeypatch.setattr("modeling_resformer.benchmarking.reproduction.write_reproduction", lambda *given: None)
     grid = Grid.read(str(ran / "grid.json"), "tiny")
     assert reproduce(grid, ran / "output", {"isic2017": ran / "data"}) == []
 

@@ -6,6 +6,7 @@ import torch
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.rivals.rival_models import RIVALS, RivalConfig
 from modeling_resformer.rivals.rival_names import RivalName
+from modeling_resformer.training.image_cost import norms_of_pooled_maps
 from modeling_resformer.training.imagenet import lite_state_dict
 from modeling_resformer.training.rival_start import fill_rival, load_rival
 
@@ -137,3 +138,11 @@ def test_a_name_that_means_nothing_is_refused_in_one_line(text, said):
 def test_a_rival_is_refused_a_task_that_it_cannot_learn():
     with pytest.raises(BadInputError, match="expected --task segmentation"):
         RivalName.of("monai/UNETR").check_task("multi_task")
+
+
+def test_the_cost_of_one_image_is_measured_where_batch_norm_follows_a_global_pool():
+    pooling = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3), torch.nn.BatchNorm2d(3), pooling)
+    found = norms_of_pooled_maps(model)
+    model.eval()(torch.randn(1, 3, 8, 8))
+    assert found == [pooling[2]]

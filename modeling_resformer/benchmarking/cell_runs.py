@@ -12,7 +12,6 @@ Trainings happen in `work/NAME`, resume from their own checkpoints, and are dele
 
 import json
 import logging
-import resource
 import shutil
 import subprocess
 import time
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.prepared import PreparedDataset, load_prepared
-from ..errors import BadInputError, NonFiniteLossError, named_write_failure
+from ..errors import NonFiniteLossError, named_write_failure, one_line
 from ..files import write_whole
 from ..training.arguments import EvaluationArguments, parse_arguments
 from ..training.building import build_collator, build_image_processor, build_metrics, load_model
@@ -36,6 +35,11 @@ from ..training.training_run import train
 from .cell_costs import Cost, CostBook
 from .grid import Cell, Grid
 
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 KEPT = ("results.json", "per_case.csv", "run.json")
 SHOWN_IMAGES = 4
@@ -117,8 +121,9 @@ def train_cell(recipe: Mapping[str, Any], data: Path, work: Path, launcher: Sequ
             train(*parse_arguments(["--recipe", str(file), *flags]))
         else:
             subprocess.run([*launcher, *TRAIN, "--recipe", str(file), *flags], check=True)
-    except (BadInputError, NonFiniteLossError, subprocess.CalledProcessError) as error:
-        logger.error("%s failed: %s", work.name, error)
+    except (ValueError, RuntimeError, NonFiniteLossError, subprocess.CalledProcessError) as error:
+        # Other libraries complain as they like, and one row that cannot be trained is no reason to stop the others.
+        logger.error("%s failed: %s", work.name, one_line(error))
     finally:
         write_whole(work / "cpu_seconds.json", json.dumps(spent + _cpu_seconds() - before) + "\n")
     return is_finished(run)
@@ -132,6 +137,8 @@ def cpu_seconds(work: Path) -> float:
 
 def _cpu_seconds() -> float:
     """Of this process and of those that it started and that have ended."""
+    if resource is None:
+        return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

@@ -14,6 +14,7 @@ A row whose labels are read off a model's masks is made with the tables (`table_
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from .. import ResFormerImageProcessor
 from ..data.collation import class_label_row
 from ..data.prepared import PreparedDataset, load_prepared
+from ..data.row_choice import RowChoice
 from ..data.rows import EvaluationRows
 from ..errors import BadInputError
 from ..evaluation.answers import Answers, Classes, ScoredRows, completed_labels
@@ -80,12 +82,14 @@ def run_baselines(grid: Grid, data: Mapping[str, Path], output: Path, samples: i
 
 
 def restricted(grid: Grid, dataset: str, folder: Path) -> PreparedDataset:
-    """A prepared folder with the rows that a dataset of the grid takes."""
-    from ..data.row_choice import RowChoice
-
-    flags = grid.settings["datasets"][dataset].get("flags", {})
+    """A prepared folder with the rows that a dataset of the grid takes, its classes of the kind that the grid's flags say."""
+    given = grid.settings["datasets"][dataset].get("flags", {})
+    flags = {**grid.settings.get("flags", {}), **given}
+    config = {**grid.settings.get("flags", {}).get("config", {}), **given.get("config", {})}
     choice = RowChoice.of(flags.get("only"), flags.get("hold_out"))
-    return choice.applied_to(load_prepared(folder, flags.get("splits")), 0)
+    prepared = choice.applied_to(load_prepared(folder, flags.get("splits")), 0)
+    kind = config.get("classification_type", prepared.classification_type)
+    return replace(prepared, metadata={**prepared.metadata, "labels_exclusive": kind == "exclusive"})
 
 
 def baselines_of(prepared: PreparedDataset) -> dict[str, ScoredRows]:

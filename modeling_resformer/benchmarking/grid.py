@@ -8,7 +8,7 @@
                              "flags": {"only": "vendor=Cirrus"}, "paper": "Cirrus"}, ...},
      "models": {"sequential": {"text": "ours, sequential", "ours": true, "flags": {...}}, ...},
      "variants": {"segmentation": {"text": "segmentation only", "flags": {"task": "segmentation"}}, ...},
-     "tables": [{"name": "table_4", "title": "...", "paper": "4", "datasets": ["isic2017"], "reference": "sequential",
+     "tables": [{"name": "table_4", "title": "...", "paper": "4", "of": "masks", "datasets": ["isic2017"], "reference": "sequential",
                  "rows": [{"row": "sequential", "paper": "Ours, sequential"},
                           {"row": "unet_r34", "stands_for": ["He et al."]},
                           {"row": "sequential/segmentation", "paper": "..."}]}],
@@ -82,6 +82,7 @@ class Table:
         reference: row that the others are tested against.
         rows: in order.
         baselines: whether what needs no learning stands below.
+        of: `masks` or `classes` for the scores of these alone; None for all.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Table:
     reference: str
     rows: tuple[Row, ...]
     baselines: bool = True
+    of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def _table_of(one: Mapping[str, Any], settings: Mapping[str, Any], kept: Sequenc
         one.get("reference", rows[0].key),
         rows,
         one.get("baselines", True),
+        one.get("of"),
     )
 
 

@@ -77,7 +77,7 @@ def reproduce(
     check_writable(output, "--output")
     output.mkdir(parents=True, exist_ok=True)
     if tables_only:
-        write_tables(grid, output, {}, samples)
+        write_reproduction(grid, output, {}, samples)
         return []
     data = found_data(grid, output, data)
     cells = list(grid.cells(seeds, only))[share[0] :: share[1]]
@@ -90,7 +90,7 @@ def reproduce(
         return []
     failed = run_cells(grid, left, data, output, costs, launcher, keep_models)
     run_baselines(grid, data, output, samples)
-    write_tables(grid, output, data, samples)
+    write_reproduction(grid, output, data, samples)
     return failed
 
 
@@ -126,7 +126,7 @@ def make_sample(source: str, folder: Path) -> None:
             raise BadInputError(f"{words[0]} failed; what went wrong stands above") from error
 
 
-def write_tables(grid: Grid, output: Path, data: Mapping[str, Path], samples: int) -> None:
+def write_reproduction(grid: Grid, output: Path, data: Mapping[str, Path], samples: int) -> None:
     """Writes tables.md, tables.csv, tables.tex, analyses.md and figures/ from the cells that are there."""
     parts = parts_of(grid, output, Bootstrap(samples))
     if not parts:

@@ -46,7 +46,7 @@ LATEX = Markup(r"\textbf{{{}}}".format, r"\underline{{{}}}".format, r" $\pm$ ", 
 def shown_scores(part: Part) -> list[ScoreEntry]:
     """Those that the paper prints and the main ones, as far as any line has them."""
     names = {name for line in part.lines for name in (*line.scores, *line.paper)}
-    return [score for score in SHOWN if score.name in names]
+    return [score for score in SHOWN if score.name in names and part.table.of in (None, score.of)]
 
 
 def cells_of_line(part: Part, line: Line, markup: Markup) -> list[str]:
@@ -61,7 +61,8 @@ def cells_of_line(part: Part, line: Line, markup: Markup) -> list[str]:
         f"{cost['memory'] / GIB:.1f}" if cost.get("memory") else "",
         "" if minutes is None else f"{minutes:.1f}",
     ]
-    return [markup.text(line.text), *scores, *([" / ".join(printed)] if papers_names(part) else []), *costs]
+    seeds = str(len(line.answers)) if line.kind in ("ours", "rival") else ""
+    return [markup.text(line.text), seeds, *scores, *([" / ".join(printed)] if papers_names(part) else []), *costs]
 
 
 def papers_names(part: Part) -> list[str]:
@@ -73,7 +74,7 @@ def header_of(part: Part) -> list[str]:
     paper = papers_names(part)
     names = [f"the paper's {' / '.join(PAPERS_NAMES[name] for name in paper)}"] if paper else []
     scores = [score.column or score.title for score in shown_scores(part)]
-    return ["", *scores, *names, "M parameters", "GMAC", "ms an image", "GiB to train", "CPU minutes"]
+    return ["", "seeds", *scores, *names, "M parameters", "GMAC", "ms an image", "GiB to train", "CPU minutes"]
 
 
 def score_cell(part: Part, line: Line, name: str, markup: Markup) -> str:
@@ -103,8 +104,7 @@ def caption_lines(part: Part) -> list[str]:
     ]
     if part.missing:
         lines.append(f"Not run: {'; '.join(part.missing)}.")
-    lines += [f"{line.text}: {note}." for line in part.lines for note in line.notes]
-    return lines
+    return lines + [f"The paper contradicts itself. {slip}." for slip in part.slips]
 
 
 def table_markdown(part: Part) -> str:

@@ -23,7 +23,7 @@ from ..metrics.scores import Bootstrap
 from .cell_runs import RECORD, cell_folder
 from .free_baselines import TEXTS, baseline_folder
 from .grid import Cell, Grid, Row, Table
-from .paper import rows_of, slips
+from .paper import TEXT, rows_of, slips
 
 
 KINDS = ("ours", "rival", "baseline", "published")
@@ -85,7 +85,6 @@ class Line:
         differences: to the reference, by name; p corrected by Holm over the lines of the table. None for the reference.
         raw_p: the same uncorrected.
         paper: what the paper prints for this system, in per cent, by name.
-        notes: what is to be said of it.
     """
 
     text: str
@@ -95,7 +94,6 @@ class Line:
     differences: Mapping[str, Difference] = field(default_factory=dict)
     raw_p: Mapping[str, float] = field(default_factory=dict)
     paper: Mapping[str, float] = field(default_factory=dict)
-    notes: Sequence[str] = ()
 
     @property
     def cost(self) -> Mapping[str, Any]:
@@ -120,6 +118,7 @@ class Part:
         lines: in order.
         images, cases: that were scored.
         missing: rows of which no seed is finished.
+        slips: sentences on where the paper's table, or its text about it, contradicts itself.
     """
 
     table: Table
@@ -130,6 +129,7 @@ class Part:
     images: int
     cases: int
     missing: Sequence[str]
+    slips: Sequence[str] = ()
 
     def ranked(self, score: str) -> list[str]:
         """Texts of the lines from the best value of a score on; of equal ones the first."""
@@ -179,7 +179,14 @@ def part_of(grid: Grid, table: Table, dataset: str, output: Path, bootstrap: Boo
         int(first.rows.annotated.sum()),
         first.cases,
         [texts[row.key] for row in table.rows if not answers[row.key]],
+        slips_of(table, grid.settings["datasets"][dataset].get("paper")),
     )
+
+
+def slips_of(table: Table, group: str | None) -> list[str]:
+    """What is wrong in the paper's table, or in its text about it, for a group."""
+    there = [] if table.paper is None else [table.paper, f"{table.paper}{TEXT}"]
+    return [f"{slip.row}: {slip.reason}" for slip in slips() if slip.table in there and slip.group == group]
 
 
 def text_of(row: Row) -> str:
@@ -269,15 +276,12 @@ def compared(lines: Sequence[Line], reference: str, bootstrap: Bootstrap) -> lis
 
 
 def published_lines(grid: Grid, table: Table, dataset: str) -> list[Line]:
-    """Every row of the paper's table that no row here is, with its printed figures and the slips in them."""
+    """Every row of the paper's table that no row here is, with its printed figures."""
     if table.paper is None:
         return []
     group, own = grid.settings["datasets"][dataset].get("paper"), {row.paper for row in table.rows}
-    wrong = {(slip.row, slip.group): slip.reason for slip in slips() if slip.table == table.paper}
-    lines = []
-    for name, values in rows_of(table.paper, group).items():
-        if name not in own:
-            reason = wrong.get((name, group))
-            notes = [f"the paper contradicts itself: {reason}"] if reason else []
-            lines.append(Line(f"{name}, as published, another protocol", "published", paper=values, notes=notes))
-    return lines
+    return [
+        Line(f"{name}, as published, another protocol", "published", paper=values)
+        for name, values in rows_of(table.paper, group).items()
+        if name not in own
+    ]

@@ -74,8 +74,10 @@ def with_mask_share(rows: Dataset, share: float, seed: int) -> Dataset:
     keeps = np.zeros(len(rows), dtype=bool)
     keeps[kept] = True
     order = rows.column_names
+    if len(rows.data) != len(rows):  # a choice of rows, which datasets would write into the user's folder
+        rows = rows.flatten_indices(keep_in_memory=True)
     for name in MASK_COLUMNS:
-        column = rows.select_columns(name).flatten_indices().data.column(name).combine_chunks()
+        column = rows.data.column(name).combine_chunks()
         column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
         # Rows are taken by index, and a missing index is a null: no value is decoded.
         index = pa.array(np.arange(len(rows)), mask=~keeps)

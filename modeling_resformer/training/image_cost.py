@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..configuration_resformer import ResFormerConfig
 from ..heads import TASKS, Task
@@ -88,14 +89,18 @@ def measure(workload: Workload) -> Iterator[Stage]:
     if workload.checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    pooled = norms_of_pooled_maps(model)
 
     def forward() -> None:
         with torch.no_grad(), autocast(workload, device):
             model.eval()(**make_batch(task, model.config, 1, workload.size, device))
 
     def step(images: int) -> None:
+        model.train()
+        for norm in pooled if images == 1 else ():
+            norm.eval()
         with autocast(workload, device):
-            output = model.train()(**make_batch(task, model.config, images, workload.size, device))
+            output = model(**make_batch(task, model.config, images, workload.size, device))
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -113,6 +118,21 @@ def model_of(task: Task, config: dict[str, Any]) -> ResFormerPreTrainedModel:
     if config.get("model_type") == RivalConfig.model_type:
         return rival_model(task, RivalConfig.from_dict(config))
     return task.model_class(ResFormerConfig.from_dict(config))
+
+
+def norms_of_pooled_maps(model: nn.Module) -> list[nn.Module]:
+    """The batch norms that have seen a map of a single pixel, filled in as the model runs: of one image they learn nothing,
+    and torch refuses to."""
+    found: list[nn.Module] = []
+
+    def look(norm: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if given[0].dim() == 4 and given[0].shape[2:].numel() == 1 and norm not in found:
+            found.append(norm)
+
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(look)
+    return found
 
 
 def make_batch(
