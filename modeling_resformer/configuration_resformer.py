@@ -30,6 +30,7 @@ logger = logging.get_logger(__name__)
 __version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub repository carries this file and not `__init__`
 
 BLOCK_TYPES = ("sequential", "parallel")
+RECOMPUTED = ("attention", "activation")
 CLASSIFICATION_TYPES = ("multi_label", "exclusive")
 DEFAULT_THRESHOLD = 0.5
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
@@ -146,6 +147,9 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         dice_include_background (`bool`, defaults to `True`): Whether class 0 counts in the Dice loss (ours).
         cross_entropy_weight (`float`, defaults to 0.0): Weight of a cross-entropy term added to the Dice loss.
         focal_weight (`float`, defaults to 0.0): Weight of a focal term (gamma 2) added to the Dice loss.
+        recompute (`list[str]`, defaults to none): What a training step computes again in its backward pass instead of
+            keeping it, of the Swin layers: `"attention"` from queries, keys and values on, `"activation"` of the
+            feed-forward network. Less memory for some time; gradient checkpointing saves more of both.
         initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables (ours).
         resformer_version (`str`, *optional*): Version of this package that saved the config; filled in by saving.
         out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`, or
@@ -196,6 +200,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     dice_include_background: bool = True
     cross_entropy_weight: float | int = 0.0
     focal_weight: float | int = 0.0
+    recompute: list[str] | tuple[str, ...] = ()
     initializer_range: float | int = 0.02
     resformer_version: str | None = None
     _out_features: list[str] | None = None
@@ -497,6 +502,10 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_numbers(self) -> None:
         if self.block_type not in BLOCK_TYPES:
             raise ValueError(f"block_type={self.block_type!r} is unknown; use one of {', '.join(BLOCK_TYPES)}.")
+        if unknown := [part for part in self.recompute if part not in RECOMPUTED]:
+            raise ValueError(
+                f"recompute={list(self.recompute)} has {unknown[0]!r}; use some of {', '.join(RECOMPUTED)}."
+            )
         for field, least in (("num_channels", 1), ("window_size", 2), ("classifier_hidden_size", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}={getattr(self, field)} must be {least} or more.")

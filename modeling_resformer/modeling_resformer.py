@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -317,19 +319,21 @@ class ResFormerWindowAttention(nn.Module):
         grid = window_grid(height, width, self.window_size, self.shift_size, hidden_states.device)
         windows = hidden_states.flatten(1, 2).index_select(1, grid.source)
         qkv = self.qkv(windows).view(batch_size, -1, tokens, 3, self.num_heads, self.head_dim)
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)
-        if grid.apart is not None:
-            query, key = with_apart(query, grid.apart[0], 1.0), with_apart(key, grid.apart[1], -APART)
-            value = F.pad(value, (0, extra_channels(self.head_dim)))  # since kernels take values as wide as keys
-        context, probabilities = self.attend(*(x.flatten(0, 1) for x in (query, key, value)), output_attentions)
+        attend = recomputed(self, "attention", self.attend)
+        context, probabilities = attend(qkv, grid.apart, output_attentions)
         context = self.output(context[..., : self.head_dim].reshape(batch_size, -1, channels))
         context = context.index_select(1, grid.target).view(batch_size, height, width, channels)
         return context, None if probabilities is None else probabilities.unflatten(0, (batch_size, -1))
 
     def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output_attentions: bool
+        self, qkv: torch.Tensor, apart: tuple[torch.Tensor, torch.Tensor] | None, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(windows, heads, N, d) each -> (windows, N, heads, d), and the probabilities where asked for."""
+        """(B, windows, N, 3, heads, d) -> (B * windows, N, heads, d or more), and the probabilities where asked for."""
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)
+        if apart is not None:
+            query, key = with_apart(query, apart[0], 1.0), with_apart(key, apart[1], -APART)
+            value = F.pad(value, (0, extra_channels(self.head_dim)))  # since kernels take values as wide as keys
+        query, key, value = (x.flatten(0, 1) for x in (query, key, value))
         bias = self.position_bias().to(query.dtype)[None]
         attention: Callable = eager_attention_forward
         if not output_attentions:
@@ -358,6 +362,13 @@ class ResFormerDropPath(nn.Module):
         return hidden_states * kept / (1.0 - self.rate)
 
 
+def recomputed(module: nn.Module, part: str, function: Callable) -> Callable:
+    """A function that keeps nothing for the backward pass of a training but what it is given, if the config says so."""
+    if not (module.training and torch.is_grad_enabled() and part in module.config.recompute):
+        return function
+    return partial(checkpoint, function, use_reentrant=False)
+
+
 class ResFormerFeedForward(nn.Module):
     """Linear, activation, Linear over the channels of a (B, h, w, C) map."""
 
@@ -365,13 +376,15 @@ class ResFormerFeedForward(nn.Module):
         super().__init__()
         if config.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={config.hidden_act!r} is unknown; use one of {', '.join(sorted(ACT2FN))}.")
+        self.config = config
         width = int(config.mlp_ratio * channels)
         self.expand = nn.Linear(channels, width)
         self.activation = ACT2FN[config.hidden_act]
         self.reduce = nn.Linear(width, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.reduce(self.activation(self.expand(hidden_states)))
+        finish = recomputed(self, "activation", lambda expanded: self.reduce(self.activation(expanded)))
+        return finish(self.expand(hidden_states))
 
 
 class ResFormerSwinLayer(nn.Module):
@@ -1073,10 +1086,10 @@ def room_of(folder: Any) -> int | None:
 
 def every_output(model: "ResFormerPreTrainedModel") -> list[torch.Tensor]:
     """What a model gives for a small image, feature maps included, on the meta device."""
-    pixel_values = torch.empty(1, model.config.num_channels, LOOKED_AT, LOOKED_AT, device="meta", dtype=model.dtype)
+    shape = (1, model.config.num_channels, LOOKED_AT, LOOKED_AT)
     options = {"output_hidden_states": True, "output_attentions": False, "return_dict": True}
-    with torch.enable_grad(), torch.device("meta"):
-        output = torch.func.functional_call(model, stand_ins(model), (pixel_values,), options)
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+        output = torch.func.functional_call(model, stand_ins(model), (torch.empty(shape, dtype=model.dtype),), options)
     return [
         tensor
         for value in output.to_tuple()

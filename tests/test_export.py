@@ -91,7 +91,7 @@ def test_the_steps_around_the_network_are_the_processors(settings, classes):
     processor = ResFormerImageProcessorPil(**{"size": {"height": 48, "width": 48}, **settings})
     model = Mixture(config)
     pipe = type("Pipe", (), {"model": model, "image_processor": processor})
-    whole = analysis_graph.analysis_model(mixture_as_onnx(), onnx_file.settings_of(pipe))
+    whole = analysis_graph.analysis_model(mixture_as_onnx(), onnx_file.analysis_settings(pipe))
     onnx.checker.check_model(whole)
     session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
     for height, width in ((61, 97), (130, 40), (48, 48), (33, 20)):
@@ -120,7 +120,7 @@ def test_what_no_graph_can_do_is_refused(settings, said):
         "Pipe", (), {"model": Mixture(tiny_config()), "image_processor": ResFormerImageProcessorPil(**settings)}
     )
     with pytest.raises(BadInputError, match=said):
-        onnx_file.settings_of(pipe)
+        onnx_file.analysis_settings(pipe)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def test_fusing_leaves_the_model_as_it_was():
         fused = model.fuse().to(torch.bfloat16)
         assert torch.equal(model(PIXELS).segmentation_logits, before)
     assert fused(PIXELS.bfloat16()).segmentation_logits.isfinite().all()
+    with torch.inference_mode():
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.fuse().modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in fused.parameters())
 

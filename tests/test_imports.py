@@ -72,7 +72,7 @@ def test_a_wheel_runs_where_only_the_core_is_installed(wheel, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["backbone", "configuration", "modeling", "image_processing", "image_processing_pil", "pipeline"]
+    "name", ["backbone", "configuration", "fusing", "modeling", "image_processing", "image_processing_pil", "pipeline"]
 )
 def test_hub_files_follow_the_loaders_rules(name):
     """Flat siblings by `from .file import name`, nothing absolute from this package, core packages only."""

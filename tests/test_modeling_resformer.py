@@ -292,6 +292,24 @@ def test_gradient_checkpointing_saves_memory(batch):
     assert saved_bytes(model) < plain / 2
 
 
+def test_recomputing_parts_saves_memory_and_changes_no_gradient(batch):
+    def trained(parts):
+        torch.manual_seed(0)
+        model, sizes = ResFormerForMultiTask(tiny_config(recompute=parts)).train(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            loss = model(**batch).loss
+        loss.backward()
+        return sum(sizes), [parameter.grad for parameter in model.parameters()]
+
+    plain, attention, both = (trained(parts) for parts in ([], ["attention"], ["attention", "activation"]))
+    assert plain[0] > attention[0] > both[0]
+    for one, *others in zip(plain[1], attention[1], both[1], strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match=r"recompute=.*'all'.*attention, activation"):
+        tiny_config(recompute=["all"])
+
+
 def test_stochastic_depth_rises_linearly_and_stays_out_of_evaluation(batch):
     model = ResFormerForMultiTask(tiny_config(drop_path_rate=0.7))
     rates = [layer.drop_path.rate for stage in model.encoder.stages for layer in stage.block.swin_layers]

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 import warnings
 
 import pytest
@@ -56,6 +57,23 @@ def test_without_evaluations_the_training_loss_is_what_is_told(flags, tmp_path, 
     flags = [*flags, "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
     lines, _ = lines_and_log([*flags, "--logging_strategy", "epoch"], tmp_path, caplog, capfd)
     assert [re.fullmatch(r"epoch (\d)/2  loss [\d.]+", line)[1] for line in lines] == ["1", "2"]
+
+
+def test_a_training_tells_how_long_it_waited_for_data(tmp_path, caplog):
+    trainer = make_trainer(prepared_dataset(), tmp_path, max_steps=2)
+    read = trainer.train_dataset.__class__.__getitem__
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(
+            trainer.train_dataset.__class__,
+            "__getitem__",
+            lambda *args: time.sleep(0.05) or read(*args),
+            raising=False,
+        )
+        trainer.train()
+    # Eight rows by turns.
+    assert 0.4 <= trainer.data_wait.waited < 0.4 + trainer.data_wait.worked + 5
+    (line,) = [record.message for record in caplog.records if record.name.endswith("data_wait")]
+    assert re.fullmatch(r"The steps waited for data \d+ % of their time(; more --dataloader_num_workers .*)?\.", line)
 
 
 def test_torch_has_nothing_to_warn_of_in_data_loading(tmp_path):

@@ -45,7 +45,7 @@ def export(pipe: ResFormerPipeline, path: Path, half: bool = False) -> None:
     Raises:
         BadInputError: the image processor has a setting that no graph can follow.
     """
-    settings = settings_of(pipe)
+    settings = analysis_settings(pipe)
     network = network_model(pipe.model, settings)
     if half:
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -58,7 +58,7 @@ def export(pipe: ResFormerPipeline, path: Path, half: bool = False) -> None:
         onnx.save(whole, beside)
 
 
-def settings_of(pipe: ResFormerPipeline) -> AnalysisSettings:
+def analysis_settings(pipe: ResFormerPipeline) -> AnalysisSettings:
     """What the graph has to do around the network.
 
     Raises:

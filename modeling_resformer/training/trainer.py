@@ -16,6 +16,7 @@ from ..errors import NonFiniteLossError
 from ..evaluation.row_statistics import row_statistics
 from ..heads import task_of
 from .backbone_rate import FrozenBackbone, check_backbone, scale_backbone_rate
+from .data_wait import DataWait
 from .distillation import Teacher
 from .mixup import Blend
 from .progress import ProgressLines
@@ -68,6 +69,8 @@ class ResFormerTrainer(ResumableTrainer):
         for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
             self.remove_callback(printing)
         self.add_callback(ProgressLines(bar=not self.args.disable_tqdm))
+        self.data_wait = DataWait()
+        self.add_callback(self.data_wait)
         self.task = task_of(self.model)
         self.loss_parts = [*self.task.losses, *([] if teacher is None else [DISTILLATION])]
 
@@ -77,6 +80,11 @@ class ResFormerTrainer(ResumableTrainer):
             self.args.dataloader_pin_memory = False
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.args.dataloader_num_workers = min(self.args.dataloader_num_workers, cores)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
+        """The batches of a step; the time is counted."""
+        with self.data_wait.waiting():
+            return super().get_batch_samples(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's, in which a backbone may have a learning rate of its own."""
