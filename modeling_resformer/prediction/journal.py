@@ -14,7 +14,13 @@ from .result_files import write_json
 
 SETTINGS_NAME = "settings.json"
 JOURNAL_FOLDER = "journal"
-RESULTS = ("masks", "overlays", "en_face", JOURNAL_FOLDER)  # folders of results, which --overwrite removes
+RESULTS = (
+    "masks",
+    "dicom_seg",
+    "overlays",
+    "en_face",
+    JOURNAL_FOLDER,
+)  # folders of results, which --overwrite removes
 RESULT_FILES = ("predictions", "volumes", "sheet", "problems", "settings")
 
 Record = dict[str, Any]
