@@ -28,6 +28,7 @@ EXTRAS = {
     "benchmark": ["segmentation-models-pytorch>=0.6", "monai>=1.5.2", "einops>=0.8.2", "scikit-learn>=1.5.2", TIMM],
     "track": ["tensorboard>=2.21"],
     "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
+    "dicom-seg": ["highdicom>=0.27"],
     "hub": ["Jinja2>=3.1.6"],
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
     "space": ["gradio>=6.31"],
@@ -37,7 +38,10 @@ EXTRAS = {
 EXTRAS["dev"] = sorted(
     {
         requirement
-        for extra in ("vision", "data", "train", "imagenet", "benchmark", "track", "predict", "hub", "serve", "docs")
+        for extra in (
+            *("vision", "data", "train", "imagenet", "benchmark", "track"),
+            *("predict", "dicom-seg", "hub", "serve", "docs"),
+        )
         for requirement in EXTRAS[extra]
     }
     | {"pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14"}

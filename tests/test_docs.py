@@ -13,7 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_data import PHOTOGRAPH, dataset_of, save
 from prepared_data import MASK_CLASSES, prepared_dataset
 from raw_data import random_volume, write_metaimage, write_photograph
 from small_model import ARCHITECTURE
@@ -129,6 +131,8 @@ def folder(tmp_path_factory):
     dataset.cast(diagnoses).save_to_disk(str(root / "data" / "isic2017"))
     for name in ("photo.jpg", "folder/a.jpg", "more/b.png"):
         write_photograph(root / name)
+    save(dataset_of(np.zeros((20, 24, 3), np.uint8), PHOTOGRAPH), root / "mole.dcm")
+    (root / "codes.json").write_text('{"lesion": {"value": "95324001", "meaning": "Skin lesion"}}')
     write_metaimage(root / "RETOUCH" / "Cirrus" / "TRAIN001" / "oct.mhd", random_volume((3, 20, 24)))
     shutil.copytree(READY, root / "hub_cards" / READY.name)
     return root

@@ -12,6 +12,7 @@ predicted only where you name it. Written below --output:
 
     masks/NAME.png              class indices with a palette, at the image's size
     masks/NAME.mha, .nii.gz     the same for a volume, with its spacing, origin and direction
+    dicom_seg/NAME.dcm          with --dicom-seg, the masks of DICOM images as DICOM Segmentation, which a PACS shows over them
     overlays/NAME.png           contours on the image, or on the slices of a volume with the largest findings, and below
                                 every class at or above its threshold with its score, or that with the highest score
                                 where classes exclude each other
@@ -87,6 +88,18 @@ def make_parser() -> Parser:
     add("--overlap", type=float, help="share of a window's side that the next one covers again (default: 0.5)")
     add("--window-scale", type=float, help="factor on the image's size before windows are laid over it (default: 1)")
     add("--no-overlays", action="store_true", help="masks and tables only")
+    add(
+        "--dicom-seg",
+        action="store_true",
+        help="write the masks of DICOM images and volumes as DICOM Segmentation too (extra dicom-seg)",
+    )
+    add(
+        "--segment-codes",
+        type=Path,
+        metavar="JSON",
+        help="what mask classes mean in --dicom-seg, by SNOMED CT: "
+        '{"lesion": {"value": "95324001", "meaning": "Skin lesion"}}',
+    )
     add("--batch-size", type=int, default=8, help="images, or windows, a forward pass (default: 8)")
     add("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
     add_runtime(parser)
@@ -107,6 +120,10 @@ def check_given(parser: Parser, given: argparse.Namespace) -> None:
             parser.error(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
     if given.threshold is not None and not 0 <= given.threshold <= 1:
         parser.error(f"--threshold is {given.threshold}; expected a number from 0 to 1")
+    if given.dicom_seg and given.dataset:
+        parser.error("--dicom-seg lays masks over DICOM files; expected inputs, not --dataset")
+    if given.segment_codes is not None and not given.dicom_seg:
+        parser.error("--segment-codes says what the segments of --dicom-seg mean; expected --dicom-seg with it")
     for flag in ("overlap", "window_scale"):
         if getattr(given, flag) is not None and not given.sliding_window:
             parser.error(f"--{flag.replace('_', '-')} says how windows are laid; expected --sliding-window with it")
@@ -148,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             overlap=OVERLAP if given.overlap is None else given.overlap,
             window_scale=1.0 if given.window_scale is None else given.window_scale,
             draw=not given.no_overlays,
+            dicom_seg=given.dicom_seg,
+            segment_codes=given.segment_codes,
             batch_size=given.batch_size,
             cpu_threads=given.cpu_threads,
             limits=take_limits(given),

@@ -22,7 +22,7 @@ from ..errors import BadInputError, OutputError
 from ..image_processing_pil_resformer import upright
 from ..limits import DEFAULT_LIMITS, InputLimits
 from ..volumes.finding import mask_suffix
-from .cases import Case, Stamp, StillCase, VolumeCase
+from .cases import Case, Stamp, StillCase, VolumeCase, is_dicom_case
 from .journal import Journal, Record
 from .measurements import measure_mask
 from .predictor import Logits, Predictor, Prepared
@@ -31,6 +31,7 @@ from .result_tables import Row, printable, rounded, said_of
 
 
 if TYPE_CHECKING:
+    from ..volumes.dicom_seg import SegmentationWriter
     from ..volumes.scan import ScanVolume
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Run:
         batch_size: slices of a volume in a forward pass.
         limits: the largest input.
         draw: whether to write overlays, sheets and en-face views.
+        segmentations: who writes the masks of DICOM as DICOM; None where nobody does.
         problems: what could not be done, filled by the run.
     """
 
@@ -112,6 +114,7 @@ class Run:
     draw: bool
     bar: tqdm
     limits: InputLimits = DEFAULT_LIMITS
+    segmentations: "SegmentationWriter | None" = None
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -174,15 +177,28 @@ class Run:
         row, mask = self.described(logits, case.spacing)
         row |= {"source": case.source, "case_id": case.case_id, "slice_index": case.slice_index}
         if mask is not None:
+            if self.segmentations and is_dicom_case(case):
+                row["dicom_seg"] = self.written_segmentation(case, mask[None], [Path(case.source)])
             row["mask"] = self.written(Path("masks") / f"{case.name}.png", mask_image(mask))
             if self.draw:
                 image, _ = upright(case.open(self.limits))
                 overlay = overlay_image(image, mask, said_of(row, self.predictor.classes.image))
                 row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay)
-        return self.record(case, [row], [row[kind] for kind in ("mask", "overlay") if row.get(kind)])
+        return self.record(case, [row], [row[kind] for kind in ("mask", "dicom_seg", "overlay") if row.get(kind)])
 
     def written(self, name: Path, image: Image.Image) -> str:
         write_result(self.output / name, image)
+        return name.as_posix()
+
+    def written_segmentation(
+        self, case: Case, mask: np.ndarray, files: Sequence[Path], slice_spacing: float | None = None
+    ) -> str:
+        """Writes a mask (slices, rows, columns) as DICOM SEG over its files; returns its name."""
+        name = Path("dicom_seg") / f"{case.name}.dcm"
+        try:
+            self.segmentations.write(self.output / name, mask, files, slice_spacing)
+        except OSError as error:
+            raise OutputError(self.output / name, error) from error
         return name.as_posix()
 
     def described(self, logits: Logits, spacing: Sequence[float | None] | None) -> tuple[Row, np.ndarray | None]:
@@ -263,6 +279,8 @@ class Run:
             return self.record(case, rows, [], volume=whole)
         for name, measured in measure_volume(masks, self.predictor.mask_class_names, scan.spacing).items():
             whole |= {f"{fact}_{name}": rounded(value) for fact, value in vars(measured).items()}
+        if self.segmentations and is_dicom_case(case):
+            whole["dicom_seg"] = self.written_segmentation(case, masks, scan.source.files, scan.slice_spacing)
         whole["mask"] = f"masks/{case.name}{mask_suffix(case.volume)}"
         try:
             write_mask_volume(self.output / whole["mask"], masks, scan)
@@ -277,9 +295,8 @@ class Run:
         if self.draw:
             said = [said_of(row, classes.image) for row in rows]
             whole |= self.drawn_volume(case, scan, masks, said)
-        return self.record(
-            case, rows, [whole[kind] for kind in ("mask", "en_face", "sheet") if kind in whole], volume=whole
-        )
+        kinds = ("mask", "dicom_seg", "en_face", "sheet")
+        return self.record(case, rows, [whole[kind] for kind in kinds if kind in whole], volume=whole)
 
     def drawn_volume(
         self, case: VolumeCase, scan: "ScanVolume", masks: np.ndarray, said: Sequence[Sequence[str]]

@@ -17,7 +17,7 @@ from ..files import leads_out
 from ..image_processing_pil_resformer import open_image
 from ..limits import DEFAULT_LIMITS, InputLimits
 from ..volumes.finding import find_dicom_images, find_volumes, is_dicom, looks_like_input
-from ..volumes.source import VolumeSource
+from ..volumes.source import DICOM, VolumeSource
 
 
 # Formats Pillow lists and cannot read without a program or a plug-in that is not there.
@@ -108,6 +108,12 @@ class VolumeCase(Case):
 
 
 StillCase = ImageCase | RowCase
+
+
+def is_dicom_case(case: Case) -> bool:
+    if isinstance(case, VolumeCase):
+        return case.volume.kind == DICOM
+    return isinstance(case, ImageCase) and is_dicom(Path(case.source))
 
 
 def files_stamp(files: Iterable[Path]) -> Stamp:

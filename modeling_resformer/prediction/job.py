@@ -7,6 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -16,13 +17,16 @@ from ..files import alone
 from ..limits import DEFAULT_LIMITS, InputLimits
 from ..pipeline_resformer import OVERLAP
 from .case_loop import Problem, Run, units_of
-from .cases import Case, VolumeCase, dataset_cases, find_cases
+from .cases import Case, VolumeCase, dataset_cases, find_cases, is_dicom_case
 from .journal import Journal, Record, prepare_output
 from .predictor import Predictor, Windows, load_pipelines
 from .processes import Processes
 from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_sheet
 from .result_tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
 
+
+if TYPE_CHECKING:
+    from ..volumes.dicom_seg import SegmentationWriter
 
 MOST_WORKERS = 8
 SHOWN_ROWS = 10
@@ -42,6 +46,7 @@ class Request:
         keep_aspect_ratio: whether to fit images into the network's input and pad them; as the checkpoint does where None.
         sliding_window: whether masks are predicted in windows, with their `overlap` and the image's `window_scale`.
         draw: whether to draw overlays, sheets and en-face views.
+        dicom_seg: whether to write the masks of DICOM as DICOM Segmentation too, with `segment_codes`, a JSON file.
         batch_size: images a forward pass, or windows.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
         limits: the largest input.
@@ -63,6 +68,8 @@ class Request:
     overlap: float = OVERLAP
     window_scale: float = 1.0
     draw: bool = True
+    dicom_seg: bool = False
+    segment_codes: Path | None = None
     batch_size: int = 8
     cpu_threads: int | None = None
     limits: InputLimits = DEFAULT_LIMITS
@@ -172,9 +179,12 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
     predictor = Predictor(pipe, request.threshold, request.tta, tuple(others), request.windows)
     if request.sliding_window and not predictor.classes.mask:
         raise BadInputError(f"--sliding-window needs a model with masks; {request.model} only classifies")
+    segmentations = segmentation_writer(request, predictor, cases) if request.dicom_seg else None
     with processes.together():
         if processes.is_first:
             settings = {**predictor.settings(), "overlays": request.draw}
+            if segmentations:
+                settings["dicom_seg"] = {name: vars(code) for name, code in segmentations.codes.items()}
             prepare_output(request.output, settings, request.overwrite)
     with (
         processes.together()
@@ -183,7 +193,7 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
         before = set(finished(journal, cases, stamps))
     started = time.monotonic()
     with processes.together():
-        problems = run_share(request, processes, predictor, journal, cases, before, stamps)
+        problems = run_share(request, processes, predictor, journal, cases, before, stamps, segmentations)
     problems = processes.gather(problems)
     seconds = time.monotonic() - started
     if not processes.is_first:
@@ -213,6 +223,28 @@ def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
             )
 
 
+def segmentation_writer(request: Request, predictor: Predictor, cases: Sequence[Case]) -> "SegmentationWriter":
+    """Who writes masks as DICOM Segmentation.
+
+    Raises:
+        BadInputError: no DICOM among the cases, no masks, no highdicom, or codes that cannot be used.
+    """
+    if not any(is_dicom_case(case) for case in cases):
+        raise BadInputError(
+            f"--dicom-seg: none of the {len(cases)} inputs is DICOM, over which a DICOM segmentation could be laid; "
+            "leave it out"
+        )
+    if not predictor.classes.mask:
+        raise BadInputError(f"--dicom-seg needs a model with masks; {request.model} only classifies")
+    try:
+        from ..volumes.dicom_seg import SegmentationWriter, read_segment_codes
+    except ImportError as error:
+        raise BadInputError("--dicom-seg needs highdicom; install 'modeling-resformer[dicom-seg]'") from error
+    classes = predictor.classes.mask
+    codes = read_segment_codes(request.segment_codes, classes) if request.segment_codes else {}
+    return SegmentationWriter(classes, codes, predictor.fingerprint())
+
+
 def finished(journal: Journal, cases: Sequence[Case], stamps: dict[str, list[int]]) -> dict[str, Record]:
     """Records of the finished cases, in the order of the cases."""
     records = journal.finished()
@@ -231,6 +263,7 @@ def run_share(
     cases: Sequence[Case],
     before: set[str],
     stamps: dict[str, list[int]],
+    segmentations: "SegmentationWriter | None",
 ) -> list[Problem]:
     """Predicts this process's share of what is left; returns what could not be done."""
     left = [
@@ -245,7 +278,8 @@ def run_share(
         # None: no bar where no terminal redraws it, which would put the next message on its line.
         tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
     ):
-        run = Run(predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar, request.limits)
+        shown = predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar
+        run = Run(*shown, limits=request.limits, segmentations=segmentations)
         run.do(share)
     return run.problems
 
@@ -280,9 +314,9 @@ def write_outputs(
     of_all = {"models": members} if members > 1 else {}
     rows = [row | of_all for record in records.values() for row in record["rows"]]
     volumes = [record["volume"] | of_all for record in records.values() if "volume" in record]
-    written = write_tables(output / "predictions", prediction_columns(classes, members), rows)
+    written = write_tables(output / "predictions", prediction_columns(classes, members, request.dicom_seg), rows)
     if volumes:
-        written += write_tables(output / "volumes", volume_columns(classes, members), volumes)
+        written += write_tables(output / "volumes", volume_columns(classes, members, request.dicom_seg), volumes)
     drawn = [row for row in rows if row.get("overlay")]
     if drawn:
         written.append(write_drawn(output, drawn, predictor))

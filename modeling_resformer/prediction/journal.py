@@ -15,7 +15,13 @@ from .result_files import write_json
 
 SETTINGS_NAME = "settings.json"
 JOURNAL_FOLDER = "journal"
-RESULTS = ("masks", "overlays", "en_face", JOURNAL_FOLDER)  # folders of results, which --overwrite removes
+RESULTS = (
+    "masks",
+    "dicom_seg",
+    "overlays",
+    "en_face",
+    JOURNAL_FOLDER,
+)  # folders of results, which --overwrite removes
 RESULT_FILES = ("predictions", "volumes", "sheet", "problems", "settings")
 
 LONGEST_NAME = 255  # bytes

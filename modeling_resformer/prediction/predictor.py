@@ -235,6 +235,11 @@ class Predictor:
             "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }
 
+    def fingerprint(self) -> str:
+        """64 characters that another checkpoint, or ensemble, does not have."""
+        each = [weights_digest(pipe.model) for pipe in self.members]
+        return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
     def prepare(self, image: Any, intensity_range: Sequence[float] | None = None) -> Prepared:
         """One image to the model's input, (1, C, H, W), and its own size."""
         scale = {"sliding_window": True, "window_scale": self.windows.scale} if self.windows else {}

@@ -55,7 +55,7 @@ class ClassNames:
     image: tuple[str, ...]
 
 
-def prediction_columns(classes: ClassNames, members: int = 1) -> dict[str, str]:
+def prediction_columns(classes: ClassNames, members: int = 1, dicom_seg: bool = False) -> dict[str, str]:
     """Columns of `predictions.csv`, one row per image or slice, as `members` models answer it.
 
     `source` (the input), `case_id`, `slice_index` (from 0), `height`, `width`, `spacing_row_mm`, `spacing_column_mm` (mm per
@@ -63,8 +63,8 @@ def prediction_columns(classes: ClassNames, members: int = 1) -> dict[str, str]:
     `label_NAME` (whether the score reaches the threshold, or is the highest), `threshold_NAME` (empty there); per foreground
     mask class `area_pixels_NAME`, `area_share_NAME` (0..1), `mean_probability_NAME` (softmax over its pixels, empty without
     any), `lesion_count_NAME` (8-connected), `longest_diameter_pixels_NAME`, `area_mm2_NAME`, `longest_diameter_mm_NAME` (both
-    empty where the spacing is unknown); `mask`, `overlay` (files relative to the output folder); of an ensemble
-    `models`, how many answers were averaged.
+    empty where the spacing is unknown); `mask`, `overlay` (files relative to the output folder), and `dicom_seg` where asked
+    for; of an ensemble `models`, how many answers were averaged.
     """
     return {
         **{"source": "text", "case_id": "text", "slice_index": "integer", "height": "integer", "width": "integer"},
@@ -72,19 +72,20 @@ def prediction_columns(classes: ClassNames, members: int = 1) -> dict[str, str]:
         **per_class(IMAGE_CLASS_COLUMNS, classes.image),
         **per_class(SLICE_CLASS_COLUMNS, classes.mask),
         **({"mask": "text", "overlay": "text"} if classes.mask else {}),
+        **({"dicom_seg": "text"} if dicom_seg else {}),
         **({"models": "integer"} if members > 1 else {}),
     }
 
 
-def volume_columns(classes: ClassNames, members: int = 1) -> dict[str, str]:
+def volume_columns(classes: ClassNames, members: int = 1, dicom_seg: bool = False) -> dict[str, str]:
     """Columns of `volumes.csv`, one row per volume, as `members` models answer it.
 
     `source`, `case_id`, `slices`, `height`, `width`, `spacing_slice_mm`, `spacing_row_mm`, `spacing_column_mm` (empty where
     unknown; a slice counts as thick as the distance to the next); per image-level class `highest_score_NAME`,
     `slices_labelled_NAME`; per foreground mask class `voxels_NAME`, `volume_mm3_NAME`, `slices_affected_NAME`,
     `largest_slice_NAME` (index from 0 of the slice with the largest area), `largest_area_pixels_NAME`,
-    `largest_area_mm2_NAME`, `lesion_count_NAME` (26-connected); `mask`, `en_face`, `sheet` (files relative to the output folder);
-    of an ensemble `models`.
+    `largest_area_mm2_NAME`, `lesion_count_NAME` (26-connected); `mask`, `en_face`, `sheet` (files relative to the output folder),
+    and `dicom_seg` where asked for; of an ensemble `models`.
     """
     return {
         **{"source": "text", "case_id": "text", "slices": "integer", "height": "integer", "width": "integer"},
@@ -92,6 +93,7 @@ def volume_columns(classes: ClassNames, members: int = 1) -> dict[str, str]:
         **per_class({"highest_score": "number", "slices_labelled": "integer"}, classes.image),
         **per_class(VOLUME_CLASS_COLUMNS, classes.mask),
         **({"mask": "text", "en_face": "text", "sheet": "text"} if classes.mask else {}),
+        **({"dicom_seg": "text"} if dicom_seg else {}),
         **({"models": "integer"} if members > 1 else {}),
     }
 

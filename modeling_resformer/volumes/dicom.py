@@ -63,13 +63,14 @@ class DicomVolume:
     """Voxels (slices, rows, columns); spacing (slice, row, column) in mm, the slices' None where no file says it.
 
     `value_range` holds the lowest and highest value the file can store, None where that is the range of the voxels' type
-    or, for signed values, says nothing about brightness.
+    or, for signed values, says nothing about brightness. `files` are those of the slices, in their order, or the one of all.
     """
 
     voxels: np.ndarray
     spacing: Spacing | None
     geometry: Geometry
     value_range: Range | None
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ def _assembled(
         spacing=None if pixel_spacing is None else (slice_spacing, *pixel_spacing),
         geometry=_geometry(frames, pixel_spacing, slice_spacing),
         value_range=ranges.pop() if len(ranges) == 1 else None,
+        files=tuple(files),
     )
 
 

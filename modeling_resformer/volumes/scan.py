@@ -12,7 +12,7 @@ import errno
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class ScanVolume:
     """One volume in memory.
 
     Args:
-        source: where it came from.
+        source: where it came from; the files of a DICOM series in the order of its slices.
         voxels: (slices, rows, columns) at the file's own depth; `voxels[i]` is a view.
         spacing: (slice, row, column) in mm; None where the file does not say, and so is the slices' alone.
         geometry: where the voxels lie, for writing a mask; 1 mm stands for an unknown length.
@@ -165,7 +165,8 @@ def _read_nifti(source: VolumeSource, limits: InputLimits) -> ScanVolume:
 
 def _read_dicom(source: VolumeSource, limits: InputLimits) -> ScanVolume:
     volume = read_dicom_volume(source.files, limits)
-    return ScanVolume(source, volume.voxels, volume.spacing, volume.geometry, volume.value_range)
+    ordered = replace(source, files=volume.files)
+    return ScanVolume(ordered, volume.voxels, volume.spacing, volume.geometry, volume.value_range)
 
 
 def _read_tiff(source: VolumeSource, limits: InputLimits) -> ScanVolume:
