@@ -40,7 +40,7 @@ EXTRAS["dev"] = sorted(
         requirement
         for extra in (
             *("vision", "data", "train", "imagenet", "benchmark", "track"),
-            *("predict", "dicom-seg", "hub", "serve", "docs"),
+            *("predict", "dicom-seg", "hub", "serve", "export", "docs"),
         )
         for requirement in EXTRAS[extra]
     }

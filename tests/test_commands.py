@@ -334,6 +334,7 @@ def test_a_launcher_takes_only_its_own_folder_off_the_path(tmp_path, monkeypatch
 
 def test_no_folder_of_scripts_is_named_like_a_package():
     assert {path.name for path in (ROOT / "scripts").iterdir() if path.is_dir()} - {"__pycache__"} == {
+        "grids",
         "launch",
         "recipes",
     }

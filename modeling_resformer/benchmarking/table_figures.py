@@ -87,7 +87,7 @@ def pareto(title: str, lines: Mapping[str, Line]) -> "Figure | None":
         for x, y, line in points:
             ours = line.kind == "ours"
             one.plot(x, y, MARKERS[line.kind], color="C1" if ours else "C0", markersize=13 if ours else 7)
-            one.annotate(shortened(line.text), (x, y), (5, 3), textcoords="offset points", fontsize=7)
+            one.annotate(short_name(line.text), (x, y), (5, 3), textcoords="offset points", fontsize=7)
         front = pareto_front([point[:2] for point in points])
         one.step(*zip(*front, strict=True), where="post", color="0.6", zorder=0)
         one.set(
@@ -117,7 +117,7 @@ def size_figure(title: str, lines: Mapping[str, Line]) -> "Figure | None":
     for number, (text, line) in enumerate(segmenting.items()):
         means, medians = dice_by_size(line.answers)
         style = {"ours": "-", "rival": "--"}[line.kind]
-        axes.plot(100 * medians, 100 * means, style, marker="o", color=f"C{number % 10}", label=shortened(text))
+        axes.plot(100 * medians, 100 * means, style, marker="o", color=f"C{number % 10}", label=short_name(text))
     axes.set(
         xscale="log", xlabel="median size of the quarter, per cent of the image", ylabel="Dice, per cent", title=title
     )
@@ -140,7 +140,7 @@ def share_figure(part: Part) -> "Figure | None":
             x, y = [share for share, _ in known], np.array([[s.value, s.low, s.high] for _, s in known]) * 100
             reach = np.nan_to_num(np.abs(y[:, 1:].T - y[:, 0]))
             label = lines[-1][1].text
-            one.errorbar(x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=shortened(label))
+            one.errorbar(x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=short_name(label))
         one.set(xscale="log", xlabel="per cent of the training images with masks", ylabel=f"{column}, per cent")
         one.set_xticks(x, [f"{share:g}" for share in x], minor=False)
         one.legend(fontsize=8)
@@ -148,7 +148,7 @@ def share_figure(part: Part) -> "Figure | None":
     return figure
 
 
-def shortened(text: str, most: int = 34) -> str:
+def short_name(text: str, most: int = 34) -> str:
     text = text.partition(" (stand-in")[0]
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -175,7 +175,7 @@ def masks_sheet(
         for text, place in folders.items():
             file = place / f"{name}.png"
             if file.is_file():
-                tiles.append((shortened(text, 30), coloured(image, true, np.asarray(Image.open(file)))))
+                tiles.append((short_name(text, 30), coloured(image, true, np.asarray(Image.open(file)))))
         lines.append(tiles)
     return pasted(lines)
 

@@ -1,5 +1,6 @@
 """Checkpoints made ready to predict, and the three steps of a pipeline one by one, so that they can overlap."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -120,7 +120,7 @@ def load_model(name_or_path: str, task: str | None) -> ResFormerPreTrainedModel:
             return load_rival(name_or_path, config, task).to(memory_format=torch.channels_last)
         saved_from = (config.architectures or [TASKS["multi_task"].model_class.__name__])[0]
         model_class = task_named(saved_from).model_class if task is None else TASKS[task].model_class
-        return model_class.from_pretrained(name_or_path)
+        return model_class.from_pretrained(name_or_path).to(memory_format=torch.channels_last)
 
 
 def build_image_processor(
