@@ -6,6 +6,7 @@ import torch
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.rivals.rival_models import RIVALS, RivalConfig
 from modeling_resformer.rivals.rival_names import RivalName
+from modeling_resformer.training.arguments import parse_arguments
 from modeling_resformer.training.image_cost import norms_of_pooled_maps
 from modeling_resformer.training.imagenet import lite_state_dict
 from modeling_resformer.training.rival_start import fill_rival, load_rival
@@ -146,3 +147,19 @@ def test_the_cost_of_one_image_is_measured_where_batch_norm_follows_a_global_poo
     found = norms_of_pooled_maps(model)
     model.eval()(torch.randn(1, 3, 8, 8))
     assert found == [pooling[2]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rival", SMP, "--backbone", "efficientnet-lite0"], "--backbone and --rival are given together"),
+        (["--pretrained"], "--pretrained says how a --rival starts"),
+        (["--rival", "monai/UNETR"], "expected --task segmentation"),
+        (["--rival", "keras/Unet"], "is no network"),
+        (["--mask_share", "0"], "--mask_share is 0"),
+        (["--only", "Cirrus"], "expected COLUMN=VALUE"),
+    ],
+)
+def test_flags_that_mean_nothing_together_are_refused(flags, said, tmp_path):
+    with pytest.raises(BadInputError, match=said):
+        parse_arguments(["--dataset", "d", "--output_dir", str(tmp_path), "--use_cpu", *flags])

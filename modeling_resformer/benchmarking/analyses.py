@@ -32,12 +32,15 @@ class Agreement:
 
 
 def trained_lines(parts: Sequence[Part]) -> dict[str, dict[str, Line]]:
-    """Every trained line once, by the text of its dataset and its own."""
+    """Every trained line once, by the text of its dataset and that which it has in the first table."""
     found: dict[str, dict[str, Line]] = {}
+    seen = set()
     for part in parts:
         for line in part.lines:
-            if line.kind in ("ours", "rival") and f"/{SHARE}" not in key_of(line):
-                found.setdefault(part.text, {}).setdefault(line.text, line)
+            trained = line.kind in ("ours", "rival") and f"/{SHARE}" not in key_of(line)
+            if trained and (part.text, key_of(line)) not in seen:
+                seen.add((part.text, key_of(line)))
+                found.setdefault(part.text, {})[line.text] = line
     return found
 
 
@@ -121,11 +124,14 @@ def analyses_markdown(parts: Sequence[Part]) -> str:
     text = ["# Analyses\n"]
     for title, explained, rows_of_section in sections:
         text.append(f"## {title}\n\n{explained}\n")
+        before = len(text)
         for dataset, lines in trained_lines(parts).items():
             rows = rows_of_section(lines)
             if len(rows) > 1:
                 rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
                 text.append(f"**{dataset}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+        if len(text) == before:
+            text.append("Nothing in these data tells of it.\n")
     return "\n".join(text)
 
 

@@ -169,7 +169,7 @@ class Grid:
 
         Args:
             seeds: default those of the grid.
-            only: names of tables, datasets, models or rows, one of which a cell must belong to; default all.
+            only: names of tables, datasets, models, rows or cells, one of which a cell must belong to; default all.
         """
         seen = set()
         for seed in seeds or self.seeds:
@@ -177,7 +177,7 @@ class Grid:
                 for dataset in table.datasets:
                     for row in table.rows:
                         cell = Cell(dataset, row.key, seed)
-                        names = {table.name, dataset, row.model, row.key}
+                        names = {table.name, dataset, row.model, row.key, cell.name}
                         if cell not in seen and (not only or names & set(only)):
                             seen.add(cell)
                             yield cell

@@ -1,9 +1,10 @@
 """Figures of a grid: Pareto plots, the share of masks, Dice against size, and masks beside each other as the paper's 5 to 8."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,13 +20,15 @@ from .table_lines import Line, Part, value_of
 
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # As in the paper's figures.
 TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (255, 220, 0), (230, 30, 30), (40, 180, 60)
 FLUIDS = ((0, 0, 0), (230, 30, 30), (40, 180, 60), (50, 90, 230))
 STRENGTH = 0.55  # of the colour over the image
-CAPTION = 26  # pixels
+CAPTION, LETTER = 34, 7  # pixels above a picture, and of a letter there
+LEAST_SIDE = 150  # pixels of a picture's place
 MARKERS = {"ours": "*", "rival": "o"}
 PLOTTED = ("dice_present", "auc")
 
@@ -93,8 +96,18 @@ def pareto(title: str, lines: Mapping[str, Line]) -> "Figure | None":
         one.set(
             xscale="log", xlabel="milliseconds an image, forward", ylabel=f"{columns[name]}, per cent", title=title
         )
-        one.margins(x=0.2)
+        one.margins(x=0.25)
+        plain_ticks(one)
     return figure
+
+
+def plain_ticks(axes: "Axes") -> None:
+    """Numbers as they are below a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter("")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -121,6 +134,7 @@ def size_figure(title: str, lines: Mapping[str, Line]) -> "Figure | None":
     axes.set(
         xscale="log", xlabel="median size of the quarter, per cent of the image", ylabel="Dice, per cent", title=title
     )
+    plain_ticks(axes)
     axes.legend(fontsize=7, loc="lower right")
     return figure
 
@@ -142,7 +156,8 @@ def share_figure(part: Part) -> "Figure | None":
             label = lines[-1][1].text
             one.errorbar(x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=short_name(label))
         one.set(xscale="log", xlabel="per cent of the training images with masks", ylabel=f"{column}, per cent")
-        one.set_xticks(x, [f"{share:g}" for share in x], minor=False)
+        one.set_xticks(x, [f"{share:g}" for share in x])
+        one.xaxis.set_minor_formatter("")
         one.legend(fontsize=8)
     figure.suptitle(f"{part.table.title}, {part.text}")
     return figure
@@ -157,7 +172,7 @@ def masks_sheet(
     grid: Grid, parts: Sequence[Part], dataset: str, prepared: PreparedDataset, output: Path
 ) -> Image.Image | None:
     """A row of pictures for each shown image: the image, its truth, and what each model of the first seed made of it."""
-    models = {line.text: line for part in parts for line in part.lines if line.kind in ("ours", "rival")}
+    models = {text: line for lines in trained_lines(parts).values() for text, line in lines.items()}
     folders = {}
     for text, line in models.items():
         place = output / "cells" / Cell(**line.answers[0].record["cell"]).name / "shown"
@@ -175,7 +190,7 @@ def masks_sheet(
         for text, place in folders.items():
             file = place / f"{name}.png"
             if file.is_file():
-                tiles.append((short_name(text, 30), coloured(image, true, np.asarray(Image.open(file)))))
+                tiles.append((short_name(text, 42), coloured(image, true, np.asarray(Image.open(file)))))
         lines.append(tiles)
     return pasted(lines)
 
@@ -199,14 +214,15 @@ def coloured(image: Image.Image, true: np.ndarray, predicted: np.ndarray) -> Ima
 
 
 def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
-    """Pictures in rows, the name of each column above every picture."""
-    side: Any = max(max(image.size) for line in lines for _, image in line) + 4
+    """Pictures in rows, the name of each column above every picture, on two lines where it is long."""
+    side = max(LEAST_SIDE, *(max(image.size) for line in lines for _, image in line)) + 4
     width, height = side * max(map(len, lines)), (side + CAPTION) * len(lines)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
         for column, (text, image) in enumerate(line):
             corner = column * side, number * (side + CAPTION)
-            draw.text((corner[0] + 2, corner[1] + 6), text, fill="black")
+            words = textwrap.wrap(text, side // LETTER)[:2]
+            draw.text((corner[0] + 2, corner[1] + 3), "\n".join(words), fill="black")
             sheet.paste(image, (corner[0], corner[1] + CAPTION))
     return sheet

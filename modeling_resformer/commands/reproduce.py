@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="tables, datasets, models or rows of the grid; default all",
+        help="tables, datasets, models, rows or cells; default all",
     )
     add("--seeds", type=int, nargs="+", default=[], help="default: those of the grid")
     add("--part", default="0/1", metavar="I/N", help="run every N-th cell from the I-th on, to share out by cell")

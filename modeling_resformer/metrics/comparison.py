@@ -14,6 +14,9 @@ import numpy as np
 from .scores import FEWEST_CASES, Bootstrap, Statistic, resampled_cases
 
 
+NO_WIDTH = 1e-9  # of an interval; equal samples differ by as much as rounding
+
+
 @dataclass(frozen=True)
 class SeedMean:
     """A score of several seeds of one model.
@@ -21,7 +24,7 @@ class SeedMean:
     Attributes:
         value: mean over the seeds.
         std: standard deviation over them (n - 1); NaN for one.
-        low, high: interval of the mean over the cases, the seeds fixed; NaN below `FEWEST_CASES` cases.
+        low, high: interval of the mean over the cases, the seeds fixed; NaN below `FEWEST_CASES` cases, and without width.
         drawn: (R,) the mean over the seeds for every drawn sample of cases; empty where there is no interval.
     """
 
@@ -63,6 +66,8 @@ def seed_mean(seeds: Sequence[Statistic], cases: int, bootstrap: Bootstrap) -> S
     weights = resampled_cases(cases, bootstrap).astype(np.float64)
     drawn = np.mean([statistic(weights) for statistic in seeds], axis=0)
     low, high = _interval(drawn, bootstrap)
+    if not high - low > NO_WIDTH:  # what all samples agree on would look like certainty
+        low = high = np.nan
     return SeedMean(float(values.mean()), std, low, high, drawn)
 
 
