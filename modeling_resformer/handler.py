@@ -105,7 +105,8 @@ class Parameters:
         expected = [*cls.__dataclass_fields__, "subtask"]
         unknown = sorted(set(values) - set(expected))
         if unknown:
-            raise RequestError(f"parameters.{unknown[0]} is unknown; expected some of {', '.join(expected)}.", 422)
+            name = " ".join(unknown[0].split())
+            raise RequestError(f"parameters.{name:.60} is unknown; expected some of {', '.join(expected)}.", 422)
         if one_of(values.pop("subtask", "semantic"), SUBTASKS, "subtask") != "semantic":
             raise RequestError("parameters.subtask: this model tells classes, not instances; use 'semantic'.", 422)
         if "task" in values:

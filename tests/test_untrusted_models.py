@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import socket
 import time
 
 import pytest
 import torch
+from raw_data import write_photograph
+from run_here import run_command
 from safetensors.torch import load_file, save_file
 
 from modeling_resformer import ResFormerConfig
@@ -124,6 +127,19 @@ def test_code_of_the_folder_is_neither_run_nor_asked_about(copy, kind, tmp_path,
     changed(copy, kind, auto_map=auto, **fields)
     problem_of(copy)
     assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_is_asked_of_the_network(model, tmp_path, predict, monkeypatch):
+    def refuse(*arguments, **_):
+        raise AssertionError(f"the network was asked: {arguments}")
+
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    write_photograph(tmp_path / "mine" / "images" / "a.png", size=(20, 16))
+    source = ["--source", tmp_path / "mine", "--output", tmp_path / "prepared"]
+    assert run_command("prepare_folder", *source) == 0
+    assert predict([model, str(tmp_path / "mine" / "images"), "--output", str(tmp_path / "out")]) == 0
 
 
 # Names -----------------------------------------------------------------------------------------------------------------

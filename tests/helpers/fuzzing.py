@@ -4,6 +4,7 @@ A child reads one mutant after the other. Its memory is limited, an audit hook r
 parent ends it where one takes too long; a child that dies is charged to the mutant it died of, and the next one goes on.
 """
 
+import faulthandler
 import json
 import os
 import resource
@@ -131,6 +132,7 @@ def _child(target: Target, seeds: list[bytes], numbers: list[int], folder: Path)
 
 
 def _run_child(target: Target, seeds: list[bytes], numbers: list[int], folder: Path, writing: int) -> None:
+    faulthandler.disable()  # a crash is counted, not told at length
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)

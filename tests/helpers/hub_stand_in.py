@@ -38,6 +38,9 @@ class StandInHub(ThreadingHTTPServer):
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
 
+    def handle_error(self, request, client_address):
+        pass  # whoever hangs up is meant to
+
     def start(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
