@@ -27,6 +27,7 @@ EXTRAS = {
     ],
     "benchmark": ["segmentation-models-pytorch>=0.6", "monai>=1.5.2", "einops>=0.8.2", "scikit-learn>=1.5.2", TIMM],
     "track": ["tensorboard>=2.21"],
+    "trackio": ["trackio>=0.43"],
     "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
     "dicom-seg": ["highdicom>=0.27"],
     "hub": ["Jinja2>=3.1.6"],
@@ -44,7 +45,14 @@ EXTRAS["dev"] = sorted(
         )
         for requirement in EXTRAS[extra]
     }
-    | {"pytest>=8.4", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "ruff>=0.14"}
+    | {
+        "jsonschema>=4.26",
+        "pytest>=8.4",
+        "pytest-timeout>=2.4",
+        "pytest-xdist>=3.8",
+        "pytorch-ignite>=0.5.5",
+        "ruff>=0.14",
+    }
 )
 
 

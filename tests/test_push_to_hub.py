@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 from prepared_data import prepared_dataset
 from published_run import FLUIDS, ISIC, made_up_record, made_up_results, write_run
@@ -84,9 +86,10 @@ def files_below(folder):
 
 
 def test_a_dry_run_makes_everything_a_repository_needs(run, repository):
-    images = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg"}
+    images = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg", "outputs/ISIC_0000051.jpg"}
+    bundle = {"configs/metadata.json", "configs/inference.json"}
     texts = {"README.md", "config.json", "preprocessor_config.json", "requirements.txt", "results.json", "run.json"}
-    assert files_below(repository) == CODE | images | texts | {"model.safetensors"}
+    assert files_below(repository) == CODE | images | texts | bundle | {"model.safetensors"}
     weights = load_file(repository / "model.safetensors")
     assert {tensor.dtype for name, tensor in weights.items() if tensor.is_floating_point()} == {torch.float32}
     config = json.loads((repository / "config.json").read_text())
@@ -97,6 +100,31 @@ def test_a_dry_run_makes_everything_a_repository_needs(run, repository):
     for name in ("results.json", "run.json"):
         assert json.loads((repository / name).read_text()) == json.loads((run / name).read_text())
     assert {path.stat().st_mode & 0o777 for path in repository.iterdir() if path.is_file()} == {0o644}
+
+
+def test_the_widget_shows_the_contours_beside_each_example(repository):
+    (entry,) = ModelCard.load(repository / "README.md").data.widget
+    assert entry["output"] == {"url": "outputs/ISIC_0000051.jpg"}
+    with Image.open(repository / "outputs/ISIC_0000051.jpg") as shown, Image.open(repository / entry["src"]) as given:
+        assert shown.size == given.size
+
+
+def test_scores_for_benchmark_datasets(run, tmp_path, untried, capsys):
+    results = json.loads((run / "results.json").read_text())["model"]
+    flags = ["--benchmark", "org/skin:lesion=jaccard", "--benchmark", "org/skin:melanoma=auc_melanoma"]
+    assert dry_run(run, tmp_path / "a", *flags, "--tag", "v2") == 0
+    stored = yaml.safe_load((tmp_path / "a/.eval_results/org--skin.yaml").read_text())
+    first, second = parse_eval_result_entries(stored)
+    assert (first.dataset_id, first.task_id, first.value) == ("org/skin", "lesion", results["jaccard"]["value"])
+    assert (second.task_id, second.value) == ("melanoma", results["auc_melanoma"]["value"])
+    assert first.source_url == f"https://huggingface.co/{REPO}/blob/v2/results.json"
+    assert first.notes == "jaccard, split test, n=300"
+    for flag, said in (
+        ("org/skin=dice", "expected OWNER/DATASET:TASK=SCORE"),
+        ("org/skin:lesion=dise", "results.json has no dise; it has accuracy"),
+    ):
+        assert dry_run(run, tmp_path / "b", "--benchmark", flag) == 1
+        assert said in capsys.readouterr().err and not (tmp_path / "b").exists()
 
 
 def test_requirements_are_those_of_the_package(repository):

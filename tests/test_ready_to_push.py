@@ -73,7 +73,9 @@ def test_the_repository_made_of_it_is_complete_and_has_the_kept_card(made):
         source = ROOT / "modeling_resformer" / f"{name}resformer.py"
         assert files.pop(source.name).read_bytes() == source.read_bytes()
     assert files.pop("handler.py").read_bytes() == (ROOT / "modeling_resformer" / "handler.py").read_bytes()
-    assert set(files) == {"config.json", "requirements.txt"}
+    outputs = {f"outputs/{path.name}" for path in (READY / "examples").iterdir()}
+    bundle = {"configs/metadata.json", "configs/inference.json"}
+    assert set(files) == {"config.json", "requirements.txt"} | outputs | bundle
     assert "timm" in (made / "requirements.txt").read_text()
     assert "It needs torch, transformers 5.17 or later, timm and Pillow" in (READY / "README.md").read_text()
     kept, saved = (json.loads((folder / "config.json").read_text()) for folder in (READY, made))

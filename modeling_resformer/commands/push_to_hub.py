@@ -67,6 +67,13 @@ def make_parser() -> Parser:
         metavar="FOLDER",
         help="output folder of scripts/train_folds.py on the same data, for a table of the card",
     )
+    add(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="OWNER/DATASET:TASK=SCORE",
+        help="a score of results.json for a benchmark dataset of the Hub, e.g. org/isic2017:lesion=jaccard; several times",
+    )
     add("--dataset-id", help="Hub id of the dataset, where it is on the Hub")
     add("--space-id", help="Hub id of a Space that tries the model, for a link in the card")
     add("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
@@ -105,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         synthetic=given.synthetic,
         card_text=given.card,
         folds=given.folds,
+        benchmarks=tuple(given.benchmark),
         revision=given.tag or given.revision,
     )
     push = Push(given.repo_id, public=given.public, revision=given.revision, tag=given.tag)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -44,6 +45,7 @@ class Terms:
             the dataset whose layout they have.
         card_text: the owner's `card.yaml`; by default the run's own, where there is one.
         folds: folder of a cross-validation on the same data, for a table of its own.
+        benchmarks: scores that benchmark datasets of the Hub take, each as `owner/dataset:task=score`.
         revision: tag or branch that the card's examples load.
         templates: folder of the card templates.
     """
@@ -58,6 +60,7 @@ class Terms:
     synthetic: bool = False
     card_text: Path | None = None
     folds: Path | None = None
+    benchmarks: tuple[str, ...] = ()
     revision: str = "main"
     templates: Path = TEMPLATES
 
@@ -67,7 +70,13 @@ class Terms:
         return self.repo_id.split("/")[-1]
 
 
-def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequence[str] = ()) -> None:
+def write_model_card(
+    folder: Path,
+    terms: Terms,
+    facts: Facts,
+    examples: Sequence[str] = (),
+    outputs: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Writes `folder/README.md`.
 
     Args:
@@ -75,6 +84,7 @@ def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequenc
         terms: what is published as what.
         facts: of the run.
         examples: file names in `folder/examples` that the widget offers.
+        outputs: what it shows beside them, by their names.
 
     Raises:
         BadInputError: the template is missing.
@@ -84,7 +94,7 @@ def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequenc
     if not template.is_file():
         raise BadInputError(f"{template}: no such card template; install the package again, or run from a checkout")
     card = ModelCard.from_template(
-        card_data(terms, facts, examples),
+        card_data(terms, facts, examples, outputs),
         template_str=template.read_text(encoding="utf-8"),
         **values(folder, terms, facts),
     )
@@ -93,7 +103,7 @@ def write_model_card(folder: Path, terms: Terms, facts: Facts, examples: Sequenc
     (folder / "README.md").write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
-def card_data(terms: Terms, facts: Facts, examples: Sequence[str]) -> ModelCardData:
+def card_data(terms: Terms, facts: Facts, examples: Sequence[str], outputs: Mapping[str, Any]) -> ModelCardData:
     """The card's header."""
     segmentation, classification = ["image-segmentation"] * facts.segments, ["image-classification"] * facts.classifies
     tags = [
@@ -116,7 +126,11 @@ def card_data(terms: Terms, facts: Facts, examples: Sequence[str]) -> ModelCardD
         metrics=[entry.name for entry in INDEXED if facts.score(entry.name) is not None],
         tags=[*tags, "synthetic-data"] if terms.synthetic else tags,
         widget=[
-            {"src": f"examples/{name}", "example_title": Path(name).stem}  # from the repository's root
+            {
+                "src": f"examples/{name}",  # from the repository's root
+                "example_title": Path(name).stem,
+                **({"output": outputs[name]} if name in outputs else {}),
+            }
             for name in examples
         ]
         or None,

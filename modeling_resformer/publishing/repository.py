@@ -4,7 +4,10 @@ import csv
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,15 +16,20 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..configuration_resformer import ResFormerConfig
 from ..data.fold_folders import FOLDS_NAME
+from ..drawing import displayable, draw_contours
 from ..errors import BadInputError, one_line
 from ..escaping import stored_cell
 from ..files import finished_folder
 from ..heads import task_named
+from ..image_processing_pil_resformer import open_image, upright
 from ..modeling_resformer import ResFormerPreTrainedModel
+from ..pipeline_resformer import ResFormerPipeline
 from ..shipped import shipped
-from .card import Terms, weights_licence, write_model_card
+from .card import Terms, licence_title, weights_licence, write_model_card
 from .card_text import CARD_TEXT_NAME
+from .eval_results import write_eval_results
 from .facts import Facts, needs_timm, read_facts
+from .monai_bundle import write_monai_bundle
 from .repository_checks import (
     RESULTS_NAME,
     RUN_NAME,
@@ -39,10 +47,12 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 EXAMPLES = "examples"
+OUTPUTS = "outputs"
 SAMPLE_IMAGES = shipped("examples/isic2017_sample/ISIC-2017_Training_Data")  # of a checkout
 NETWORK = shipped("docs/network.png")
 IMAGES = ("report.png", "samples.png")
 MOST_EXAMPLES = 3
+CONTOUR_SHARE = 1 / 160  # of the image's shorter side
 # What Inference Endpoints install beside their own torch; the bounds are those of setup.py.
 REQUIREMENTS = "transformers>=5.17,<6\nhuggingface-hub>=1.5\npillow>=11.0\nnumpy>=2.0\n"
 TIMM = "timm>=1.0.31\n"  # of backbones of timm
@@ -71,7 +81,12 @@ def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = Fal
         write_fold_summary(folder, facts)
         write_card_text(run, folder, terms, facts)
         examples = write_images(run, folder, terms, facts)
-        write_model_card(folder, terms, facts, examples)
+        outputs = write_outputs(folder, model, examples)
+        stated = replace(facts, synthetic=terms.synthetic)
+        if facts.segments:
+            write_monai_bundle(folder, terms.repo_id, terms.revision, licence_title(terms, facts), stated)
+        write_eval_results(folder, terms, stated)
+        write_model_card(folder, terms, facts, examples, outputs)
         check_card(folder / "README.md")
         refuse_pickles(folder)
         check_reload(folder, model)
@@ -197,6 +212,29 @@ def write_images(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[st
         (folder / EXAMPLES).mkdir(exist_ok=True)
         shutil.copyfile(path, folder / EXAMPLES / path.name)
     return [path.name for path in examples]
+
+
+def write_outputs(folder: Path, model: ResFormerPreTrainedModel, examples: Sequence[str]) -> dict[str, Any]:
+    """What the widget shows beside each example, by its name, in the Hub's format: an image of the contours, or scores."""
+    if not examples:
+        return {}
+    processor = AutoImageProcessor.from_pretrained(folder)
+    pipe = ResFormerPipeline(model=model, image_processor=processor, device=torch.device("cpu"))
+    outputs: dict[str, Any] = {}
+    for name in examples:
+        path = folder / EXAMPLES / name
+        answer = pipe(str(path))
+        if "segmentation" not in answer:
+            scores = sorted(answer["class_scores"].items(), key=lambda one: -one[1])
+            outputs[name] = [{"label": label, "score": round(score, 4)} for label, score in scores]
+            continue
+        image, _ = upright(open_image(path))
+        width = max(1, round(min(image.size) * CONTOUR_SHARE))
+        drawn = draw_contours(displayable(image), answer["segmentation"].numpy(), width)
+        (folder / OUTPUTS).mkdir(exist_ok=True)
+        drawn.save(folder / OUTPUTS / f"{path.stem}.jpg", quality=90)
+        outputs[name] = {"url": f"{OUTPUTS}/{path.stem}.jpg"}
+    return outputs
 
 
 def example_images(run: Path) -> list[Path]:

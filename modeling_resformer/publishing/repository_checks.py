@@ -164,9 +164,12 @@ def header_problems(header: Mapping[str, Any]) -> Iterator[str]:
 def missing_examples(header: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Images of the repository that the widget would offer and that are not there."""
     for entry in header.get("widget", []):
-        source = str(entry.get("src", "")) if isinstance(entry, dict) else ""
-        if not source.startswith("https://") and not (folder / source).is_file():
-            yield f"widget: {source} is no file of the repository"
+        entry = entry if isinstance(entry, dict) else {}
+        output = entry.get("output")
+        shown = [output["url"]] if isinstance(output, dict) and "url" in output else []
+        for source in map(str, [entry.get("src", ""), *shown]):
+            if not source.startswith("https://") and not (folder / source).is_file():
+                yield f"widget: {source} is no file of the repository"
 
 
 def check_repo_id(repo_id: str) -> None:
