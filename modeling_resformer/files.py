@@ -69,6 +69,8 @@ def finished_folder(output: Path, overwrite: bool, kind: str, is_one: Callable[[
     with alone(output, "--output"):
         output.parent.mkdir(parents=True, exist_ok=True)
         sweep(output)
+        if output.exists():  # it may have come back
+            check_replaceable(output, overwrite, kind, is_one)
         partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
         try:
             with named_write_failure(output, "--output"):
@@ -105,7 +107,8 @@ def alone(output: Path, flag: str) -> Iterator[None]:
         yield
     finally:
         if held is not None:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                lock.unlink()
             os.close(held)
         for folder in made:
             with suppress(OSError):  # it is not empty
@@ -129,8 +132,9 @@ def hold(lock: Path, make: bool = True) -> int | None:
             if isinstance(error, BlockingIOError | PermissionError):
                 return None
             raise
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-            return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
         os.close(descriptor)  # whoever held it before has removed it
     return None
 
