@@ -183,6 +183,20 @@ def test_the_file_answers_like_the_pipeline_on_photographs(exported):
 
 
 @pytest.mark.slow
+def test_half_the_size_gives_nearly_the_same(exported, tmp_path):
+    file = tmp_path / "half.onnx"
+    assert export_main(["--model", str(exported), "--output", str(file), "--half"]) == 0
+    assert file.stat().st_size < 0.6 * (exported / "model.onnx").stat().st_size
+    image = [photograph(300, 200)]
+    half, whole = (
+        answers_of(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), image)
+        for path in (file, exported / "model.onnx")
+    )
+    assert (half["segmentation"] == whole["segmentation"]).mean() >= 0.99
+    np.testing.assert_allclose(half["class_scores"], whole["class_scores"], atol=2e-2)
+
+
+@pytest.mark.slow
 def test_predict_and_serve_give_the_same_by_either_runtime(exported, tmp_path):
     from modeling_resformer.serving.server import Served, load_handler
 

@@ -51,7 +51,14 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    "kind", ["paper", "parallel", "neck", pytest.param("inside", marks=TIMM), pytest.param("convnext", marks=TIMM)]
+    "kind",
+    [
+        "paper",
+        "neck",
+        pytest.param("parallel", marks=pytest.mark.slow),
+        pytest.param("inside", marks=TIMM),
+        pytest.param("convnext", marks=[TIMM, pytest.mark.slow]),
+    ],
 )
 def test_fused_answers_are_the_plain_ones(kind):
     model = trained(ResFormerForMultiTask(CONFIGS[kind]()))
