@@ -12,7 +12,8 @@ from modeling_resformer.benchmarking.grid import GRIDS, Cell, Grid
 from modeling_resformer.benchmarking.paper import rows_of
 from modeling_resformer.benchmarking.reproduction import reproduce
 from modeling_resformer.commands.reproduce import main
-from modeling_resformer.data.row_choice import RowChoice
+from modeling_resformer.data.row_choice import RowChoice, with_mask_share
+from modeling_resformer.data.rows import EpochSampler
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.training.arguments import parse_arguments
 
@@ -199,3 +200,12 @@ def test_rows_of_one_value_alone_or_all_but_these(prepared):
         RowChoice.of("vendor=Zeiss", None).applied_to(prepared, 0)
     with pytest.raises(BadInputError, match="expected COLUMN=VALUE"):
         RowChoice.of("Cirrus", None)
+
+
+def test_which_masks_are_kept_has_nothing_to_do_with_the_order_of_the_images():
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"mask": ["m"] * 400, "mask_classes": [["lesion"]] * 400})
+    kept = [i for i, mask in enumerate(with_mask_share(rows, 0.2, seed=0)["mask"]) if mask is not None]
+    first = list(EpochSampler(400, seed=0))[:80]
+    assert len(kept) == 80 and len(set(kept) & set(first)) < 40

@@ -154,4 +154,9 @@ def describe_costs(grid: Grid, cells: Sequence[Cell], costs: CostBook) -> str:
             f"{cell.name}: {cost.parameters / 1e6:.2f} M parameters, {cost.gmac:.2f} GMAC, "
             f"{cost.milliseconds:.0f} ms an image, about {seconds / 60:.1f} min"
         )
-    return "\n".join([*lines, f"{len(cells)} cells, about {whole / 3600:.1f} hours of one process in all."])
+    return "\n".join(
+        [
+            *lines,
+            f"{len(cells)} cell{'' if len(cells) == 1 else 's'}, about {whole / 3600:.1f} hours of one process in all.",
+        ]
+    )

@@ -156,7 +156,8 @@ def share_figure(part: Part) -> "Figure | None":
             label = lines[-1][1].text
             one.errorbar(x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=short_name(label))
         one.set(xscale="log", xlabel="per cent of the training images with masks", ylabel=f"{column}, per cent")
-        one.set_xticks(x, [f"{share:g}" for share in x])
+        ticks = sorted({100 * share for lines in models.values() for share, _ in lines})
+        one.set_xticks(ticks, [f"{share:g}" for share in ticks])
         one.xaxis.set_minor_formatter("")
         one.legend(fontsize=8)
     figure.suptitle(f"{part.table.title}, {part.text}")
@@ -224,5 +225,7 @@ def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
             corner = column * side, number * (side + CAPTION)
             words = textwrap.wrap(text, side // LETTER)[:2]
             draw.text((corner[0] + 2, corner[1] + 3), "\n".join(words), fill="black")
-            sheet.paste(image, (corner[0], corner[1] + CAPTION))
+            scale = (side - 4) / max(image.size)
+            size = round(image.width * scale), round(image.height * scale)
+            sheet.paste(image.resize(size, Image.Resampling.NEAREST), (corner[0], corner[1] + CAPTION))
     return sheet

@@ -18,7 +18,7 @@ from ..errors import BadInputError
 from ..evaluation.answers import Classes, ScoredRows, row_score_functions
 from ..evaluation.per_case import read_per_case
 from ..metrics.comparison import Difference, SeedMean, difference, holm, seed_mean
-from ..metrics.score_table import is_better_lower
+from ..metrics.score_table import SCORES, is_better_lower
 from ..metrics.scores import Bootstrap
 from .cell_runs import RECORD, cell_folder
 from .free_baselines import TEXTS, baseline_folder
@@ -168,7 +168,9 @@ def part_of(grid: Grid, table: Table, dataset: str, output: Path, bootstrap: Boo
     reference = texts.get(table.reference, lines[0].text)
     if table.baselines:
         lines += baseline_lines(table, dataset, answers.get(table.reference, ()), output, bootstrap)
-    lines = compared(lines, reference, bootstrap)
+    lines = compared(
+        [line for line in lines if line.kind != "baseline" or says_of(line, table.of)], reference, bootstrap
+    )
     first = lines[0].answers[0]
     return Part(
         table,
@@ -187,6 +189,11 @@ def slips_of(table: Table, group: str | None) -> list[str]:
     """What is wrong in the paper's table, or in its text about it, for a group."""
     there = [] if table.paper is None else [table.paper, f"{table.paper}{TEXT}"]
     return [f"{slip.row}: {slip.reason}" for slip in slips() if slip.table in there and slip.group == group]
+
+
+def says_of(line: Line, of: str | None) -> bool:
+    """Whether a line has a score of masks, or of classes; of either for None."""
+    return any(score.name in line.scores and of in (None, score.of) for score in SCORES)
 
 
 def text_of(row: Row) -> str:

@@ -14,6 +14,7 @@ from .prepared import PreparedDataset
 
 
 MASK_COLUMNS = ("mask", "mask_classes")
+MASK_STREAM = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ def with_mask_share(rows: Dataset, share: float, seed: int) -> Dataset:
         seed: of the order in which rows lose their masks.
     """
     there = np.flatnonzero([value is not None for value in rows["mask_classes"]])
-    kept = np.random.default_rng(seed).permutation(there)[: max(1, math.ceil(share * len(there) - 1e-9))]
+    # Another stream than that of the order of the images, or the first images of a run would be those that keep theirs.
+    kept = np.random.default_rng((seed, *MASK_STREAM)).permutation(there)[
+        : max(1, math.ceil(share * len(there) - 1e-9))
+    ]
     keeps = np.zeros(len(rows), dtype=bool)
     keeps[kept] = True
     order = rows.column_names
