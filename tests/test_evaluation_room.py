@@ -15,6 +15,7 @@ KNOWN = {
     "data",
     "drawing",
     "errors",
+    "escaping",
     "files",
     "flags",
     "heads",

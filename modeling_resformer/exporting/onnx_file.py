@@ -52,7 +52,7 @@ def export(pipe: ResFormerPipeline, path: Path, half: bool = False) -> None:
 
         network = convert_float_to_float16(network, keep_io_types=True)
     whole = analysis_model(network, settings)
-    onnx.helper.set_model_props(whole, metadata(pipe, settings, half))
+    onnx.helper.set_model_props(whole, file_metadata(pipe, settings, half))
     onnx.checker.check_model(whole)
     with whole_file(path) as beside:
         onnx.save(whole, beside)
@@ -116,7 +116,7 @@ def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelPro
     return exported.model_proto
 
 
-def metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: bool) -> dict[str, str]:
+def file_metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: bool) -> dict[str, str]:
     """What a reader of the file has to know, each value as JSON."""
     config = pipe.model.config
     values: dict[str, Any] = {

@@ -87,5 +87,5 @@ def network_of(whole: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def known(whole: onnx.ModelProto) -> dict[str, Any]:
-    """What `onnx_file.metadata` wrote into a file."""
+    """What `onnx_file.file_metadata` wrote into a file."""
     return {one.key: json.loads(one.value) for one in whole.metadata_props}

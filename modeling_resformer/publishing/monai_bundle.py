@@ -34,13 +34,13 @@ def write_monai_bundle(folder: Path, repo_id: str, revision: str, licence: str |
     """
     (folder / CONFIGS).mkdir()
     for name, content in (
-        (METADATA_NAME, metadata(repo_id, revision, licence, facts)),
+        (METADATA_NAME, bundle_metadata(repo_id, revision, licence, facts)),
         (INFERENCE_NAME, inference()),
     ):
         (folder / CONFIGS / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def metadata(repo_id: str, revision: str, licence: str | None, facts: Facts) -> dict[str, Any]:
+def bundle_metadata(repo_id: str, revision: str, licence: str | None, facts: Facts) -> dict[str, Any]:
     """What the model is, in the words of MONAI's specification."""
     classes = {str(index): name for index, name in enumerate(facts.config.mask_class_names)}
     foreground = ", ".join(facts.config.mask_class_names[1:])
