@@ -507,11 +507,7 @@ class ResFormerStage(ResFormerCheckpointedLayer):
 
 
 class ResFormerPadding(nn.Module):
-    """Zeros on the right and bottom up to whole strides: (B, C, H, W) -> (B, C, h, w), on a CPU channels last.
-
-    That makes all maps channels last, as the Swin layers have them, and the convolutions of a CPU a sixth faster. Weights
-    stay as they are: in an exported graph their layout would rule out batches of one.
-    """
+    """Zeros on the right and bottom up to whole strides: (B, C, H, W) -> (B, C, h, w)."""
 
     def __init__(self, num_channels: int, stride: int) -> None:
         super().__init__()
@@ -523,10 +519,7 @@ class ResFormerPadding(nn.Module):
         height, width = pixel_values.shape[-2:]
         bottom = (height + self.stride - 1) // self.stride * self.stride - height
         right = (width + self.stride - 1) // self.stride * self.stride - width
-        padded = F.pad(pixel_values, (0, right, 0, bottom))
-        if padded.device.type == "cpu" and not torch.compiler.is_compiling():
-            padded = padded.contiguous(memory_format=torch.channels_last)
-        return padded
+        return F.pad(pixel_values, (0, right, 0, bottom))
 
     def check_input(self, pixel_values: torch.Tensor) -> None:
         if pixel_values.dim() != 4 or pixel_values.shape[1] != self.num_channels:
@@ -564,7 +557,12 @@ class ResFormerEncoder(nn.Module):
         self, pixel_values: torch.Tensor, output_attentions: bool = False
     ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
         """(B, num_channels, H, W) -> stem and level feature maps, and the attention probabilities where asked for."""
-        hidden_states = self.stem(self.padding(pixel_values))
+        padded = self.padding(pixel_values)
+        # All maps then are channels last, as the Swin layers have them, and convolutions a seventh faster. Weights stay as
+        # they are loaded: in an exported graph such a layout would rule out batches of one.
+        if padded.device.type == "cpu" and not torch.compiler.is_compiling():
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        hidden_states = self.stem(padded)
         feature_maps, attentions = [hidden_states], []
         for stage in self.stages:
             hidden_states, probabilities = stage(

@@ -260,7 +260,6 @@ def test_saving_and_loading_keeps_every_value_and_asks_no_hub(model_class, join,
     assert set(state) == set(model.state_dict())
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[key]), key
-    model.to(memory_format=torch.channels_last)  # as loading lays it out
     with torch.no_grad():
         for one, other in zip(model(PIXELS).to_tuple()[-1:], loaded(PIXELS).to_tuple()[-1:], strict=True):
             # The weights are equal bit for bit; where they lie in memory changes the last digit of a product.
@@ -275,7 +274,7 @@ def test_saving_and_loading_keeps_every_value_and_asks_no_hub(model_class, join,
 
 def test_auto_classes_build_and_load_each_class(tmp_path):
     config = config_of("convnextv2", backbone_join="inside")
-    multi_task = awake(ResFormerForMultiTask(config)).eval().to(memory_format=torch.channels_last)
+    multi_task = awake(ResFormerForMultiTask(config)).eval()
     multi_task.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is ResFormerConfig and type(loaded.backbone_config) is ConvNextV2Config
@@ -400,8 +399,7 @@ expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=True)
 for folder in ("/saved", "/again"):
     model = AutoModel.from_pretrained(sys.argv[1] + folder, trust_remote_code=True)
     with torch.no_grad():
-        logits = model(expected["pixel_values"]).segmentation_logits
-        torch.testing.assert_close(logits, expected["logits"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(expected["pixel_values"]).segmentation_logits, expected["logits"])
     model.save_pretrained(sys.argv[1] + "/again")
 """
 

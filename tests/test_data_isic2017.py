@@ -298,7 +298,7 @@ def test_bad_input_stops_with_one_line_or_is_skipped_and_recorded(tmp_path, caps
         (lambda r: write_truth(r, []), "found no rows"),
         (
             lambda r: (r / "ISIC-2017_Training_Part3_GroundTruth.csv").write_bytes(b"\xff\xfe\x00image_id"),
-            "not a UTF-8 CSV table",
+            "not UTF-8",
         ),
     ],
 )
