@@ -104,7 +104,7 @@ def _check_sizes(given: Any, name: str = "backbone_config") -> None:
     """
     if isinstance(given, dict):
         for key, value in given.items():
-            _check_sizes(value, f"{name}.{str(key):.60}")
+            _check_sizes(value, f"{name}.{key!s:.60}")
     elif isinstance(given, list | tuple):
         if len(given) > LONGEST_LIST and not name.endswith(("id2label", "label2id")):
             raise ValueError(f"{name} has {len(given)} entries; expected {LONGEST_LIST} at most.")
