@@ -48,14 +48,22 @@ def export(pipe: ResFormerPipeline, path: Path, half: bool = False) -> None:
     settings = analysis_settings(pipe)
     network = network_model(pipe.model, settings)
     if half:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        network = convert_float_to_float16(network, keep_io_types=True)
+        network = in_float16(network)
     whole = analysis_model(network, settings)
     onnx.helper.set_model_props(whole, file_metadata(pipe, settings, half))
     onnx.checker.check_model(whole)
     with whole_file(path) as beside:
         onnx.save(whole, beside)
+
+
+def in_float16(network: onnx.ModelProto) -> onnx.ModelProto:
+    """A network that computes in float16, from float32 to float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = OnnxModel(convert_float_to_float16(network, keep_io_types=True))
+    model.topological_sort()  # the casts of its inputs stand last
+    return model.model
 
 
 def analysis_settings(pipe: ResFormerPipeline) -> AnalysisSettings:
