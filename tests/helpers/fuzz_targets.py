@@ -300,9 +300,9 @@ def handler(folder: Path) -> EndpointHandler:
 
 
 def read_body(path: Path) -> None:
-    for kind in ("application/json", "image/png"):
-        answer = handler(path.parents[1] / "model")(request_data(path.read_bytes(), kind, "segmentation"))
-        json.dumps(answer, allow_nan=False)
+    """Under the type of content that clients send both JSON and images as."""
+    data = request_data(path.read_bytes(), "application/json", "segmentation")
+    json.dumps(handler(path.parents[1] / "model")(data), allow_nan=False)
 
 
 def prepared_handler(seeds: Callable[[Path], list[bytes]]) -> Callable[[Path], list[bytes]]:

@@ -57,7 +57,7 @@ class Target:
     errors: tuple[type[BaseException], ...]
     is_text: bool = False
     names: Callable[[Path], str] = str
-    seconds: float = 10.0
+    seconds: float = 60.0
 
 
 @dataclass
