@@ -82,7 +82,7 @@ test-clients: $(CLIENTS_STAMP)
 
 ## make update-constraints  run the tests with the newest of everything and, once they pass, pin it in constraints.txt
 update-constraints:
-	$(MAKE) test CONSTRAINTS= DEV_EXTRAS=dev,space,export
+	$(MAKE) test CONSTRAINTS= DEV_EXTRAS=dev,space,export,trackio
 	.venv-newest/bin/python scripts/update_constraints.py --output constraints.txt
 
 ## make quality    check lint and formatting

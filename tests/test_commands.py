@@ -104,7 +104,7 @@ def test_the_console_takes_dashes_and_underscores_and_suggests_a_command():
 
 def test_every_script_starts_the_command_of_its_name():
     assert {path.stem for path in (ROOT / "modeling_resformer" / "commands").glob("*.py")} - {
-        *("__init__", "launch", "preparation_flags")
+        *("__init__", "launch", "preparation_flags", "hf_job")
     } == set(launch.NAMES)
     for script in SCRIPTS:
         assert script.read_text().partition("\n")[2] == LAUNCHER
