@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 CHOICE := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS),--upgrade --upgrade-strategy eager)
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) $(CHOICE)
 OUTPUT ?= outputs/demo
+MODEL ?= hub_cards/resformer-lite-isic2017
 SITE ?= outputs/site
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo demo-oct repository test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
+.PHONY: help demo demo-oct repository page test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -55,6 +56,11 @@ repository: $(DEV_STAMP)
 		--dataset-id org/isic2017 --space-id org/try-resformer --dry-run --overwrite \
 		--output $(OUTPUT)/resformer-lite-isic2017
 
+## make page MODEL=folder OUTPUT=folder  write the page that runs a model in the reader's own browser (npm fetches its runtime)
+page: OUTPUT = outputs/page
+page: $(DEV_STAMP)
+	$(BIN)/python scripts/make_page.py --model $(MODEL) --output $(OUTPUT) --overwrite
+
 ## make test       run the fast tests, with the versions of constraints.txt; CONSTRAINTS= takes the newest of all
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS)
@@ -75,7 +81,7 @@ test-slow: $(DEV_STAMP) $(ISIC_ENV)/.installed
 test-isic-scorer: $(DEV_STAMP) $(ISIC_ENV)/.installed
 	$(BIN)/python -m pytest tests/test_isic_scorer.py -m slow
 
-## make test-clients  try npm's client and widget, and the Space, in Chromium (Debian: apt-get install chromium nodejs npm)
+## make test-clients  try npm's client and widget, the Space and the page in Chromium (Debian: apt-get install chromium nodejs npm)
 test-clients: $(CLIENTS_STAMP)
 	cd tests/clients && npm ci --no-audit --no-fund
 	$(BIN)/python -m pytest tests/test_clients.py -m slow

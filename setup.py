@@ -59,7 +59,7 @@ EXTRAS["dev"] = sorted(
 class BuildWithFiles(build_py):
     """Puts files that are no code where modeling_resformer/shipped.py finds them without a checkout.
 
-    Templates of cards and the Space, recipes, and the figure of the cards; no weights.
+    Templates of cards and the Spaces, recipes, and the figure of the cards; no weights.
     """
 
     PATTERNS = (
@@ -67,6 +67,7 @@ class BuildWithFiles(build_py):
         "hub_cards/model_card.md",
         "hub_cards/card.yaml",
         "hub_cards/space/*.*",
+        "hub_cards/web/*.*",
         "scripts/recipes/*.json",
         "scripts/grids/*.*",
         "docs/network.png",

@@ -1,4 +1,4 @@
-"""Clients that are not ours, driven for real: npm's client and widget against the server, and the Space, in Chromium.
+"""Clients driven for real: npm's client and widget against the server, the Space, and the page that runs a model, in Chromium.
 
 `make test-clients` installs what they need and runs them.
 """
@@ -10,20 +10,28 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
+import onnxruntime
 import pytest
 from answering_model import NAMES, foreground, reference, sample_image, save_model
 from http_requests import serving, until, wait_until_loaded
 from PIL import Image
 
+from modeling_resformer.commands.make_page import main as make_page_main
 from modeling_resformer.publishing.space import make_space
 
 
 CLIENTS = Path(__file__).parent / "clients"
+ROOT = Path(__file__).parents[1]
+READY = ROOT / "hub_cards" / "resformer-lite-isic2017"
+PHOTOGRAPHS = ROOT / "examples" / "isic2017_sample" / "ISIC-2017_Training_Data"
 # Where a run's screenshots are to be kept for looking at.
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
@@ -126,6 +134,82 @@ def test_the_space_draws_toggles_and_measures(folder, image, screenshots, tmp_pa
     assert not np.allclose(shown["asItComes"], shown["without"], atol=0.5)
     assert not np.allclose(shown["asItComes"], shown["opaque"], atol=0.5)
     assert "image" in shown["message"].lower() and "Traceback" not in shown["message"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of the checkpoint that comes along, with the runtime from npm."""
+    folder = tmp_path_factory.mktemp("page") / "page"
+    assert make_page_main(["--model", str(READY), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def page_url(page):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(page))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screenshots, tmp_path):
+    """From PNG, which every decoder reads alike; on the same file in ONNX Runtime for Python, from Pillow's pixels."""
+    images = [tmp_path / f"{path.stem}.png" for path in sorted(PHOTOGRAPHS.glob("*.jpg"))[:20]]
+    for image in images:
+        Image.open(PHOTOGRAPHS / f"{image.stem}.jpg").save(image)
+    shown = node("page.mjs", page_url, screenshots, CHROMIUM, *images)
+    assert shown["problems"] == [] and len(shown["answered"]) == 20
+    assert [one["url"] for one in shown["requests"] if one["afterLoading"]] == []
+    assert {one["url"].removeprefix("blob:").startswith(page_url) for one in shown["requests"]} == {True}
+    assert len(shown["refused"]) == 2 and "reached" not in shown["tries"], "the policy holds in page and worker"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(page / "model.onnx", options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for image, answered in zip(images, shown["answered"], strict=True):
+        expected = dict(zip(names, session.run(None, {"image": np.asarray(Image.open(image))[None]}), strict=True))
+        mask, report = Image.open(answered["mask"]), json.loads(Path(answered["report"]).read_text())
+        assert mask.mode == "P" and np.mean(np.asarray(mask) == expected["segmentation"][0]) >= 0.999
+        scores = [one["score"] for one in report["class_scores"]]
+        np.testing.assert_allclose(scores, expected["class_scores"][0], atol=1e-3)
+        assert [one["predicted"] for one in report["class_scores"]] == expected["predicted_classes"][0].tolist()
+        shares = [one["share"] for one in report["mask_classes"]]
+        np.testing.assert_allclose(shares, expected["area_fraction"][0], atol=1e-3)
+    assert len(set(shown["drawn"])) == 3, "a class switched off and an opaque fill look different"
+    assert shown["overflow"] == 0, "a telephone is wide enough"
+    assert "Not a medical device" in shown["text"] and shown["message"] == "half.png: the PNG file is damaged."
+    milliseconds = [json.loads(Path(one["report"]).read_text())["milliseconds"] for one in shown["answered"]]
+    print(f"\nready {shown['ready']:.0f} ms, first answer {shown['answered'][0]['took']:.0f} ms, ", end="")
+    print(f"network and steps {np.median(milliseconds):.0f} ms an image (median), one thread")
+
+
+def test_the_pages_png_decoder_is_pillows(tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 256, (13, 11, 4), dtype=np.uint8)
+    deep = generator.integers(0, 65536, (13, 11), dtype=np.uint16)
+    photograph = Image.open(next(PHOTOGRAPHS.glob("*.jpg")))  # its lines take all filters
+    images = {
+        "photograph": photograph,
+        "alpha": Image.fromarray(values),
+        "grey": Image.fromarray(values[..., 0]),
+        "grey_alpha": Image.fromarray(values).convert("LA"),
+        "bits": Image.fromarray(values[..., 0]).convert("1"),
+        "palette": photograph.quantize(200),
+        "palette_4_bits": photograph.quantize(16),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / f"{name}.png")
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "photograph.png").read_bytes()[:9000])
+    paths = [tmp_path / f"{name}.png" for name in (*images, "deep", "half")]
+    *found, half = node("decoding.mjs", ROOT / "hub_cards" / "web" / "png.js", *paths)
+    assert half == {"message": "the PNG file is damaged"}
+    expected = [np.asarray(Image.open(path).convert("RGB")) for path in paths[: len(images)]]
+    expected.append(np.repeat(np.round(deep / 257).astype(np.uint8)[..., None], 3, axis=2))
+    for name, decoded, pixels in zip((*images, "deep"), found, expected, strict=True):
+        ours = np.frombuffer(base64.b64decode(decoded["pixels"]), np.uint8)
+        np.testing.assert_array_equal(ours.reshape(pixels.shape), pixels, err_msg=name)
 
 
 def is_open(port):

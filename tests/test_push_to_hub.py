@@ -664,6 +664,40 @@ def test_a_space_goes_up_beside_its_model(run, hub, untried):
     assert b"https://huggingface.co/spaces/org/space" in hub.repositories[REPO]["files"]["README.md"]
 
 
+def test_a_page_for_the_browser_goes_up_beside_its_model(run, hub, untried, monkeypatch):
+    """Its export and runtime have tests of their own, test_export.py and test_web_page.py."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from modeling_resformer.publishing import web_page
+
+    def export(pipe, path):
+        assert not pipe.model.training
+        model = onnx.helper.make_model(onnx.helper.make_graph([], "none", [], []))
+        onnx.helper.set_model_props(model, {"weights": '"0"'})
+        onnx.save(model, path)
+
+    monkeypatch.setattr(web_page, "export", export)
+    monkeypatch.setattr(web_page, "add_runtime_files", lambda folder, package: folder.mkdir())
+    assert push_to_hub.main([str(run), "--repo-id", REPO, "--web-id", "org/page", "--with-web"]) == 0
+    pushed = hub.repositories["org/page"]
+    assert (pushed["type"], pushed["sdk"], pushed["private"]) == ("space", "static", True)
+    assert {"README.md", "index.html", "model.onnx", "examples/ISIC_0000051.jpg"} <= set(pushed["files"])
+    assert json.loads(pushed["files"]["model.json"])["name"] == REPO
+    assert b"https://huggingface.co/spaces/org/page" in hub.repositories[REPO]["files"]["README.md"]
+
+
+def test_a_public_page_of_gated_weights_is_refused_before_anything_is_sent(run, tmp_path, hub, capsys):
+    gated = tmp_path / "gated"
+    shutil.copytree(run, gated)
+    record = json.loads((gated / "run.json").read_text())
+    record["dataset"]["source"] = "retouch"
+    (gated / "run.json").write_text(json.dumps(record))
+    flags = ["--web-id", "org/page", "--with-web", "--public", "--data-allow-sharing"]
+    assert push_to_hub.main([str(gated), "--repo-id", REPO, *flags]) == 1
+    assert "these are gated; leave out --with-web" in capsys.readouterr().err
+    assert hub.repositories == {}
+
+
 @pytest.mark.parametrize(
     ("flags", "revision"),
     [((), None), (("--revision", "trial"), "trial"), (("--revision", "trial", "--tag", "v1"), "v1")],

@@ -17,7 +17,7 @@ WITHOUT_IMPORTS = (
 NAMES = (
     *("predict", "train", "evaluate", "train_seeds", "train_folds", "reproduce"),
     *("prepare_folder", "prepare_isic2017", "prepare_retouch", "check_leakage"),
-    *("push_to_hub", "export", "serve", "gpu_check"),
+    *("push_to_hub", "export", "make_page", "serve", "gpu_check"),
 )
 
 

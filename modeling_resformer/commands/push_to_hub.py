@@ -13,6 +13,12 @@ With a Space that tries the model in the browser, linked from the card:
     python scripts/push_to_hub.py --model runs/isic2017 --repo-id my-group/resformer-isic2017 \
         --space-id my-group/try-resformer --with-space
 
+With a static Space in which the model runs in its reader's own browser (extra `export`, and npm; scripts/make_page.py makes
+the same folder):
+
+    python scripts/push_to_hub.py --model runs/isic2017 --repo-id my-group/resformer-isic2017 \
+        --web-id my-group/resformer-page --with-web
+
 What only you know of the data (what they show, their licence, whom to cite and to ask) goes into a card.yaml in the run's
 folder, or named by --card; hub_cards/card.yaml is a commented example. It goes along, and later pushes keep it.
 
@@ -41,6 +47,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--dry-run needs --output FOLDER to write to")
     if given.with_space and given.space_id is None:
         parser.error("--with-space needs --space-id owner/name")
+    if given.with_web and given.web_id is None:
+        parser.error("--with-web needs --web-id owner/name")
+    if given.runtime is not None and not given.with_web:
+        parser.error("--runtime is for the page of --with-web; expected both or neither")
     return given
 
 
@@ -77,6 +87,9 @@ def make_parser() -> Parser:
     add("--dataset-id", help="Hub id of the dataset, where it is on the Hub")
     add("--space-id", help="Hub id of a Space that tries the model, for a link in the card")
     add("--with-space", action="store_true", help="make that Space too, from hub_cards/space")
+    add("--web-id", help="Hub id of a static Space that runs the model in the browser, for a link in the card")
+    add("--with-web", action="store_true", help="make that page too, from hub_cards/web")
+    add("--runtime", type=Path, metavar="FILE", help="npm's package of the page's runtime, where npm cannot fetch it")
     add("--data-allow-sharing", action="store_true", help="I state that the data's terms allow public weights")
     add(
         "--share-images",
@@ -106,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         licence=given.license,
         dataset_id=given.dataset_id,
         space_id=given.space_id,
+        web_id=given.web_id,
         public=given.public,
         data_allow_sharing=given.data_allow_sharing,
         share_images=given.share_images,
@@ -117,7 +131,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     push = Push(given.repo_id, public=given.public, revision=given.revision, tag=given.tag)
     try:
-        publish(given.model, terms, push, given.output, given.overwrite, given.dry_run, given.with_space)
+        publish(
+            given.model,
+            terms,
+            push,
+            given.output,
+            given.overwrite,
+            given.dry_run,
+            given.with_space,
+            given.with_web,
+            given.runtime,
+        )
     except BadInputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

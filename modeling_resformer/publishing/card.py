@@ -38,6 +38,7 @@ class Terms:
         licence: Hub id of the weights' licence; by default what the dataset's source suggests.
         dataset_id: Hub id of the dataset, where it is there.
         space_id: Hub id of a Space that tries the model.
+        web_id: Hub id of a static Space that runs it in its reader's browser.
         public: everybody will see the repository.
         data_allow_sharing: somebody states that the data's terms allow public weights.
         share_images: somebody states that images of a dataset of their own may be shown.
@@ -54,6 +55,7 @@ class Terms:
     licence: str | None = None
     dataset_id: str | None = None
     space_id: str | None = None
+    web_id: str | None = None
     public: bool = False
     data_allow_sharing: bool = False
     share_images: bool = False
@@ -185,6 +187,7 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         "repo_id": terms.repo_id,
         "name": terms.name,
         "space_id": terms.space_id,
+        "web_id": terms.web_id,
         "synthetic": terms.synthetic,
         "task": facts.task,
         "segments": facts.segments,

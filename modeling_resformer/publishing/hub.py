@@ -30,6 +30,7 @@ class Push:
     Attributes:
         repo_id: `owner/name`.
         repo_type: `model` or `space`.
+        sdk: of a Space, `gradio` or `static`.
         public: everybody may see it; a repository is private otherwise, and until the commit is there.
         revision: branch that gets the commit.
         tag: name given to the commit.
@@ -39,6 +40,7 @@ class Push:
 
     repo_id: str
     repo_type: str = "model"
+    sdk: str = "gradio"
     public: bool = False
     revision: str = MAIN
     tag: str | None = None
@@ -124,7 +126,7 @@ def check_target(api: HfApi, folder: Path, push: Push) -> str | None:
     try:
         info = api.repo_info(push.repo_id, repo_type=push.repo_type)
     except RepositoryNotFoundError:
-        sdk = "gradio" if push.repo_type == "space" else None
+        sdk = push.sdk if push.repo_type == "space" else None
         api.create_repo(push.repo_id, repo_type=push.repo_type, private=True, space_sdk=sdk, exist_ok=True)
         return None
     if not info.private and not push.public:
