@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 def bright_is_fluid(monkeypatch):
     """The mask is what is brighter than half; the score says whether there is any."""
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values, **options):
         brightness = pixel_values[:, :1] - 0.5
         mask = torch.cat([torch.zeros_like(brightness), 100 * brightness], dim=1)
         return ResFormerMultiTaskOutput(

@@ -67,6 +67,7 @@ def test_the_repository_made_of_it_is_complete_and_has_the_kept_card(made):
         "configuration_",
         "modeling_",
         "image_processing_",
+        "fusing_",
         "image_processing_pil_",
         "pipeline_",
     ):

@@ -82,11 +82,6 @@ def analysis_settings(pipe: ResFormerPipeline) -> AnalysisSettings:
         raise BadInputError(
             f"resample={processor.resample}: only bilinear (2) and bicubic (3) can be exported; set one and train with it."
         )
-    if getattr(processor, "keep_largest_component", False):
-        raise BadInputError(
-            "keep_largest_component=True: connected parts are not found by the file; expected a processor without it. Set "
-            "it to false in preprocessor_config.json, or use the pipeline."
-        )
     mask_classes = len(config.mask_class_names) if hasattr(pipe.model, "segmentation_head") else 0
     if mask_classes > MOST_MASK_CLASSES:
         raise BadInputError(f"{mask_classes} mask classes: the file's masks are 8-bit; expected 256 or fewer.")

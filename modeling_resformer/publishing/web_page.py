@@ -65,7 +65,7 @@ def make_page(
         for path in examples:
             (page / "examples").mkdir(exist_ok=True)
             shutil.copyfile(path, page / "examples" / path.name)
-        description = describe(page, name, [f"examples/{path.name}" for path in examples], licence)
+        description = page_facts(page, name, [f"examples/{path.name}" for path in examples], licence)
         write_whole(page / DESCRIPTION, json.dumps(description, indent=2) + "\n")
         write_whole(page / "README.md", page_card(name))
         for path in page.rglob("*"):
@@ -88,7 +88,7 @@ def template_file(name: str) -> Path:
     return path
 
 
-def describe(page: Path, name: str, examples: Sequence[str], licence: str) -> dict[str, object]:
+def page_facts(page: Path, name: str, examples: Sequence[str], licence: str) -> dict[str, object]:
     """What the page has to know of its model: the metadata of the ONNX file, and how many bytes are to be loaded."""
     metadata = known(onnx.load(page / MODEL_FILE))
     classes = len(metadata.get("mask_classes", []))
