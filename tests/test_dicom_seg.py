@@ -20,12 +20,13 @@ from highdicom.seg import segread
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor, ResFormerMultiTaskOutput
 from modeling_resformer.errors import BadInputError
 from modeling_resformer.prediction.predictor import load_pipeline, weights_digest
-from modeling_resformer.volumes.dicom_seg import read_segment_codes
+from modeling_resformer.volumes.dicom_seg import SegmentationWriter, read_segment_codes
 
 
 SIZE = 48
 SKIN_LESION = {"value": "95324001", "meaning": "Skin lesion"}
-PLACED = {"FrameOfReferenceUID": "1.2.3.5", "PatientName": "Doe^Jane", "StudyDate": "20261126"}
+PLACED = {"FrameOfReferenceUID": "1.2.3.5", "StudyDate": "20261126", "SpecificCharacterSet": "ISO_IR 100"}
+PLACED["PatientName"] = "Müller^Zoë"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_volumes_and_photographs_get_segmentations_over_their_own_images(predict
     found = series.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
     np.testing.assert_array_equal(found[..., 0], truth)
     assert not found[..., 1].any()
-    assert (series.PatientName, series.StudyDate, series.FrameOfReferenceUID) == ("Doe^Jane", "20261126", "1.2.3.5")
+    assert (series.PatientName, series.StudyDate, series.FrameOfReferenceUID) == ("Müller^Zoë", "20261126", "1.2.3.5")
     volume = series.get_volume(combine_segments=True)
     places = volume.map_indices_to_reference(np.array([[index, 0, 0] for index in range(len(volume.array))]))
     slices = np.rint((places[:, 2] - 30) / 2.5).astype(int)
@@ -104,6 +105,16 @@ def test_volumes_and_photographs_get_segmentations_over_their_own_images(predict
         "dicom_seg/eye.dcm",
     ]
     assert rows_of(tmp_path / "out")[-1]["dicom_seg"] == "dicom_seg/mole.dcm"
+
+
+def test_a_single_slice_and_an_empty_mask(tmp_path, caplog):
+    (path,) = write_series(tmp_path / "one", np.zeros((1, 6, 8), np.uint8), SliceThickness=2.0, **PLACED)
+    writer = SegmentationWriter(("Ödem",), {}, "0" * 64)
+    for mask in (np.zeros((1, 6, 8), np.uint8), np.ones((1, 6, 8), np.uint8)):
+        segmentation = segread(writer.write(tmp_path / "mask.dcm", mask, [path]))
+        np.testing.assert_array_equal(segmentation.pixel_array.reshape(1, 6, 8), mask)
+        assert segmentation.get_segment_description(1).segment_label == "Ödem"
+    assert not caplog.messages
 
 
 def test_a_run_goes_on_only_with_the_same_codes(predict, model, voxels, tmp_path, capsys, caplog):

