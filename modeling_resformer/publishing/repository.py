@@ -79,7 +79,7 @@ def make_repository(run: Path, terms: Terms, output: Path, overwrite: bool = Fal
         write_fold_summary(folder, facts)
         write_card_text(run, folder, terms, facts)
         examples = write_images(run, folder, terms, facts)
-        outputs = write_outputs(folder, model, examples)
+        outputs = write_example_outputs(folder, model, examples)
         stated = replace(facts, synthetic=terms.synthetic)
         if facts.segments:
             write_monai_bundle(folder, terms.repo_id, terms.revision, licence_title(terms, facts), stated)
@@ -212,7 +212,7 @@ def write_images(run: Path, folder: Path, terms: Terms, facts: Facts) -> list[st
     return [path.name for path in examples]
 
 
-def write_outputs(folder: Path, model: ResFormerPreTrainedModel, examples: Sequence[str]) -> dict[str, Any]:
+def write_example_outputs(folder: Path, model: ResFormerPreTrainedModel, examples: Sequence[str]) -> dict[str, Any]:
     """What the widget shows beside each example, by its name, in the Hub's format: an image of the contours, or scores."""
     if not examples:
         return {}
