@@ -20,6 +20,7 @@ from threading import Thread
 import numpy as np
 import onnxruntime
 import pytest
+import SimpleITK
 from answering_model import NAMES, foreground, reference, sample_image, save_model
 from http_requests import serving, until, wait_until_loaded
 from PIL import Image
@@ -158,8 +159,16 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
     images = [tmp_path / f"{path.stem}.png" for path in sorted(PHOTOGRAPHS.glob("*.jpg"))[:20]]
     for image in images:
         Image.open(PHOTOGRAPHS / f"{image.stem}.jpg").save(image)
+    scan = np.random.default_rng(0).integers(0, 65536, (3, 40, 52), dtype=np.uint16)
+    volumes = [tmp_path / name for name in ("zipped.nii.gz", "packed.mha", "plain.mha")]
+    for path in volumes:
+        volume = SimpleITK.GetImageFromArray(scan >> 8 if path.stem == "plain" else scan)
+        volume = SimpleITK.Cast(volume, SimpleITK.sitkUInt8) if path.stem == "plain" else volume
+        volume.SetSpacing((0.01, 0.02, 0.1))
+        SimpleITK.WriteImage(volume, str(path), useCompression=path.stem != "plain")
+    images = [*volumes, *images]
     shown = node("page.mjs", page_url, screenshots, CHROMIUM, *images)
-    assert shown["problems"] == [] and len(shown["answered"]) == 20
+    assert shown["problems"] == [] and len(shown["answered"]) == 23
     assert [one["url"] for one in shown["requests"] if one["afterLoading"]] == []
     assert {one["url"].removeprefix("blob:").startswith(page_url) for one in shown["requests"]} == {True}
     assert len(shown["refused"]) == 2 and "reached" not in shown["tries"], "the policy holds in page and worker"
@@ -168,8 +177,16 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
     session = onnxruntime.InferenceSession(page / "model.onnx", options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     for image, answered in zip(images, shown["answered"], strict=True):
-        expected = dict(zip(names, session.run(None, {"image": np.asarray(Image.open(image))[None]}), strict=True))
         mask, report = Image.open(answered["mask"]), json.loads(Path(answered["report"]).read_text())
+        if image in volumes:
+            grey = scan[2] >> 8 if image.stem == "plain" else np.round(scan[2] / 257)
+            pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+            assert report["slice"] == 2
+            for one in report["mask_classes"]:
+                assert one["mm2"] == pytest.approx(one["pixels"] * 0.01 * 0.02, rel=1e-5)
+        else:
+            pixels = np.asarray(Image.open(image))
+        expected = dict(zip(names, session.run(None, {"image": pixels[None]}), strict=True))
         assert mask.mode == "P" and np.mean(np.asarray(mask) == expected["segmentation"][0]) >= 0.999
         scores = [one["score"] for one in report["class_scores"]]
         np.testing.assert_allclose(scores, expected["class_scores"][0], atol=1e-3)

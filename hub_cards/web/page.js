@@ -9,9 +9,9 @@ const describe = await fetch("model.json")
   .catch(() => say("model.json cannot be read; make the page again.", true));
 
 let worker;
-let answer; // the last one: {name, width, height, pixels, outputs, milliseconds}
-let asked = 0;
-const waiting = new Map(); // names of images by the number of their question
+let answer; // the last one: {name, width, height, pixels, outputs, milliseconds, slice}
+let asked = 0; // number of the last question
+let name; // of the image that it is about
 
 function start({ name, metadata, examples, licence }) {
   document.title = `${name} in your browser`;
@@ -53,12 +53,9 @@ const answers = {
     say(`The model cannot be loaded: ${message}.`, true);
   },
   refused({ id, message }) {
-    if (id === asked) say(`${waiting.get(id)}: ${message}.`, true);
-    waiting.delete(id);
+    if (id === asked) say(`${name}: ${message}.`, true);
   },
   answer({ id, ...found }) {
-    const name = waiting.get(id);
-    waiting.delete(id);
     if (id !== asked) return; // another image was given meanwhile
     answer = { name, ...found };
     show();
@@ -96,6 +93,10 @@ function listen() {
   document.addEventListener("paste", ({ clipboardData, target }) => {
     if (target.type !== "number") takeFrom(clipboardData);
   });
+  element("slice").addEventListener("input", ({ target }) => {
+    name = answer.name;
+    worker.postMessage({ type: "slice", id: ++asked, index: target.value - 1 });
+  });
   element("opacity").addEventListener("input", redraw);
   element("spacing").addEventListener("input", showAreas);
   element("save-mask").addEventListener("click", saveMask);
@@ -130,12 +131,13 @@ function kept(path) {
 
 function analyse(file) {
   if (element("file").disabled) return say("The model is still being loaded.", true);
-  waiting.set(++asked, file.name || "image");
-  say(`Looking at ${waiting.get(asked)}`);
-  worker.postMessage({ type: "analyse", id: asked, file });
+  name = file.name || "image";
+  say(`Looking at ${name}`);
+  worker.postMessage({ type: "analyse", id: ++asked, file });
 }
 
 function show() {
+  showSlice();
   element("empty").hidden = true;
   element("answer").hidden = false;
   element("scores").hidden = !answer.outputs.class_scores;
@@ -147,6 +149,23 @@ function show() {
   const told = summary();
   element("canvas").setAttribute("aria-label", told);
   say(told);
+}
+
+function showSlice() {
+  const { slice } = answer;
+  element("slices").hidden = !slice;
+  element("own-spacing").hidden = Boolean(slice?.spacing);
+  if (!slice) return;
+  element("slice").max = slice.count;
+  // Not while it is moved on: an answer may come from a few slices before.
+  if (document.activeElement !== element("slice")) element("slice").value = slice.index + 1;
+  element("slice-number").textContent = `${slice.index + 1} of ${slice.count}`;
+}
+
+// mm² of a pixel, by the file or else by its reader; 0 where neither says.
+function pixelArea() {
+  const [row, column] = answer.slice?.spacing ?? [Number(element("spacing").value), Number(element("spacing").value)];
+  return row > 0 ? row * column : 0;
 }
 
 function scores() {
@@ -163,12 +182,11 @@ function areas() {
   const { mask_classes: names = [] } = describe.metadata;
   const pixels = new Array(names.length).fill(0);
   for (const index of answer.outputs.segmentation ?? []) pixels[index]++;
-  const side = Number(element("spacing").value);
   return names.map((name, i) => ({
     name,
     pixels: pixels[i],
     share: pixels[i] / (answer.width * answer.height),
-    mm2: side > 0 ? pixels[i] * side * side : null,
+    mm2: pixelArea() ? pixels[i] * pixelArea() : null,
     mean_probability: answer.outputs.mean_probability?.[i],
   }));
 }
@@ -185,7 +203,8 @@ function summary() {
     const told = flagged.map(({ name, score }) => `${name} (${score.toFixed(2)})`).join(", ");
     parts.push(describe.metadata.thresholds ? `flagged: ${told || "nothing"}` : `highest: ${told}`);
   }
-  return `${answer.name}: ${parts.join("; ")}.`;
+  const { slice } = answer;
+  return `${answer.name}${slice ? `, slice ${slice.index + 1} of ${slice.count}` : ""}: ${parts.join("; ")}.`;
 }
 
 function percent(share) {
@@ -262,13 +281,14 @@ function redraw() {
 }
 
 function report() {
-  const { name, metadata } = describe;
+  const { name: model, metadata } = describe;
   return {
     note: "Not a medical device.",
     image: answer.name,
+    slice: answer.slice && answer.slice.index,
     width: answer.width,
     height: answer.height,
-    model: name,
+    model,
     weights: metadata.weights,
     classification_type: metadata.classification_type,
     class_scores: scores(),
@@ -282,9 +302,15 @@ async function saveMask() {
   save(await encodedMask(outputs.segmentation, width, height, describe.colours), "_mask.png");
 }
 
+// The image's name without its ending, and the slice as Python counts it.
+function stem() {
+  const whole = answer.name.replace(/(\.nii)?\.\w+$/i, "");
+  return answer.slice ? `${whole}_${answer.slice.index}` : whole;
+}
+
 function save(blob, ending) {
   const href = URL.createObjectURL(blob);
-  const link = Object.assign(document.createElement("a"), { href, download: answer.name.replace(/\.\w+$/, "") + ending });
+  const link = Object.assign(document.createElement("a"), { href, download: stem() + ending });
   link.click();
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }

@@ -24,7 +24,7 @@ from .repository_checks import RESULTS_NAME, RUN_NAME
 
 
 TEMPLATE = shipped("hub_cards/web")
-PAGE_FILES = ("index.html", "style.css", "page.js", "worker.js", "decoding.js", "png.js", "drawing.js")
+PAGE_FILES = ("index.html", "style.css", "page.js", "worker.js", "decoding.js", "png.js", "volumes.js", "drawing.js")
 MODEL_FILE = "model.onnx"
 DESCRIPTION = "model.json"  # onnxruntime-web does not give out a file's metadata
 RUNTIME = "runtime"

@@ -1,6 +1,6 @@
 // The page in headless Chromium: node page.mjs URL FOLDER CHROMIUM IMAGE... -> JSON on stdout.
 //
-// Gives every image to the page, saves what it offers for saving as FOLDER/NAME.json and NAME_mask.png, and tells the
+// Gives every image to the page, of a volume the slice after the middle one, saves what it offers for saving as FOLDER/NAME.json and NAME_mask.png, and tells the
 // times in milliseconds, all requests and whether each came after the model was loaded. Takes screenshots of the last
 // image (wide, without its first class, on a telephone, in the dark), then gives half a file and tells the message.
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -52,7 +52,14 @@ try {
   for (const image of images) {
     const asked = performance.now();
     await page.locator("#file").setInputFiles(image);
-    await status.filter({ hasText: `${basename(image)}:` }).waitFor();
+    await status.filter({ hasText: new RegExp(`^${basename(image)}[:,]`) }).waitFor();
+    const slider = page.getByRole("slider", { name: "Slice" });
+    if (await slider.isVisible()) {
+      const next = Number(await slider.inputValue()) + 1;
+      await slider.press("ArrowRight");
+      await status.filter({ hasText: `, slice ${next} of` }).waitFor();
+      await page.screenshot({ path: join(folder, "page_volume.png"), fullPage: true });
+    }
     const took = performance.now() - asked;
     const report = await saved(page, "Save the answer");
     const mask = await saved(page, "Save the mask");
@@ -73,9 +80,10 @@ try {
   await page.keyboard.press("Space");
   drawn.push(await colours());
   await page.keyboard.press("Space");
-  await page.getByRole("slider").fill("100");
+  const opacity = page.getByRole("slider", { name: "Opacity" });
+  await opacity.fill("100");
   drawn.push(await colours());
-  await page.getByRole("slider").fill("25");
+  await opacity.fill("25");
   await page.setViewportSize({ width: 390, height: 844 });
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   await page.screenshot({ path: shots.phone, fullPage: true });
