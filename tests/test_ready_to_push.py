@@ -139,7 +139,9 @@ def test_the_card_is_what_the_template_makes_of_its_files(tmp_path):
     spaces = [line for line in card.text.splitlines() if line.startswith("Try it in the browser")]
     space = spaces[0].split("[")[1].split("]")[0] if spaces else None
     terms = Terms("org/resformer-lite-isic2017", dataset_id=datasets[0], space_id=space)
-    write_model_card(copy, terms, read_facts(READY), [path.name for path in sorted((READY / "examples").iterdir())])
+    examples = [path.name for path in sorted((READY / "examples").iterdir())]
+    outputs = {name: {"url": f"outlined/{name}"} for name in examples}
+    write_model_card(copy, terms, read_facts(READY), examples, outputs)
     assert (copy / "README.md").read_text() == (READY / "README.md").read_text()
 
 
