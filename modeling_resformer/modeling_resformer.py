@@ -559,7 +559,6 @@ class ResFormerEncoder(nn.Module):
         """(B, num_channels, H, W) -> stem and level feature maps, and the attention probabilities where asked for."""
         padded = self.padding(pixel_values)
         # All maps then are channels last, as the Swin layers have them, and convolutions a seventh faster. Weights stay as
-        # All maps then are channels last, as the Swin layers have them, and convolutions a seventh faster. Weights stay as
         # they are loaded: in an exported graph such a layout of theirs would rule out batches of one.
         if padded.device.type == "cpu":
             padded = padded.contiguous(memory_format=torch.channels_last)
