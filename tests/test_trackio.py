@@ -5,6 +5,7 @@ from prepared_data import prepared_dataset
 from small_trainer import make_trainer
 
 
+@pytest.mark.slow  # needs the extra trackio, which brings another event loop for uvicorn than the tests have
 def test_losses_and_scores_of_both_tasks_are_in_trackios_file(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read at its import
     pytest.importorskip("trackio")
