@@ -45,8 +45,9 @@ def labelled(task):
 
 
 @pytest.mark.parametrize("name", [SMP, SEGFORMER, TIMM, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
-def test_shapes_losses_and_gradients(name):
-    model = rival(name, tasks_of(name)).train()
+def test_shapes_losses_gradients_and_saving(name, tmp_path):
+    """Laid out as the trainer does."""
+    model = rival(name, tasks_of(name)).train().to(memory_format=torch.channels_last)
     output = model(torch.randn(2, 3, 80, 80), **labelled(model.task))
     shapes = {key: tuple(value.shape) for key, value in output.items() if key.endswith("logits")}
     masks, classes = (2, 2, 80, 80), (2, 3)
@@ -61,6 +62,9 @@ def test_shapes_losses_and_gradients(name):
     assert output.loss.isfinite()
     output.loss.backward()
     assert next(model.parameters()).grad is not None
+    model.save_pretrained(tmp_path)
+    saved = load_rival(str(tmp_path), RivalConfig.from_pretrained(tmp_path), model.task).state_dict()
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in model.state_dict().items())
 
 
 def test_the_logits_of_smp_are_its_own():

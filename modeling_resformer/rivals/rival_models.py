@@ -1,17 +1,19 @@
 """Rivals as models that the trainer takes: its arguments, its outputs and losses, whatever network is inside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
+from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..configuration_resformer import ResFormerConfig
+from ..files import whole_file
 from ..heads import TASKS, Task
 from ..modeling_resformer import (
     ResFormerForMultiTask,
@@ -68,9 +70,22 @@ class RivalModel(ResFormerPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Every library has initialised its own."""
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Weights and config. There is no code to go along: a rival is loaded where this package and its library are."""
-        PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
+    def save_pretrained(
+        self, save_directory: str | Path, *_: Any, state_dict: Mapping[str, torch.Tensor] | None = None, **__: Any
+    ) -> None:
+        """Weights and config. There is no code to go along: a rival is loaded where this package and its library are.
+
+        Not by transformers, which gives the weights of its own networks other names, and refuses modules that a library
+        keeps under two names.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+        state = self.state_dict() if state_dict is None else state_dict
+        whole = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+        with whole_file(folder / SAFE_WEIGHTS_NAME) as partial:
+            save_file(whole, partial, metadata={"format": "pt"})
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Those that started from ImageNet weights; none without."""
