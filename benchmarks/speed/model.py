@@ -142,7 +142,17 @@ def onnx_runner(model: nn.Module, pixels: torch.Tensor) -> Callable[[], object]:
 
     config = model.config
     classes = len(config.mask_class_names), len(config.image_class_names)
-    settings = AnalysisSettings(tuple(pixels.shape[2:]), False, 2, [1] * 3, [0] * 3, *classes, None)
+    settings = AnalysisSettings(
+        size=tuple(pixels.shape[2:]),
+        keep_aspect_ratio=False,
+        keep_largest_component=False,
+        resample=2,
+        scale=[1] * 3,
+        offset=[0] * 3,
+        mask_classes=classes[0],
+        image_classes=classes[1],
+        thresholds=None,
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     content = network_model(model, settings).SerializeToString()
