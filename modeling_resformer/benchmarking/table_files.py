@@ -98,7 +98,7 @@ def caption_lines(part: Part) -> list[str]:
     """What has to be known to read a table."""
     seeds = max((len(line.answers) for line in part.lines if line.kind in ("ours", "rival")), default=0)
     lines = [
-        f"{part.images} test images of {part.cases} cases, {seeds} seed{'' if seeds == 1 else 's'}; per cent: mean ± standard "
+        f"{part.images} test images of {part.cases} case{'' if part.cases == 1 else 's'}, {seeds} seed{'' if seeds == 1 else 's'}; per cent: mean ± standard "
         "deviation over seeds (95 % interval over cases, seeds fixed; none below five cases). Best bold, second underlined. "
         f'* differs from "{part.reference}" (paired bootstrap over cases, Holm over the lines, p < {LEVEL:g}).',
     ]
