@@ -312,7 +312,8 @@ class EndpointHandler:
         Returns:
             Segmentation: `[{"label", "score", "mask"}]`. Classification: `[{"label", "score"}]`. Both: a dict with
             both lists and `predicted_labels`, the classes at or above their decision threshold, or, where classes
-            exclude each other, the one with the highest score.
+            exclude each other, the one with the highest score; and `label_set`, the classes that are not ruled out, where
+            the config has thresholds for that.
 
         Raises:
             RequestError: A ValueError of one line; see `status`.
@@ -337,7 +338,10 @@ class EndpointHandler:
         if parameters.task != "both":
             return answers[parameters.task]
         config = self.model.config
-        return {**answers, "predicted_labels": config.predicted_classes(config.class_scores(class_logits).tolist())}
+        scores = config.class_scores(class_logits).tolist()
+        labels = config.label_set(scores)
+        sets = {} if labels is None else {"label_set": labels}
+        return {**answers, "predicted_labels": config.predicted_classes(scores), **sets}
 
     @torch.inference_mode()
     def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:

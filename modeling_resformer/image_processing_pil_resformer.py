@@ -635,7 +635,8 @@ class ResFormerImageProcessing:
         Returns:
             One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid, or softmax of classes
             that exclude each other}; `predicted_labels` [name] of the scores at or above their threshold, or of the
-            highest; `mask_classes` {name: {"area_fraction": share of pixels,
+            highest; `label_set` [name] of the classes that are not ruled out, where the config has thresholds for that;
+            `mask_classes` {name: {"area_fraction": share of pixels,
             "mean_probability": mean softmax over the pixels of that class, or None without any}}.
 
         Raises:
@@ -762,7 +763,9 @@ def describe_classes(
 ) -> dict[str, Any]:
     """Scores by name, and the names of the classes that they decide for."""
     named = dict(zip(config.image_class_names, scores, strict=True))
-    return {"class_scores": named, "predicted_labels": config.predicted_classes(scores, threshold)}
+    answer = {"class_scores": named, "predicted_labels": config.predicted_classes(scores, threshold)}
+    labels = config.label_set(scores)
+    return answer if labels is None else {**answer, "label_set": labels}
 
 
 class ResFormerImageProcessorPil(ResFormerImageProcessing, PilBackend):

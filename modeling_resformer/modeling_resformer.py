@@ -825,9 +825,13 @@ class ResFormerSegmentationHead(nn.Module):
         super().__init__()
         self.classifier = nn.Conv2d(config.decoder_sizes[-1], len(config.mask_class_names), 1)
         self.factor = config.strides[0]
+        self.config = config  # whose calibration may be fitted after the model was built
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return upsample(self.classifier(hidden_states), self.factor)[..., :height, :width]
+        logits = self.classifier(hidden_states)
+        if self.config.mask_temperature != 1:
+            logits = logits / self.config.mask_temperature
+        return upsample(logits, self.factor)[..., :height, :width]
 
 
 class ResFormerClassificationHead(nn.Module):
@@ -837,10 +841,15 @@ class ResFormerClassificationHead(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(sum(config.hidden_sizes[-POOLED_LEVELS:]), config.classifier_hidden_size)
         self.classifier = nn.Linear(config.classifier_hidden_size, len(config.image_class_names))
+        self.config = config  # whose calibration may be fitted after the model was built
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
         pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-POOLED_LEVELS:]], dim=1)
-        return self.classifier(self.hidden(pooled))
+        logits = self.classifier(self.hidden(pooled))
+        scale, shift = self.config.classification_scale, self.config.classification_shift
+        if scale is not None:
+            logits = logits * logits.new_tensor(scale)
+        return logits if shift is None else logits + logits.new_tensor(shift)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from ..data.rows import EvaluationRows
 from ..errors import BadInputError
 from ..metrics.calibration import ReliabilityBin, reliability
 from ..metrics.counts import Counts, label_counts
-from ..metrics.scores import Bootstrap, Score, occurring, segmentation_scores
-from .answers import Answers, Classes, ScoredRows, row_scores
+from ..metrics.scores import Bootstrap, Score, label_set_scores, occurring, segmentation_scores
+from .answers import Answers, Classes, ScoredRows, calibration_scores_of, row_scores
 from .row_images import RowImages
 
 
@@ -76,6 +76,14 @@ class PartScores:
 
 
 @dataclass(frozen=True)
+class Uncalibrated:
+    """What would have been without a model's calibration: scores by name, and reliability bins by class."""
+
+    scores: Mapping[str, Score]
+    reliability: Mapping[str, Sequence[ReliabilityBin]]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One split as a model answered it.
 
@@ -92,6 +100,8 @@ class Evaluation:
         groups: scores by value of the column, ascending; `unknown` for rows without one.
         decisions: rows by class and by `tp`, `fp`, `fn`, `tn` at the thresholds, or by the highest score.
         reliability: bins by class.
+        uncalibrated: the calibration scores and the reliability without the model's calibration; None where it has none.
+        label_sets: scores of `label_set_scores`; empty without thresholds for them.
         absent_classes: that no row of the split has.
         warnings: sentences on what weighs on all figures.
     """
@@ -108,6 +118,8 @@ class Evaluation:
     groups: Mapping[str, PartScores]
     decisions: Mapping[str, Mapping[str, int]]
     reliability: Mapping[str, Sequence[ReliabilityBin]]
+    uncalibrated: "Uncalibrated | None"
+    label_sets: Mapping[str, Score]
     absent_classes: Sequence[str]
     warnings: Sequence[str]
 
@@ -138,6 +150,8 @@ class Evaluation:
             groups=parts,
             decisions=_decisions(scored, classes),
             reliability=_reliability(scored, classes),
+            uncalibrated=_uncalibrated(answers, scoring.bootstrap),
+            label_sets=_label_sets(scored, classes, scoring.bootstrap),
             absent_classes=_absent_classes(everything.left_out_of_means, scored, classes),
             warnings=list(_warnings(everything.cases, parts)),
         )
@@ -227,6 +241,20 @@ def _reliability(rows: ScoredRows, classes: Classes) -> dict[str, list[Reliabili
         return {}
     columns = zip(classes.labels, rows.probabilities.T, rows.class_labels.T, strict=True)
     return {name: reliability(probabilities, true) for name, probabilities, true in columns}
+
+
+def _label_sets(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap) -> dict[str, Score]:
+    if rows.probabilities is None or classes.label_sets is None:
+        return {}
+    labels, cases = rows.class_labels, rows.case_index
+    return label_set_scores(rows.probabilities, labels, cases, classes.labels, classes.label_sets, bootstrap)
+
+
+def _uncalibrated(answers: Answers, bootstrap: Bootstrap) -> Uncalibrated | None:
+    rows, classes = answers.uncalibrated, answers.classes
+    if rows is None:
+        return None
+    return Uncalibrated(calibration_scores_of(rows, classes, bootstrap), _reliability(rows, classes))
 
 
 def _warnings(cases: int, groups: Mapping[str, PartScores]) -> Iterator[str]:

@@ -53,6 +53,16 @@ class ScoringOptions:
 class EvaluationOptions(ScoringOptions):
     """What is evaluated, on what, and where the results go."""
 
+    @property
+    def fits(self) -> list[str]:
+        """The flags that ask for something to be fitted on the validation split."""
+        asked = {
+            "--choose_thresholds": self.choose_thresholds,
+            "--calibrate": self.calibrate,
+            "--label_sets": self.label_sets is not None,
+        }
+        return [flag for flag, given in asked.items() if given]
+
     model_name_or_path: str | None = field(
         default=None,
         metadata={"aliases": ["--model"], "metavar": MODEL, "help": "Checkpoint folder or Hub id."},
@@ -73,6 +83,29 @@ class EvaluationOptions(ScoringOptions):
         metadata={
             "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
             "validation split, and write them to the checkpoint's config."
+        },
+    )
+    sensitivity: float | None = field(
+        default=None,
+        metadata={
+            "metavar": "SHARE",
+            "help": "With --choose_thresholds: the highest thresholds that find this share of the validation images with "
+            "each class, such as 0.9, instead of balanced accuracy.",
+        },
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "First fit the calibration of class scores and masks on the validation split, and write it to the "
+            "checkpoint's config."
+        },
+    )
+    label_sets: float | None = field(
+        default=None,
+        metadata={
+            "metavar": "LEVEL",
+            "help": "First choose, on the validation split, which scores put a class into an image's label set, so that "
+            "a class that is present is in it with this chance, such as 0.9; written to the checkpoint's config.",
         },
     )
     raw_masks: str | None = field(

@@ -12,6 +12,10 @@
                            "left_out_of_means": []}, ...},
      "absent_classes": ["PED"],
      "warnings": ["..."],
+     "uncalibrated": {"model": {"calibration_error": {...}, "brier": ..., "mask_calibration_error": ...},
+                      "reliability": {...}},
+     "label_sets": {"level": 0.9, "thresholds": {"melanoma": 0.1, ...},
+                    "model": {"coverage": {...}, "coverage_melanoma": {...}, ..., "size": {...}}},
      "thresholds": {"melanoma": 0.5, ...},
      "auc_classes": ["melanoma", "seborrheic_keratosis"],
      "decisions": {"melanoma": {"tp": ..., "fp": ..., "fn": ..., "tn": ...}, ...},
@@ -31,6 +35,10 @@
   `false_positive_rate_empty` count what is predicted of them.
 - `absent_classes` never occur in this split, so that scores which need them are null.
 - `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
+- `uncalibrated` holds the scores that calibration moves as they would be without that of the model; it is not there where the
+  model has none.
+- `label_sets` is there where the model has them: `coverage` is the share of the classes present that are in the set of their
+  image, `size` the mean number of classes in it (`metrics/label_sets.py`).
 - `thresholds` is `{}` where each image has exactly one class and the highest score decides. There `sensitivity` is the share
   of images that are named rightly, and `balanced_accuracy` is its mean over classes; elsewhere there is none.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
@@ -47,9 +55,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..metrics.calibration import ReliabilityBin
 from ..metrics.score_table import SCORES
 from ..metrics.scores import Score, figure
-from .evaluation import Evaluation, PartScores
+from .evaluation import Evaluation, PartScores, Uncalibrated
 
 
 logger = logging.getLogger(__name__)
@@ -84,6 +93,7 @@ def results_of(evaluation: Evaluation) -> dict[str, Any]:
         "groups": {name: _numbers(part) | _scores(part) for name, part in evaluation.groups.items()},
         "absent_classes": list(evaluation.absent_classes),
         "warnings": list(evaluation.warnings),
+        **({} if evaluation.uncalibrated is None else {"uncalibrated": _of_uncalibrated(evaluation.uncalibrated)}),
         **(_of_image_classes(evaluation) if evaluation.rows.probabilities is not None else {}),
     }
 
@@ -123,14 +133,29 @@ def _scores(part: PartScores) -> dict[str, Any]:
 def _of_image_classes(evaluation: Evaluation) -> dict[str, Any]:
     """What results say of image-level classes besides scores."""
     classes = evaluation.classes
+    sets = {}
+    if classes.label_sets is not None:
+        thresholds = dict(zip(classes.labels, classes.label_sets, strict=True))
+        scores = _as_dicts(evaluation.label_sets)
+        sets = {"label_sets": {"level": classes.label_set_level, "thresholds": thresholds, "model": scores}}
     return {
+        **sets,
         "thresholds": classes.threshold_by_label,
         "auc_classes": list(classes.auc),
         "decisions": {name: dict(decided) for name, decided in evaluation.decisions.items()},
-        "reliability": {
-            name: [_without_nan(asdict(one)) for one in bins] for name, bins in evaluation.reliability.items()
-        },
+        "reliability": _reliability_lists(evaluation.reliability),
     }
+
+
+def _of_uncalibrated(uncalibrated: Uncalibrated) -> dict[str, Any]:
+    return {
+        "model": _as_dicts(uncalibrated.scores),
+        "reliability": _reliability_lists(uncalibrated.reliability),
+    }
+
+
+def _reliability_lists(reliability: Mapping[str, Sequence[ReliabilityBin]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [_without_nan(asdict(one)) for one in bins] for name, bins in reliability.items()}
 
 
 def _group_lines(groups: Mapping[str, Mapping[str, Any]], group_by: str) -> list[list[str]]:

@@ -136,4 +136,6 @@ def file_metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: boo
         values["image_classes"] = config.image_class_names
         values["classification_type"] = config.classification_type
         values["thresholds"] = settings.thresholds
+        values["label_set_thresholds"] = config.label_set_thresholds
+        values["label_set_level"] = config.label_set_level
     return {name: json.dumps(value) for name, value in values.items()}

@@ -60,6 +60,7 @@ SCORES = (
     ScoreEntry("volume_difference", "masks", "lower", "volume difference in mm³", by_class=False, in_mm3=True,
                column="Volume difference (mm3)"),
     ScoreEntry("false_positive_rate_empty", "masks", "lower", "predicted although absent"),
+    ScoreEntry("mask_calibration_error", "masks", "lower", "expected calibration error of pixels"),
     ScoreEntry("accuracy", "classes", "higher", "accuracy, micro",
                column="Accuracy", index="accuracy, micro", curve="accuracy"),
     ScoreEntry("sensitivity", "classes", "higher", "sensitivity, micro",
@@ -71,6 +72,7 @@ SCORES = (
     ScoreEntry("auc", "classes", "higher", "area under the ROC curve, mean", main=True,
                column="AUC", index="mean area under the ROC curve", curve="AUC, mean"),
     ScoreEntry("calibration_error", "classes", "lower", "expected calibration error", column="Calibration error"),
+    ScoreEntry("brier", "classes", "lower", "Brier score", column="Brier score"),
 )
 # fmt: on
 MAIN_SCORES = tuple(score.name for score in SCORES if score.main)

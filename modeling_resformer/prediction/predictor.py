@@ -107,6 +107,8 @@ def load_pipelines(
         default = [DEFAULT_THRESHOLD] * len(configs[0].image_class_names)
         chosen = [config.classification_thresholds or default for config in configs]
         configs[0].classification_thresholds = mean_thresholds(chosen)
+    if len(pipes) > 1:  # what a single member promises says nothing of the mean
+        configs[0].label_set_thresholds = configs[0].label_set_level = None
     return pipes
 
 
@@ -157,6 +159,7 @@ def class_names_of(pipe: ResFormerPipeline) -> ClassNames:
     return ClassNames(
         mask=tuple(model.config.mask_class_names[1:]) if hasattr(model, "segmentation_head") else (),
         image=tuple(model.config.image_class_names) if hasattr(model, "classification_head") else (),
+        label_sets=model.config.label_set_thresholds is not None and hasattr(model, "classification_head"),
     )
 
 
@@ -232,6 +235,7 @@ class Predictor:
             "image_classes": self.classes.image,
             "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
+            **({"label_sets": self.pipe.model.config.label_set_thresholds} if self.classes.label_sets else {}),
             "tta": self.tta,
             "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }

@@ -28,6 +28,11 @@ BOTH = {
         "segmentation": SEGMENTS,
         "classification": CLASSES,
         "predicted_labels": {"type": "array", "items": {"type": "string"}},
+        "label_set": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "classes that are not ruled out, where the checkpoint has thresholds for that",
+        },
     },
     "required": ["segmentation", "classification", "predicted_labels"],
 }
