@@ -11,6 +11,7 @@ import torch
 
 from ..configuration_resformer import ResFormerConfig, decisions
 from ..metrics.counts import Counts
+from ..metrics.score_table import CALIBRATION_SCORES
 from ..metrics.scores import (
     Bootstrap,
     Score,
@@ -21,9 +22,6 @@ from ..metrics.scores import (
     segmentation_scores,
 )
 from .row_statistics import RowStatistics
-
-
-CALIBRATION_SCORES = ("calibration_error", "mask_calibration_error", "brier")
 
 
 @dataclass(frozen=True)
