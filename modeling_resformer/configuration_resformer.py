@@ -32,6 +32,11 @@ __version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub reposito
 BLOCK_TYPES = ("sequential", "parallel")
 RECOMPUTED = ("attention", "activation")
 CLASSIFICATION_TYPES = ("multi_label", "exclusive")
+DOUBTS = {  # by flag, the gravest first
+    "unlike_training_images": "This image is unlike those the model was trained on: do not rely on what it answers.",
+    "low_confidence": "The model is unsure: of answers like this one about {share} are right in both mask and labels.",
+}
+CONFIDENT_DICE = 0.8  # of a mask that counts as right
 DEFAULT_THRESHOLD = 0.5
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
 _PAPER = {
@@ -49,6 +54,10 @@ UNFITTED = {
     "mask_temperature": 1.0,
     "label_set_thresholds": None,
     "label_set_level": None,
+    "familiarity_components": 0,
+    "distance_limit": None,
+    "confidence_weights": None,
+    "confidence_limit": None,
 }
 _PER_IMAGE_CLASS = (
     "class_weights",
@@ -158,6 +167,13 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         label_set_thresholds (`list[float]`, *optional*): A class belongs to an image's `label_set` at or above its own; by
             split conformal prediction a class that is present is in it with the chance `label_set_level`.
         label_set_level (`float`, *optional*): That chance, in (0, 1).
+        familiarity_components (`int`, defaults to 0): Principal components of the training images' pooled features that the
+            multi-task model keeps as buffers, to tell an image's `distance` from them; 0 keeps none.
+        distance_limit (`float`, *optional*): Above this distance an image is flagged as unlike the training images.
+        confidence_weights (`list[float]`, *optional*): Of the constant, of the log odds of the mask's and of the labels'
+            certainty, and of the logarithm of the distance, in the log odds of `confidence`: the chance that the mask has a
+            Dice of `CONFIDENT_DICE` or more and that all labels are right.
+        confidence_limit (`float`, *optional*): Below this confidence an answer is flagged.
         class_weights (`list[float]`, *optional*): Weight of each image-level class in the classification loss.
         label_smoothing (`float`, defaults to 0.0): Share s of the truth of image-level classes that is spread evenly: a
             label y becomes y (1 - s) + s / 2, with classes that exclude each other y (1 - s) + s / K.
@@ -217,6 +233,10 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     mask_temperature: float | int = 1.0
     label_set_thresholds: list[float | int] | tuple[float | int, ...] | None = None
     label_set_level: float | int | None = None
+    familiarity_components: int = 0
+    distance_limit: float | int | None = None
+    confidence_weights: list[float | int] | tuple[float | int, ...] | None = None
+    confidence_limit: float | int | None = None
     class_weights: list[float | int] | tuple[float | int, ...] | None = None
     label_smoothing: float | int = 0.0
     classification_loss_weight: float | int = 0.25
@@ -375,6 +395,23 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             return None
         pairs = zip(self.image_class_names, scores, self.label_set_thresholds, strict=True)
         return [name for name, score, threshold in pairs if score >= threshold]
+
+    def trust(self, distance: float, confidence: float | None = None) -> dict[str, Any]:
+        """How far to trust an answer: `distance`, `confidence` where it is given, `flags`, and `doubt`, a sentence on these.
+
+        Args:
+            distance: Of the image from the training images; 1 in their mean.
+            confidence: Chance that mask and labels are right.
+        """
+        crossed = {
+            "unlike_training_images": self.distance_limit is not None and distance > self.distance_limit,
+            "low_confidence": None not in (confidence, self.confidence_limit) and confidence < self.confidence_limit,
+        }
+        flags = [flag for flag in DOUBTS if crossed[flag]]
+        share = "" if confidence is None else f"{100 * confidence:.0f} %"
+        told = {} if confidence is None else {"confidence": confidence}
+        doubt = DOUBTS[flags[0]].format(share=share) if flags else ""
+        return {"distance": distance, **told, "flags": flags, "doubt": doubt}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ResFormerConfig":
@@ -630,8 +667,27 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"classification_shift={list(shift)} must be finite numbers.")
         if (self.label_set_level is None) != (self.label_set_thresholds is None):
             raise ValueError("label_set_level and label_set_thresholds belong together: set both, or none.")
+        self._check_confidence()
         if self.label_set_level is not None and not 0 < self.label_set_level < 1:
             raise ValueError(f"label_set_level={self.label_set_level} must lie between 0 and 1.")
+
+    def _check_confidence(self) -> None:
+        pooled = sum(self.hidden_sizes[-2:])
+        if not 0 <= self.familiarity_components < pooled:
+            raise ValueError(
+                f"familiarity_components={self.familiarity_components} must lie in 0..{pooled - 1}, below the {pooled} "
+                "pooled features."
+            )
+        weights, limits = self.confidence_weights, (self.distance_limit, self.confidence_limit)
+        if weights is not None and (len(weights) != 4 or not all(map(math.isfinite, weights))):
+            raise ValueError(f"confidence_weights={list(weights)} must be four finite numbers.")
+        if self.familiarity_components == 0 and not weights is limits[0] is limits[1] is None:
+            raise ValueError(
+                "confidence_weights, confidence_limit and distance_limit need familiarity_components; set it too."
+            )
+        for field, value in zip(("distance_limit", "confidence_limit"), limits, strict=True):
+            if value is not None and not value >= 0:
+                raise ValueError(f"{field}={value} must be 0 or more.")
 
     def _override_labels(self, wanted: dict[int, str] | int, given: Sequence[str]) -> None:
         """Notes new labels for a head still unknown; the names of the other head stay what they were."""

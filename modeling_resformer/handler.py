@@ -313,7 +313,8 @@ class EndpointHandler:
             Segmentation: `[{"label", "score", "mask"}]`. Classification: `[{"label", "score"}]`. Both: a dict with
             both lists and `predicted_labels`, the classes at or above their decision threshold, or, where classes
             exclude each other, the one with the highest score; and `label_set`, the classes that are not ruled out, where
-            the config has thresholds for that.
+            the config has thresholds for that; and `distance`, `confidence`, `flags` and `doubt`, how far to trust it, where
+            the checkpoint was fitted for them.
 
         Raises:
             RequestError: A ValueError of one line; see `status`.
@@ -326,7 +327,7 @@ class EndpointHandler:
             if task not in self.tasks:
                 raise RequestError(f"This checkpoint was trained without {task}; it answers {self.tasks[0]}.", 422)
         image = open_input(data.get("inputs"), self.limits, self.image_processor.open_upright)
-        mask_logits, class_logits = self.logits(image)
+        mask_logits, class_logits, trust = self.logits(image)
         answers: dict[str, Any] = {}
         if "segmentation" in wanted:
             resized = self.image_processor.post_process_semantic_segmentation(
@@ -341,11 +342,14 @@ class EndpointHandler:
         scores = config.class_scores(class_logits).tolist()
         labels = config.label_set(scores)
         sets = {} if labels is None else {"label_set": labels}
-        return {**answers, "predicted_labels": config.predicted_classes(scores), **sets}
+        told = config.trust(**trust) if trust else {}
+        return {**answers, "predicted_labels": config.predicted_classes(scores), **sets, **told}
 
     @torch.inference_mode()
-    def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask logits (1, S, h, w) at the model's size and class logits (K,), both finite float32."""
+    def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Mask logits (1, S, h, w) at the model's size and class logits (K,), both finite float32; and `distance` and
+        `confidence`, where the checkpoint was fitted for them.
+        """
         try:
             pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
         except ValueError as error:
@@ -354,7 +358,8 @@ class EndpointHandler:
         mask_logits, class_logits = output.segmentation_logits.float(), output.classification_logits[0].float()
         if not math.isfinite(mask_logits.sum().item() + class_logits.sum().item()):
             raise RuntimeError("The model's output is not finite; its weights or its dtype do not suit this device.")
-        return mask_logits, class_logits
+        trust = {name: output[name].item() for name in ("distance", "confidence") if output.get(name) is not None}
+        return mask_logits, class_logits, trust
 
 
 __all__ = ["EndpointHandler", "Limits", "RequestError"]

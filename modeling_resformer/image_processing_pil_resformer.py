@@ -636,6 +636,7 @@ class ResFormerImageProcessing:
             One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid, or softmax of classes
             that exclude each other}; `predicted_labels` [name] of the scores at or above their threshold, or of the
             highest; `label_set` [name] of the classes that are not ruled out, where the config has thresholds for that;
+            `distance`, `confidence`, `flags` [code] and `doubt`, a sentence, where the checkpoint was fitted for them;
             `mask_classes` {name: {"area_fraction": share of pixels,
             "mean_probability": mean softmax over the pixels of that class, or None without any}}.
 
@@ -657,6 +658,9 @@ class ResFormerImageProcessing:
         if class_logits is not None:
             scores = config.class_scores(class_logits).tolist()
             halves.append(describe_classes(row, config, threshold) for row in scores)
+        if outputs.get("distance") is not None:
+            told = [outputs[name] for name in ("distance", "confidence") if outputs.get(name) is not None]
+            halves.append(config.trust(*values) for values in zip(*(one.tolist() for one in told), strict=True))
         return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
 
     def _resized_logits(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..configuration_resformer import ResFormerConfig, decisions
+from ..configuration_resformer import CONFIDENT_DICE, ResFormerConfig, decisions
 from ..metrics.counts import Counts
 from ..metrics.score_table import CALIBRATION_SCORES
 from ..metrics.scores import (
@@ -17,6 +17,7 @@ from ..metrics.scores import (
     Score,
     Statistic,
     classification_scores,
+    dice,
     mask_calibration_scores,
     overall_statistics,
     segmentation_scores,
@@ -36,6 +37,7 @@ class Classes:
         auc: see `classification_scores`.
         label_sets: K, a class is in an image's label set at or above its own; None without.
         label_set_level: the chance with which a present class is promised to be in it.
+        distance_limit, confidence_limit: above and below which images and answers are flagged; None without.
     """
 
     masks: tuple[str, ...]
@@ -44,6 +46,8 @@ class Classes:
     auc: tuple[str, ...] = ()
     label_sets: tuple[float, ...] | None = None
     label_set_level: float | None = None
+    distance_limit: float | None = None
+    confidence_limit: float | None = None
 
     @classmethod
     def of(cls, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> "Classes":
@@ -56,6 +60,8 @@ class Classes:
             tuple(auc_classes),
             None if config.label_set_thresholds is None else tuple(config.label_set_thresholds),
             config.label_set_level,
+            config.distance_limit,
+            config.confidence_limit,
         )
 
     @property
@@ -80,6 +86,8 @@ class ScoredRows:
         counts: of the mask, (N, S) in pixels; all 0 for a row without one.
         probabilities: (N, K) in [0, 1].
         mask_gaps: see `mask_calibration_scores`.
+        distances: (N,) from the training images.
+        confidences: (N,) chances that mask and labels are right.
         class_labels: (N, K) 1 present, 0 absent, -100 unknown; of classes that exclude each other with what follows from
             the known ones.
         pixel_volumes: (N,) mm3 of one pixel of the scored masks, NaN where unknown; None where all are.
@@ -93,6 +101,8 @@ class ScoredRows:
     class_labels: np.ndarray | None = None
     pixel_volumes: np.ndarray | None = None
     mask_gaps: np.ndarray | None = None
+    distances: np.ndarray | None = None
+    confidences: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: RowStatistics, config: ResFormerConfig) -> "ScoredRows":
@@ -106,7 +116,17 @@ class ScoredRows:
             probabilities = config.class_scores(torch.from_numpy(rows.classification_logits).double()).numpy()
             annotated |= (labels >= 0).any(axis=1)
             labels = completed_labels(labels) if config.classes_exclude else labels
-        return cls(rows.row_index, rows.case_index, annotated, counts, probabilities, labels, mask_gaps=rows.mask_gaps)
+        return cls(
+            rows.row_index,
+            rows.case_index,
+            annotated,
+            counts,
+            probabilities,
+            labels,
+            mask_gaps=rows.mask_gaps,
+            distances=rows.distances,
+            confidences=_confidences(rows, config),
+        )
 
     @classmethod
     def uncalibrated(cls, rows: RowStatistics, config: ResFormerConfig) -> "ScoredRows | None":
@@ -153,6 +173,29 @@ class Answers:
     classes: Classes
     losses: Mapping[str, float]
     uncalibrated: ScoredRows | None = None
+
+
+def _confidences(rows: RowStatistics, config: ResFormerConfig) -> np.ndarray | None:
+    if rows.signals is None or config.confidence_weights is None:
+        return None
+    constant, *weights = config.confidence_weights
+    return 1 / (1 + np.exp(-(constant + rows.signals.astype(np.float64) @ np.array(weights))))
+
+
+def is_right(rows: ScoredRows, classes: Classes) -> np.ndarray:
+    """(N,) 1 where the mean Dice over the foreground classes is `CONFIDENT_DICE` or more and all known labels are decided
+    rightly, else 0; NaN for a row without a mask or without a known label.
+    """
+    known = (rows.class_labels == 0) | (rows.class_labels == 1)
+    right = (classes.decided(rows.probabilities) == (rows.class_labels == 1)) | ~known
+    answered = (row_dice(rows) >= CONFIDENT_DICE) & right.all(axis=1)
+    complete = known.any(axis=1) & (rows.counts.annotated.sum(axis=1) > 0)
+    return np.where(complete, answered.astype(float), np.nan)
+
+
+def row_dice(rows: ScoredRows) -> np.ndarray:
+    """(N,) mean Dice over the foreground classes, 1 for one that is neither there nor predicted."""
+    return dice(rows.counts)[:, 1:].mean(axis=1)
 
 
 def completed_labels(labels: np.ndarray) -> np.ndarray:

@@ -11,14 +11,16 @@ from ..data.rows import EvaluationRows
 from ..errors import BadInputError
 from ..metrics.calibration import ReliabilityBin, reliability
 from ..metrics.counts import Counts, label_counts
-from ..metrics.scores import Bootstrap, Score, label_set_scores, occurring, segmentation_scores
-from .answers import Answers, Classes, ScoredRows, calibration_scores_of, row_scores
+from ..metrics.risk_coverage import errors_refused
+from ..metrics.scores import Bootstrap, Score, area_under_curve, label_set_scores, occurring, segmentation_scores
+from .answers import Answers, Classes, ScoredRows, calibration_scores_of, is_right, row_dice, row_scores
 from .row_images import RowImages
 
 
 DEFAULT_GROUP = "vendor"
 FEW_CASES = 10  # below which no figure is more than an impression
 NAMED_GROUPS = 5
+REFUSED_SHARE = 0.1  # of the answers, the least confident ones
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Evaluation:
         reliability: bins by class.
         uncalibrated: the calibration scores and the reliability without the model's calibration; None where it has none.
         label_sets: scores of `label_set_scores`; empty without thresholds for them.
+        trust: what confidence and flags are worth; None where the model tells none.
         absent_classes: that no row of the split has.
         warnings: sentences on what weighs on all figures.
     """
@@ -120,6 +123,7 @@ class Evaluation:
     reliability: Mapping[str, Sequence[ReliabilityBin]]
     uncalibrated: "Uncalibrated | None"
     label_sets: Mapping[str, Score]
+    trust: Mapping[str, Any] | None
     absent_classes: Sequence[str]
     warnings: Sequence[str]
 
@@ -152,6 +156,7 @@ class Evaluation:
             reliability=_reliability(scored, classes),
             uncalibrated=_uncalibrated(answers, scoring.bootstrap),
             label_sets=_label_sets(scored, classes, scoring.bootstrap),
+            trust=_trust(scored, classes),
             absent_classes=_absent_classes(everything.left_out_of_means, scored, classes),
             warnings=list(_warnings(everything.cases, parts)),
         )
@@ -248,6 +253,32 @@ def _label_sets(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap) -> dic
         return {}
     labels, cases = rows.class_labels, rows.case_index
     return label_set_scores(rows.probabilities, labels, cases, classes.labels, classes.label_sets, bootstrap)
+
+
+def _trust(rows: ScoredRows, classes: Classes) -> dict[str, Any] | None:
+    if rows.confidences is None:
+        return None
+    right = is_right(rows, classes)
+    known = ~np.isnan(right)
+    right, confidence, loss = right[known], rows.confidences[known], 1 - row_dice(rows)[known]
+    both = 0 < right.sum() < len(right)
+    limits = {
+        "unlike_training_images": rows.distances
+        > (np.inf if classes.distance_limit is None else classes.distance_limit),
+        "low_confidence": rows.confidences < (classes.confidence_limit or 0),
+    }
+    return {
+        "rows": int(known.sum()),
+        "right": float(right.mean()) if len(right) else None,
+        "mean_confidence": float(confidence.mean()) if len(right) else None,
+        "auroc": float(area_under_curve(confidence, right)[0]) if both else None,
+        "errors_refused": {
+            "share": REFUSED_SHARE,
+            "wrong": errors_refused(confidence, 1 - right, REFUSED_SHARE) if both else None,
+            "dice": errors_refused(confidence, loss, REFUSED_SHARE) if loss.sum() else None,
+        },
+        "flags": {name: float(flagged.mean()) for name, flagged in limits.items()},
+    }
 
 
 def _uncalibrated(answers: Answers, bootstrap: Bootstrap) -> Uncalibrated | None:

@@ -60,6 +60,7 @@ class EvaluationOptions(ScoringOptions):
             "--choose_thresholds": self.choose_thresholds,
             "--calibrate": self.calibrate,
             "--label_sets": self.label_sets is not None,
+            "--fit_confidence": self.fit_confidence,
         }
         return [flag for flag, given in asked.items() if given]
 
@@ -106,6 +107,13 @@ class EvaluationOptions(ScoringOptions):
             "metavar": "LEVEL",
             "help": "First choose, on the validation split, which scores put a class into an image's label set, so that "
             "a class that is present is in it with this chance, such as 0.9; written to the checkpoint's config.",
+        },
+    )
+    fit_confidence: bool = field(
+        default=False,
+        metadata={
+            "help": "First fit how far images lie from those of the training split, and how often answers are right on "
+            "the validation split, and write both to the checkpoint: `confidence`, `flags` and `doubt` of each answer."
         },
     )
     raw_masks: str | None = field(

@@ -12,6 +12,8 @@
                            "left_out_of_means": []}, ...},
      "absent_classes": ["PED"],
      "warnings": ["..."],
+     "trust": {"right": ..., "mean_confidence": ..., "auroc": ..., "errors_refused": {"wrong": ..., "dice": ...},
+               "flags": {"unlike_training_images": ..., "low_confidence": ...}},
      "uncalibrated": {"model": {"calibration_error": {...}, "brier": ..., "mask_calibration_error": ...},
                       "reliability": {...}},
      "label_sets": {"level": 0.9, "thresholds": {"melanoma": 0.1, ...},
@@ -39,6 +41,9 @@
   model has none.
 - `label_sets` is there where the model has them: `coverage` is the share of the classes present that are in the set of their
   image, `size` the mean number of classes in it (`metrics/label_sets.py`).
+- `trust` is there where the model tells its confidence: the share of answers that are right in mask and labels, the mean
+  confidence, how well it tells right from wrong, which share of the wrong answers and of the missing Dice goes with the tenth of
+  the answers that it trusts least, and the share of images with each flag.
 - `thresholds` is `{}` where each image has exactly one class and the highest score decides. There `sensitivity` is the share
   of images that are named rightly, and `balanced_accuracy` is its mean over classes; elsewhere there is none.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
@@ -94,6 +99,7 @@ def results_of(evaluation: Evaluation) -> dict[str, Any]:
         "absent_classes": list(evaluation.absent_classes),
         "warnings": list(evaluation.warnings),
         **({} if evaluation.uncalibrated is None else {"uncalibrated": _of_uncalibrated(evaluation.uncalibrated)}),
+        **({} if evaluation.trust is None else {"trust": evaluation.trust}),
         **(_of_image_classes(evaluation) if evaluation.rows.probabilities is not None else {}),
     }
 

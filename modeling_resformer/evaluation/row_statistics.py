@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..configuration_resformer import ResFormerConfig
 from ..heads import Task
 from ..metrics.calibration import BINS
 from ..metrics.counts import mask_counts
-from ..modeling_resformer import dice_statistics, pixel_losses
+from ..modeling_resformer import confidence_signals, dice_statistics, pixel_losses
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class RowStatistics:
         pixel_losses: (N, 3) sums of cross-entropy and focal loss over the labelled pixels, and their number.
         classification_logits: (N, K).
         class_labels: (N, K) 1 present, 0 absent, -100 unknown.
+        distances: (N,) from the training images; None for a model that does not tell.
+        signals: (N, 3), see `confidence_signals`; None for a model that does not tell.
     """
 
     row_index: np.ndarray
@@ -46,6 +49,8 @@ class RowStatistics:
     pixel_losses: np.ndarray | None = None
     classification_logits: np.ndarray | None = None
     class_labels: np.ndarray | None = None
+    distances: np.ndarray | None = None
+    signals: np.ndarray | None = None
 
     @classmethod
     def join(cls, batches: Sequence[Mapping[str, np.ndarray]]) -> "RowStatistics":
@@ -61,8 +66,7 @@ def row_statistics(
     batch: Mapping[str, Any],
     task: Task,
     image_processor: BaseImageProcessor,
-    ignore_index: int = 255,
-    temperature: float = 1.0,
+    config: ResFormerConfig,
 ) -> dict[str, torch.Tensor]:
     """The fields of `RowStatistics` for one batch, on the device of the logits; those of the model's task only.
 
@@ -71,9 +75,9 @@ def row_statistics(
         batch: what the collator made of evaluation rows.
         task: of the model.
         image_processor: its post-processing brings logits to the stored masks' sizes, as in inference.
-        ignore_index: value of pixels that nobody annotated.
-        temperature: by which the mask logits are divided already.
+        config: of the model.
     """
+    ignore_index, temperature = config.semantic_loss_ignore_index, config.mask_temperature
     statistics = {"row_index": batch["row_index"], "case_index": batch["case_index"]}
     if task.mask_logits is not None:
         logits, labels = outputs[task.mask_logits].float(), batch["mask_labels"]
@@ -87,6 +91,10 @@ def row_statistics(
     if task.class_logits is not None:
         statistics["classification_logits"] = outputs[task.class_logits].float()
         statistics["class_labels"] = batch["class_labels"]
+    if outputs.get("distance") is not None:
+        statistics["distances"] = outputs["distance"].float()
+        parts = outputs[task.mask_logits], outputs[task.class_logits], outputs["distance"], config
+        statistics["signals"] = confidence_signals(*parts)
     return statistics
 
 

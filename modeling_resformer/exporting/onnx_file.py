@@ -11,10 +11,10 @@ from torch import nn
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 
-from ..configuration_resformer import __version__
+from ..configuration_resformer import DOUBTS, __version__
 from ..errors import BadInputError
 from ..files import whole_file
-from ..pipeline_resformer import ResFormerPipeline, named_logits
+from ..pipeline_resformer import TRUST, ResFormerPipeline, named_logits
 from .analysis_graph import FILTERS, OPSET, AnalysisSettings, analysis_model
 from .onnx_network import CLASSES, MASKS, PIXELS
 from .weights import weights_digest
@@ -102,7 +102,15 @@ def analysis_settings(pipe: ResFormerPipeline) -> AnalysisSettings:
         mask_classes=mask_classes,
         image_classes=image_classes,
         thresholds=config.decision_thresholds() if image_classes else None,
+        trust=trust_of(pipe.model),
     )
+
+
+def trust_of(model: nn.Module) -> list[str]:
+    """Which of `TRUST` a model tells."""
+    if getattr(model, "familiarity", None) is None:
+        return []
+    return list(TRUST if model.config.confidence_weights is not None else TRUST[:1])
 
 
 def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelProto:
@@ -110,6 +118,7 @@ def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelPro
     height, width = settings.size or (64, 96)
     dynamic = {0: Dim.DYNAMIC} if settings.size else {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     outputs = [name for name, count in ((MASKS, settings.mask_classes), (CLASSES, settings.image_classes)) if count]
+    outputs += settings.trust
     example = torch.zeros(2, 3, height, width)
     with torch.no_grad(), shape_config.patch(backed_size_oblivious=True):
         program = torch.export.export(Network(model), (example,), dynamic_shapes=(dynamic,))
@@ -138,4 +147,8 @@ def file_metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: boo
         values["thresholds"] = settings.thresholds
         values["label_set_thresholds"] = config.label_set_thresholds
         values["label_set_level"] = config.label_set_level
+    if settings.trust:
+        values["distance_limit"] = config.distance_limit
+        values["confidence_limit"] = config.confidence_limit
+        values["doubts"] = DOUBTS
     return {name: json.dumps(value) for name, value in values.items()}

@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from ..errors import BadInputError
 from ..modeling_resformer import ResFormerMultiTaskOutput
+from ..pipeline_resformer import TRUST
 from .weights import weights_digest
 
 
@@ -23,7 +24,7 @@ PIXELS, MASKS, CLASSES = "pixel_values", "segmentation_logits", "classification_
 
 
 class OnnxNetwork(nn.Module):
-    """A model whose logits come from a session; everything else of it is the model's own.
+    """A model whose logits, and what says how far to trust them, come from a session; everything else of it is the model's own.
 
     Args:
         model: whose place it takes.
@@ -81,7 +82,7 @@ def onnx_network(model: nn.Module, name: str, revision: str | None = None) -> On
 def network_of(whole: onnx.ModelProto) -> onnx.ModelProto:
     """The network in a file, from `pixel_values` to logits."""
     names = {value.name for value in whole.graph.value_info}
-    network = Extractor(whole).extract_model([PIXELS], [name for name in (MASKS, CLASSES) if name in names])
+    network = Extractor(whole).extract_model([PIXELS], [name for name in (MASKS, CLASSES, *TRUST) if name in names])
     network.ir_version = whole.ir_version
     return network
 

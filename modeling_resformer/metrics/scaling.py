@@ -10,7 +10,7 @@ Three forms for image-level classes, from their logits z, of which cross-fitting
 Mask logits get one temperature.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,7 +121,7 @@ def _fit_sigmoid(logits: np.ndarray, true: np.ndarray, shifted: bool) -> tuple[f
         return F.binary_cross_entropy_with_logits(scale * z + shift, t, reduction="sum")
 
     scale, shift = _minimised(loss, [1.0, 0.0], [True, shifted])
-    return scale, shift
+    return max(LEAST_SCALE, scale), shift
 
 
 def _fit_softmax(logits: np.ndarray, true: np.ndarray, shifted: bool) -> Scaling:
@@ -137,11 +137,13 @@ def _fit_softmax(logits: np.ndarray, true: np.ndarray, shifted: bool) -> Scaling
         return F.cross_entropy(parameters[0] * z + shift, t, reduction="sum")
 
     scale, *shift = _minimised(loss, [1.0] + [0.0] * classes, [True] + [shifted] * classes)
-    return Scaling(np.full(classes, scale), np.array(shift) - np.mean(shift))
+    return Scaling(np.full(classes, max(LEAST_SCALE, scale)), np.array(shift) - np.mean(shift))
 
 
-def _minimised(loss: object, start: Sequence[float], free: Sequence[bool]) -> list[float]:
-    """The parameters of the least loss, those that are not free as they start; the first at least `LEAST_SCALE`."""
+def _minimised(
+    loss: Callable[[torch.Tensor], torch.Tensor], start: Sequence[float], free: Sequence[bool]
+) -> list[float]:
+    """The parameters of the least loss, those that are not free as they start."""
     origin = torch.tensor(start, dtype=torch.float64)
     mask = torch.tensor(free)
     moved = torch.zeros(len(start), dtype=torch.float64, requires_grad=True)
@@ -155,8 +157,17 @@ def _minimised(loss: object, start: Sequence[float], free: Sequence[bool]) -> li
         return value
 
     optimizer.step(closure)
-    found = (origin + torch.where(mask, moved.detach(), 0.0)).tolist()
-    return [max(LEAST_SCALE, found[0]), *found[1:]]
+    return (origin + torch.where(mask, moved.detach(), 0.0)).tolist()
+
+
+def fit_logistic(signals: np.ndarray, right: np.ndarray) -> list[float]:
+    """Constant and weights of the log odds of being right, (N, M) signals and (N,) 1 or 0: a logistic regression."""
+    x, y = torch.from_numpy(signals), torch.from_numpy(right)
+
+    def loss(parameters: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(parameters[0] + x @ parameters[1:], y, reduction="sum")
+
+    return _minimised(loss, [0.0] * (1 + signals.shape[1]), [True] * (1 + signals.shape[1]))
 
 
 # Temperatures that are tried for masks; between the best and its neighbours a parabola tells the rest.

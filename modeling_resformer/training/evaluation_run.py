@@ -32,7 +32,7 @@ from .run_checks import describe_contradiction
 from .split_evaluation import evaluate_split
 from .trainer import ResFormerTrainer
 from .training_log import recall_training
-from .validation_fits import fit_on_validation, warn_of_older_results, write_fitted
+from .validation_fits import fit_on_validation, fit_trust, warn_of_older_results, write_buffers, write_fitted
 
 
 logger = logging.getLogger(__name__)
@@ -65,10 +65,15 @@ def evaluate_alone(arguments: EvaluationArguments, output: Path) -> None:
     if isinstance(rows, RawMaskRows):
         check_aspect_ratio(rows, image_processor)
     if arguments.fits:
-        fitted = fit_on_validation(trainer, prepared.dataset, arguments)
+        fitted, buffers = fit_on_validation(trainer, prepared.dataset, arguments), {}
+        if arguments.fit_confidence:
+            trust, buffers = fit_trust(trainer, prepared.dataset)
+            fitted |= trust
         if trainer.is_world_process_zero():
             checkpoint = Path(arguments.model_name_or_path)
             with named_write_failure(checkpoint, "--model"):
+                if buffers:
+                    write_buffers(buffers, checkpoint)
                 write_fitted(fitted, checkpoint)
             warn_of_older_results(trainer, checkpoint, output)
     scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
@@ -111,6 +116,7 @@ def check_aspect_ratio(rows: RawMaskRows, image_processor: ResFormerImageProcess
 
 def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
     needed = [arguments.split, *(["validation"] if arguments.fits else [])]
+    needed += ["train"] if arguments.fit_confidence else []
     if missing := sorted(set(needed) - set(prepared.dataset)):
         raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
     check_fits(arguments, trainer)
@@ -137,5 +143,7 @@ def check_fits(arguments: EvaluationArguments, trainer: ResFormerTrainer) -> Non
             "--choose_thresholds: each image has exactly one of this model's classes, and the highest score decides; there "
             "is no threshold to choose."
         )
-    if arguments.calibrate and isinstance(trainer.model, RivalModel):
-        raise BadInputError("--calibrate is for ResFormer; a rival's heads are not calibrated.")
+    if arguments.fit_confidence and (trainer.task.mask_logits is None or trainer.task.class_logits is None):
+        raise BadInputError("--fit_confidence needs a model with masks and image-level classes.")
+    if (arguments.calibrate or arguments.fit_confidence) and isinstance(trainer.model, RivalModel):
+        raise BadInputError("--calibrate and --fit_confidence are for ResFormer, not for rivals.")

@@ -9,17 +9,34 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..configuration_resformer import UNFITTED, ResFormerConfig
 from ..data.rows import EvaluationRows
-from ..evaluation.answers import Classes, completed_labels
+from ..errors import BadInputError
+from ..evaluation.answers import Classes, completed_labels, is_right
 from ..evaluation.evaluation_options import EvaluationOptions
-from ..files import write_whole
+from ..files import whole_file, write_whole
+from ..metrics.familiarity import fit_features
 from ..metrics.label_sets import choose_label_sets
-from ..metrics.scaling import best_temperature, choose_scaling, pixel_losses_by_temperature
+from ..metrics.scaling import (
+    FEW,
+    best_temperature,
+    choose_scaling,
+    fit_logistic,
+    pixel_losses_by_temperature,
+)
 from ..metrics.thresholds import choose_thresholds, measured_elsewhere
+from ..modeling_resformer import ResFormerFamiliarity, pooled_features
 from .trainer import ResFormerTrainer
 
+
+CALIBRATION = ("classification_scale", "classification_shift", "mask_temperature")
+DISTANCE_QUANTILE = 0.98  # of validation images that are not flagged as unlike the training images
+REFUSED = 0.1  # of validation answers that are flagged as the least confident
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +56,10 @@ def fit_on_validation(
     """
     config, rows = trainer.compute_metrics.config, EvaluationRows(dataset["validation"])
     fitted: dict[str, Any] = {}
-    if wanted.calibrate:
-        fitted = dict(UNFITTED)
-        set_fields(config, fitted)
+    # Confidence was fitted to what calibration and thresholds made of the logits.
+    stale = ["confidence_weights", "confidence_limit"] if wanted.calibrate or wanted.choose_thresholds else []
+    fitted |= {name: UNFITTED[name] for name in [*stale, *(CALIBRATION if wanted.calibrate else [])]}
+    set_fields(config, fitted)
     trainer.evaluate(rows, metric_key_prefix="validation")
     if wanted.calibrate and trainer.task.mask_logits is not None:
         fitted["mask_temperature"] = mask_temperature(trainer, rows)
@@ -91,6 +109,58 @@ def mask_temperature(trainer: ResFormerTrainer, rows: EvaluationRows) -> float:
     return temperature
 
 
+def fit_trust(
+    trainer: ResFormerTrainer, dataset: datasets.DatasetDict
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Fit the distance from the training images on the training split, and the confidence on the validation split.
+
+    Args:
+        trainer: of a multi-task model, calibrated and with its thresholds; its model is given the buffers.
+        dataset: both splits are predicted without augmentation.
+
+    Returns:
+        The fields of the config that were set, and the buffers by name in the model.
+    """
+    model, config = trainer.accelerator.unwrap_model(trainer.model), trainer.compute_metrics.config
+    features = training_features(trainer, EvaluationRows(dataset["train"]))
+    try:
+        found = fit_features(features)
+    except ValueError as error:
+        raise BadInputError(f"--fit_confidence: {error}") from error
+    set_fields(config, {"familiarity_components": len(found.variances), "confidence_weights": None})
+    model.familiarity = ResFormerFamiliarity(config).to(model.device)
+    for name in ("mean", "components", "variances"):
+        getattr(model.familiarity, name).copy_(torch.from_numpy(getattr(found, name)))
+    model.familiarity.noise.fill_(found.noise)
+    trainer.evaluate(EvaluationRows(dataset["validation"]), metric_key_prefix="validation")
+    rows, answers = trainer.compute_metrics.rows, trainer.compute_metrics.answers
+    right = is_right(answers.rows, answers.classes)
+    known = ~np.isnan(right)
+    fields = {"familiarity_components": len(found.variances), "confidence_weights": None, "confidence_limit": None}
+    fields["distance_limit"] = float(np.quantile(rows.distances, DISTANCE_QUANTILE))
+    if min(right[known].sum(), (1 - right[known]).sum()) < FEW:
+        logger.warning("Confidence is not fitted: fewer than %d validation answers are right, or wrong.", FEW)
+    else:
+        weights = fit_logistic(rows.signals[known].astype(np.float64), right[known])
+        told = 1 / (1 + np.exp(-(weights[0] + rows.signals @ np.array(weights[1:]))))
+        fields["confidence_weights"] = weights
+        fields["confidence_limit"] = float(np.quantile(told, REFUSED))
+    set_fields(config, fields)
+    return fields, {f"familiarity.{name}": value for name, value in model.familiarity.state_dict().items()}
+
+
+def training_features(trainer: ResFormerTrainer, rows: EvaluationRows) -> np.ndarray:
+    """(N, C) pooled features of the rows, as float64."""
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    gathered = []
+    for batch in tqdm(trainer.get_eval_dataloader(rows), desc="Features", disable=trainer.args.disable_tqdm):
+        with torch.no_grad():
+            pixels = batch["pixel_values"].to(model.device, model.dtype)
+            maps = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        gathered.append(trainer.accelerator.gather_for_metrics(pooled_features(maps)).double().cpu())
+    return torch.cat(gathered).numpy()
+
+
 def set_fields(config: ResFormerConfig, fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         setattr(config, name, value)
@@ -132,7 +202,27 @@ def write_fitted(fitted: Mapping[str, Any], folder: Path) -> None:
     logger.info("%s: %s", path, ", ".join(f"{name} = {value}" for name, value in shown.items()))
 
 
+def write_buffers(buffers: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Put buffers into the `model.safetensors` of a checkpoint, in the place of those of their names.
+
+    Raises:
+        BadInputError: the weights lie in several files.
+    """
+    path = folder / SAFE_WEIGHTS_NAME
+    if not path.is_file():
+        raise BadInputError(
+            f"--fit_confidence: {folder} has no {SAFE_WEIGHTS_NAME}; save the model in one file (max_shard_size)"
+        )
+    with safe_open(path, "pt") as file:
+        metadata, kept = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    together = {**kept, **{name: value.cpu().contiguous() for name, value in buffers.items()}}
+    with whole_file(path) as beside:
+        save_file(together, beside, metadata)
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [round(one, 4) for one in value]
+    if value is None:
+        return "none"
     return round(value, 4)
