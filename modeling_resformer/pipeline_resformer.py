@@ -206,6 +206,13 @@ def named_logits(output: Any) -> dict[str, torch.Tensor]:
     return {name: output[name] for name in (*names, *(name for name in TRUST if output.get(name) is not None))}
 
 
+def trust_of(model: Any) -> tuple[str, ...]:
+    """Which of `TRUST` a model tells."""
+    if getattr(model, "familiarity", None) is None:
+        return ()
+    return TRUST if model.config.confidence_weights is not None else TRUST[:1]
+
+
 def averaged_over_views(
     logits_of: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     pixel_values: torch.Tensor,

@@ -14,7 +14,7 @@ from torch.fx.experimental import _config as shape_config
 from ..configuration_resformer import DOUBTS, __version__
 from ..errors import BadInputError
 from ..files import whole_file
-from ..pipeline_resformer import TRUST, ResFormerPipeline, named_logits
+from ..pipeline_resformer import ResFormerPipeline, named_logits, trust_of
 from .analysis_graph import FILTERS, OPSET, AnalysisSettings, analysis_model
 from .onnx_network import CLASSES, MASKS, PIXELS
 from .weights import weights_digest
@@ -104,13 +104,6 @@ def analysis_settings(pipe: ResFormerPipeline) -> AnalysisSettings:
         thresholds=config.decision_thresholds() if image_classes else None,
         trust=trust_of(pipe.model),
     )
-
-
-def trust_of(model: nn.Module) -> list[str]:
-    """Which of `TRUST` a model tells."""
-    if getattr(model, "familiarity", None) is None:
-        return []
-    return list(TRUST if model.config.confidence_weights is not None else TRUST[:1])
 
 
 def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelProto:

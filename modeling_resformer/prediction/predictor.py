@@ -18,7 +18,14 @@ from ..exporting.weights import weights_digest
 from ..heads import task_named
 from ..image_processing_pil_resformer import ResFormerImageProcessing
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
-from ..pipeline_resformer import OVERLAP, WINDOWS_AT_ONCE, ResFormerPipeline, averaged_logits, checked_views
+from ..pipeline_resformer import (
+    OVERLAP,
+    WINDOWS_AT_ONCE,
+    ResFormerPipeline,
+    averaged_logits,
+    checked_views,
+    trust_of,
+)
 from .result_tables import ClassNames
 
 
@@ -159,6 +166,7 @@ def class_names_of(pipe: ResFormerPipeline) -> ClassNames:
     return ClassNames(
         mask=tuple(model.config.mask_class_names[1:]) if hasattr(model, "segmentation_head") else (),
         image=tuple(model.config.image_class_names) if hasattr(model, "classification_head") else (),
+        trust=trust_of(model),
         label_sets=model.config.label_set_thresholds is not None and hasattr(model, "classification_head"),
     )
 
@@ -235,6 +243,11 @@ class Predictor:
             "image_classes": self.classes.image,
             "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
+            **(
+                {"limits": [self.pipe.model.config.distance_limit, self.pipe.model.config.confidence_limit]}
+                if self.classes.trust
+                else {}
+            ),
             **({"label_sets": self.pipe.model.config.label_set_thresholds} if self.classes.label_sets else {}),
             "tta": self.tta,
             "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
