@@ -150,7 +150,7 @@ def test_views_and_batches_tell_it_too():
 
 def test_one_head_alone_loads_from_such_a_checkpoint(tmp_path):
     fitted_model().save_pretrained(tmp_path)
-    model, report = ResFormerForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    _, report = ResFormerForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["unexpected_keys"]
     assert not report["missing_keys"]
 

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.data.encoding import class_label_row
 from modeling_resformer.data.prepared import load_prepared
-from modeling_resformer.evaluation.answers import completed_labels
 from modeling_resformer.files import write_whole
 from modeling_resformer.metrics.counts import Counts, mask_counts
 from modeling_resformer.metrics.risk_coverage import area_under_risk, errors_refused, risk_coverage
@@ -113,9 +113,10 @@ def held_out(model: ResFormerForMultiTask, processor: ResFormerImageProcessor, d
         (predicted,) = processor.post_process_semantic_segmentation({"logits": told["logits"]}, [tuple(mask.shape)])
         counts = Counts(*mask_counts(predicted[None], mask[None], len(model.config.mask_class_names), 255))
         overlap = float(dice(counts)[0, 1:].mean())
-        labels = completed_labels(np.array([row["class_labels"]]))[0]
+        names = model.config.image_class_names
+        labels = class_label_row(row["class_labels"], row["class_labels_unknown"], len(names)).numpy()
         decided = model.config.predicted_classes(told["scores"].tolist())
-        right = [name in decided for name in model.config.image_class_names] == (labels == 1).tolist()
+        right = [name in decided for name in names] == (labels == 1).tolist()
         for name in ("signals", "distance", "confidence"):
             columns[name].append(told[name])
         columns["dice_loss"].append(1 - overlap)
