@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
-from modeling_resformer.data.encoding import class_label_row
+from modeling_resformer.data.collation import class_label_row
 from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.files import write_whole
 from modeling_resformer.metrics.counts import Counts, mask_counts
