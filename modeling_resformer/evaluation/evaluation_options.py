@@ -94,6 +94,21 @@ class EvaluationOptions(ScoringOptions):
             "each class, such as 0.9, instead of balanced accuracy.",
         },
     )
+    subgroups: list[str] = field(
+        default_factory=list,
+        metadata={
+            "metavar": "COLUMN",
+            "help": "Columns, such as sex and age, by whose values scores are told besides, with the largest gap; numbers "
+            "are cut into thirds.",
+        },
+    )
+    robustness: bool = field(
+        default=False,
+        metadata={
+            "help": "Also evaluate with spoilt images (noise, blur, JPEG, gamma, hair, ruler, vignette at five strengths): "
+            "36 evaluations, for robustness.json and robustness.png. A run that was stopped goes on."
+        },
+    )
     calibrate: bool = field(
         default=False,
         metadata={

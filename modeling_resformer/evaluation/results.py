@@ -10,6 +10,8 @@
      "group_by": "vendor" or null,
      "groups": {"Cirrus": {"images": ..., "cases": ..., "unannotated": ..., "model": {...}, "baselines": {...},
                            "left_out_of_means": []}, ...},
+     "subgroups": {"sex": {"groups": {"female": {"images": ..., "cases": ..., "unannotated": ..., "model": {...}}, ...},
+                           "largest_gaps": {"dice": {"gap": ..., "highest": "male", "lowest": "female"}, ...}}, ...},
      "absent_classes": ["PED"],
      "warnings": ["..."],
      "trust": {"right": ..., "mean_confidence": ..., "auroc": ..., "errors_refused": {"wrong": ..., "dice": ...},
@@ -32,6 +34,8 @@
   `unannotated` is the number of the split's images besides, which no figure counts, `volume_difference` neither.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
+- `subgroups` is there where columns were named for it (`--subgroups`); a number is put into one of three equal parts of the rows. The
+  largest gap of a score is that between groups of ten cases or more.
 - `left_out_of_means` are the foreground classes that no scored mask holds: no mean of Dice or Jaccard over classes counts them,
   of the model or of a baseline, of the whole or of a group; their own figures stay, and `volume_difference` and
   `false_positive_rate_empty` count what is predicted of them.
@@ -63,7 +67,7 @@ from ..files import write_whole
 from ..metrics.calibration import ReliabilityBin
 from ..metrics.score_table import SCORES
 from ..metrics.scores import Score, figure
-from .evaluation import Evaluation, PartScores, Uncalibrated
+from .evaluation import Evaluation, PartScores, Uncalibrated, largest_gaps
 
 
 logger = logging.getLogger(__name__)
@@ -96,11 +100,22 @@ def results_of(evaluation: Evaluation) -> dict[str, Any]:
         **_scores(everything),
         "group_by": evaluation.group_by,
         "groups": {name: _numbers(part) | _scores(part) for name, part in evaluation.groups.items()},
+        **({"subgroups": _subgroups(evaluation)} if evaluation.subgroups else {}),
         "absent_classes": list(evaluation.absent_classes),
         "warnings": list(evaluation.warnings),
         **({} if evaluation.uncalibrated is None else {"uncalibrated": _of_uncalibrated(evaluation.uncalibrated)}),
         **({} if evaluation.trust is None else {"trust": evaluation.trust}),
         **(_of_image_classes(evaluation) if evaluation.rows.probabilities is not None else {}),
+    }
+
+
+def _subgroups(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        column: {
+            "groups": {name: _numbers(part) | {"model": _as_dicts(part.model)} for name, part in groups.items()},
+            "largest_gaps": largest_gaps(groups),
+        }
+        for column, groups in evaluation.subgroups.items()
     }
 
 
@@ -119,6 +134,11 @@ def format_table(results: Mapping[str, Any]) -> str:
     text = _align(lines)
     if left_out := results.get("left_out_of_means"):
         text += f"\nMeans of Dice and Jaccard leave out what no true mask here holds: {', '.join(left_out)}."
+    for column, found in results.get("subgroups", {}).items():
+        parts = {name: part | {"left_out_of_means": []} for name, part in found["groups"].items()}
+        text += "\n\n" + _align(_group_lines(parts, column))
+        for score, gap in found["largest_gaps"].items():
+            text += f"\nlargest gap by {column}: {score} {gap['gap']:.3f}, {gap['highest']} over {gap['lowest']}"
     if groups := results.get("groups"):
         text += "\n\n" + _align(_group_lines(groups, results["group_by"]))
     return text

@@ -28,6 +28,7 @@ from .building import (
     check_labels,
     load_model,
 )
+from .robustness import measure_robustness
 from .run_checks import describe_contradiction
 from .split_evaluation import evaluate_split
 from .trainer import ResFormerTrainer
@@ -76,13 +77,20 @@ def evaluate_alone(arguments: EvaluationArguments, output: Path) -> None:
                     write_buffers(buffers, checkpoint)
                 write_fitted(fitted, checkpoint)
             warn_of_older_results(trainer, checkpoint, output)
-    scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
+    scoring = Scoring(
+        Bootstrap(arguments.bootstrap_samples),
+        arguments.group_by,
+        arguments.per_case_format,
+        tuple(arguments.subgroups),
+    )
     with named_write_failure(output, "--output"):
         evaluation = evaluate_split(trainer, prepared.dataset, arguments.split, scoring, rows)
         if evaluation is not None:
             write_per_case(evaluation, output)
             write_results(evaluation, output)
             write_pages(evaluation, output, log)
+        if arguments.robustness:
+            measure_robustness(trainer, prepared.dataset[arguments.split], arguments.split, output)
     trainer.accelerator.end_training()
 
 
@@ -122,7 +130,9 @@ def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, p
     check_fits(arguments, trainer)
     if arguments.raw_masks and trainer.task.mask_logits is None:
         raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
-    Scoring(Bootstrap(0), arguments.group_by).column(prepared.dataset[arguments.split])
+    scoring = Scoring(Bootstrap(0), arguments.group_by, subgroups=tuple(arguments.subgroups))
+    scoring.column(prepared.dataset[arguments.split])
+    scoring.subgroup_columns(prepared.dataset[arguments.split])
     check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
     scores_one_class = trainer.task.class_logits is not None and trainer.model.config.classes_exclude
     if scores_one_class and (sentence := describe_contradiction(prepared, arguments.split)):
