@@ -31,7 +31,7 @@ def test_the_largest_gap_leaves_groups_of_few_cases_out():
 @pytest.fixture(scope="module")
 def image() -> Image.Image:
     rng = np.random.default_rng(0)
-    small = Image.fromarray(rng.integers(60, 200, (12, 16, 3), dtype=np.uint8))
+    small = Image.fromarray(rng.integers(60, 200, (60, 80, 3), dtype=np.uint8))
     return small.resize((160, 120), Image.Resampling.BICUBIC)
 
 

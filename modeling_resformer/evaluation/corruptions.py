@@ -40,8 +40,8 @@ def _noise(image: Image.Image, strength: int, rng: np.random.Generator) -> Image
 
 
 def _blur(image: Image.Image, strength: int, _: np.random.Generator) -> Image.Image:
-    """Gaussian blur, of a standard deviation of 0.3 to 3 % of the shorter side."""
-    radius = (0.003, 0.006, 0.01, 0.018, 0.03)[strength - 1] * min(image.size)
+    """Gaussian blur, of a standard deviation of 0.5 to 4 % of the shorter side."""
+    radius = (0.005, 0.01, 0.016, 0.025, 0.04)[strength - 1] * min(image.size)
     return image.filter(ImageFilter.GaussianBlur(radius))
 
 
