@@ -175,10 +175,14 @@ def test_the_file_answers_like_the_pipeline_on_photographs(exported):
             assert (found["segmentation"][0] == expected["segmentation"].numpy()).mean() >= 0.999
             scores = list(expected["class_scores"].values())
             np.testing.assert_allclose(found["class_scores"][0], scores, atol=1e-3)
+            np.testing.assert_allclose(found["confidence"][0], expected["confidence"], atol=2e-3)
+            np.testing.assert_allclose(found["distance"][0], expected["distance"], rtol=1e-2)
     facts = known(onnx.load(file))
     assert facts["mask_classes"] == ["background", "lesion"]
     assert facts["image_classes"] == ["melanoma", "seborrheic_keratosis", "nevus"]
     assert facts["thresholds"] == loaded.model.config.classification_thresholds
+    assert facts["label_set_thresholds"] == loaded.model.config.label_set_thresholds
+    assert facts["distance_limit"] == loaded.model.config.distance_limit
     assert facts["size"] == [224, 224]
 
 
