@@ -171,8 +171,10 @@ function showTrust() {
   const told = trust();
   element("doubt").hidden = !told?.doubt;
   element("doubt").textContent = told?.doubt ?? "";
-  element("confidence").hidden = told?.confidence === undefined;
-  if (told?.confidence !== undefined) {
+  // Of images that are unlike the validation images it says nothing.
+  const isTold = told?.confidence !== undefined && !told.flags.includes("unlike_training_images");
+  element("confidence").hidden = !isTold;
+  if (isTold) {
     const share = Math.round(100 * told.confidence);
     element("confidence").textContent = `Confidence ${share} %: so often mask and labels of such answers were right.`;
   }
