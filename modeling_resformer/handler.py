@@ -37,6 +37,7 @@ TASKS = {
     "image-classification": "classification",
     "both": "both",
 }
+MOST_SCANS = 100  # of a progressive JPEG; programs write about ten
 FUNCTIONS = ("sigmoid", "softmax", "none")
 SUBTASKS = ("instance", "panoptic", "semantic")
 DEFAULT_TASK = "segmentation"
@@ -181,6 +182,11 @@ def decode_image(data: bytes, limits: Limits, open_upright: Callable[..., Image.
             # Not n_frames: Pillow would read the headers of all pages, of which there may be any number.
             if image.format == "TIFF" and getattr(image, "is_animated", False):
                 raise RequestError("A TIFF of several pages is a volume; send its pages one by one.")
+            # Each goes over the whole image again; between scans the two bytes stand nowhere.
+            if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+                raise RequestError(
+                    f"A JPEG of {scans} scans takes too long to decode; expected {MOST_SCANS} at most.", 413
+                )
         return open_upright(data, FORMATS)
     except RequestError:
         raise

@@ -131,9 +131,5 @@ def verdict(analysis: Analysis) -> str:
     decided = ", ".join(analysis.decided) or "none"
     warning = f"**{analysis.doubt}** " if analysis.doubt else ""
     if analysis.exclusive:
-        return (
-            f"{warning}The highest score decides: **{decided}**. An image is taken to have exactly one class; scores sum to 1."
-        )
-    return (
-        f"{warning}At or above their decision threshold: **{decided}**. Each class is scored by itself; they need not sum to 1."
-    )
+        return f"{warning}The highest score decides: **{decided}**. An image is taken to have exactly one class; scores sum to 1."
+    return f"{warning}At or above their decision threshold: **{decided}**. Each class is scored by itself; they need not sum to 1."
