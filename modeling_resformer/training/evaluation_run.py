@@ -127,7 +127,7 @@ def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, p
     needed += ["train"] if arguments.fit_confidence else []
     if missing := sorted(set(needed) - set(prepared.dataset)):
         raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
-    check_fits(arguments, trainer)
+    check_fitting(arguments, trainer)
     if arguments.raw_masks and trainer.task.mask_logits is None:
         raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
     scoring = Scoring(Bootstrap(0), arguments.group_by, subgroups=tuple(arguments.subgroups))
@@ -143,7 +143,7 @@ def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, p
         )
 
 
-def check_fits(arguments: EvaluationArguments, trainer: ResFormerTrainer) -> None:
+def check_fitting(arguments: EvaluationArguments, trainer: ResFormerTrainer) -> None:
     """Raises `BadInputError` where the model has not what is to be fitted."""
     for flag in ("--choose_thresholds", "--label_sets"):
         if flag in arguments.fits and trainer.task.class_logits is None:
