@@ -226,8 +226,10 @@ class Predictor:
 
     @property
     def classes(self) -> ClassNames:
-        names, *others = (class_names_of(pipe) for pipe in self.members)
-        return replace(names, trust=tuple(one for one in names.trust if all(one in other.trust for other in others)))
+        told = [trust_of(pipe.model) for pipe in self.members]
+        return replace(
+            class_names_of(self.pipe), trust=tuple(name for name in told[0] if all(name in one for one in told))
+        )
 
     @property
     def mask_class_names(self) -> list[str]:
