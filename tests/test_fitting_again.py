@@ -6,14 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
+from PIL import Image
 from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 from small_model import tiny_config
 
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor
 from modeling_resformer.commands import evaluate
+from modeling_resformer.errors import BadInputError
 from modeling_resformer.evaluation.evaluation import cut_into_thirds
 from modeling_resformer.metrics.scaling import Scaling, fit_scaling, moved_thresholds
 from modeling_resformer.pipeline_resformer import averaged_logits
+from modeling_resformer.publishing.repository_checks import check_calibration
 
 
 BEFORE = {
@@ -115,3 +119,33 @@ def test_missing_numbers_are_in_no_third():
     cut = cut_into_thirds([float("nan"), *map(float, range(12))])
     assert cut[0] is None
     assert len(set(cut[1:])) == 3
+
+
+@pytest.mark.parametrize(
+    ("measured", "told"),
+    [
+        ({"thresholds": {"red": 0.5, "brown": 0.5}}, "other calibration and label sets than config.json has"),
+        (
+            {"uncalibrated": {}, "thresholds": {}, "label_sets": {"thresholds": {"red": 0.9, "brown": 0.99}}},
+            "label sets",
+        ),
+        ({"uncalibrated": {}, "thresholds": {}, "label_sets": {"thresholds": {"red": 0.99, "brown": 0.99}}}, None),
+    ],
+)
+def test_results_of_another_calibration_are_not_published(checkpoint, measured, told):
+    (checkpoint / "results.json").write_text(json.dumps(measured))
+    if told is None:
+        check_calibration(checkpoint)
+    else:
+        with pytest.raises(BadInputError, match=told):
+            check_calibration(checkpoint)
+
+
+def test_deep_images_are_not_spoilt_at_eight_bits(checkpoint, tmp_path, capsys):
+    test = prepared_dataset(test=2)["test"]
+    image = Image.fromarray(np.full((40, 48), 40_000, dtype=np.uint16))
+    rows = Dataset.from_list([{**row, "image": image} for row in test], features=test.features)
+    DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "deep"))
+    paths = ["--model", str(checkpoint), "--dataset", str(tmp_path / "deep"), "--output", str(tmp_path / "out")]
+    assert evaluate.main([*paths, "--use_cpu", "--robustness"]) == 1
+    assert "--robustness spoils images of 8 bits" in capsys.readouterr().err
