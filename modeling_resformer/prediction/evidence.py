@@ -112,7 +112,7 @@ def seen_by_head(model: nn.Module, passes: int) -> Iterator["deque[FeatureMaps]"
     They stay empty for a model without that head, and for one that ONNX Runtime runs in its place.
     """
     kept: deque[FeatureMaps] = deque(maxlen=passes)
-    if not hasattr(model, "classification_head"):
+    if passes == 0 or not hasattr(model, "classification_head"):
         yield kept
         return
     handle = model.classification_head.register_forward_hook(lambda head, given, logits: kept.append(given[0]))
