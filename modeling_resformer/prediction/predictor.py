@@ -1,12 +1,14 @@
 """Checkpoints made ready to predict, and the three steps of a pipeline one by one, so that they can overlap."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -16,7 +18,7 @@ from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..exporting.weights import weights_digest
 from ..heads import task_named
-from ..image_processing_pil_resformer import ResFormerImageProcessing
+from ..image_processing_pil_resformer import ResFormerImageProcessing, resized_logits
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
 from ..pipeline_resformer import (
     OVERLAP,
@@ -26,6 +28,7 @@ from ..pipeline_resformer import (
     checked_views,
     trust_of,
 )
+from .evidence import FeatureMaps, input_evidence, seen_by_head
 from .result_tables import ClassNames
 
 
@@ -202,6 +205,7 @@ class Predictor:
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
         others: further members of an ensemble.
         windows: in which masks are predicted; None where the whole image is resized for them.
+        evidence: whether `forward` also tells where the evidence for each image-level class lies.
     """
 
     pipe: ResFormerPipeline
@@ -209,6 +213,7 @@ class Predictor:
     tta: str | bool = False
     others: tuple[ResFormerPipeline, ...] = ()
     windows: Windows | None = None
+    evidence: bool = False
 
     @property
     def members(self) -> tuple[ResFormerPipeline, ...]:
@@ -283,12 +288,45 @@ class Predictor:
         return {**self._forward_all(one, **options), "target_size": one["target_size"]}
 
     def _forward_all(self, inputs: Prepared, **options: Any) -> dict[str, torch.Tensor]:
-        """The logits of the checkpoint, or those of the members' mean probabilities."""
-        views = checked_views(self.tta)
-        answers = [pipe.forward(inputs, views=views, **options) for pipe in self.members]
-        each = [{name: logits for name, logits in one.items() if name != "target_size"} for one in answers]
-        return averaged_logits(each, self.pipe.model.config.classes_exclude) if self.others else each[0]
+        """The logits of the checkpoint, or those of the members' mean probabilities; and `evidence` where that is told, the
+        mean over views and members, (B, K, height, width) of the network's input."""
+        views, each, evidence = checked_views(self.tta), [], []
+        for pipe in self.members:
+            # With windows the whole image comes last.
+            with seen_by_head(pipe.model, max(1, len(views)) if self.evidence else 0) as seen:
+                answer = pipe.forward(inputs, views=views, **options)
+            each.append({name: logits for name, logits in answer.items() if name != "target_size"})
+            evidence += evidence_of_views(pipe, seen, views, inputs["pixel_values"].shape[-2:])
+        told = {"evidence": torch.stack(evidence).mean(dim=0)} if evidence else {}
+        averaged = averaged_logits(each, self.pipe.model.config.classes_exclude) if self.others else each[0]
+        return {**averaged, **told}
+
+    def evidence_at(self, logits: Logits, number: int, size: Sequence[int]) -> np.ndarray | None:
+        """Evidence for an image-level class at a size (height, width) of the whole image, signed; None where it is not told."""
+        if "evidence" not in logits:
+            return None
+        keeps = self.pipe.image_processor.keep_aspect_ratio
+        (resized,) = resized_logits(logits["evidence"][:, number : number + 1], [size], keeps)
+        return resized[0].cpu().numpy()
 
     def answer(self, logits: Logits) -> dict[str, Any]:
         """Mask, scores and labels of one image at its own size, as the pipeline gives them."""
         return self.pipe.postprocess(logits, threshold=self.threshold)
+
+
+def evidence_of_views(
+    pipe: ResFormerPipeline, seen: Sequence[FeatureMaps], views: Sequence[Sequence[int]], size: Sequence[int]
+) -> list[torch.Tensor]:
+    """The evidence in each view that a head has seen, flipped back; none where it saw nothing."""
+    flips = views or ((),)
+    if len(seen) != len(flips):
+        return []
+    return [input_evidence(pipe.model, maps, size).flip(axes).cpu() for maps, axes in zip(seen, flips, strict=True)]
+
+
+def mean_entropy(mask_logits: torch.Tensor) -> float:
+    """Mean entropy of a mask's probabilities over the pixels, from logits (1, S, h, w): 0 where all are sure, 1 where all
+    classes are as probable everywhere."""
+    logarithms = mask_logits.float().log_softmax(dim=1)
+    entropy = -(logarithms.exp() * logarithms).sum(dim=1).mean()
+    return float(entropy / math.log(mask_logits.shape[1]))
