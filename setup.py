@@ -50,6 +50,7 @@ EXTRAS["dev"] = sorted(
     }
     | {
         "jsonschema>=4.26",
+        "pypdf>=7.1",
         "pytest>=8.4",
         "pytest-timeout>=2.4",
         "pytest-xdist>=3.8",

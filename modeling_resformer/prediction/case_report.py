@@ -155,7 +155,13 @@ class CasePages:
             spacing: (slice, row, column) in mm, any of them None where unknown.
             strongest: by image-level class.
         """
-        chosen = worst_slices(masks, MOST_SLICES) or [len(voxels) // 2]
+        largest = worst_slices(masks, MOST_SLICES)
+        chosen = largest or [len(voxels) // 2]
+        shown = (
+            "shown are the largest findings, the largest first"
+            if largest
+            else "nothing found; the middle slice is shown"
+        )
         figures = [self.slice_figure(index, rows[index], voxels, masks, len(voxels)) for index in chosen]
         first = as_image(voxels[chosen[0]])
         thumbnail = self.contoured(*fitted(first, masks[chosen[0]], THUMBNAIL))
@@ -177,7 +183,7 @@ class CasePages:
         page = render_page(
             "report.html",
             case_id=name,
-            about=f"volume of {whole['slices']} slices, {whole['width']} x {whole['height']} pixels",
+            about=f"volume of {whole['slices']} slices, {whole['width']} x {whole['height']} pixels; {shown}",
             date=now(),
             trust=trust_told(rows),
             slices=True,
