@@ -22,12 +22,12 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
 
 
 def draw(page: Path, height: int, target: Path) -> None:
-    """A picture of the page, 840 pixels wide, with 128 colours so that it stays small."""
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size=840,{height}"]
+    """A picture of the page, 960 pixels wide, with 256 colours so that it stays small."""
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size=960,{height}"]
     command = [CHROMIUM, *flags, f"--screenshot={target}", page.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     with Image.open(target) as image:
-        image.convert("RGB").quantize(128).save(target, optimize=True)
+        image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, kmeans=3).save(target, optimize=True)
 
 
 with tempfile.TemporaryDirectory() as folder:
@@ -44,5 +44,5 @@ with tempfile.TemporaryDirectory() as folder:
             "1",
         ]
     )
-    draw(Path(folder) / "reports" / f"{SHOWN}.html", 1060, ROOT / "docs" / "report.png")
-    draw(Path(folder) / "worklist.html", 900, ROOT / "docs" / "worklist.png")
+    draw(Path(folder) / "reports" / f"{SHOWN}.html", 1190, ROOT / "docs" / "report.png")
+    draw(Path(folder) / "worklist.html", 800, ROOT / "docs" / "worklist.png")
