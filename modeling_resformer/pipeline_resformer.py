@@ -245,11 +245,14 @@ def averaged_logits(
     """Logits whose softmax (masks) and sigmoid or softmax (classes) are the means of those probabilities over several answers.
 
     Args:
-        outputs: Of the same images, each `segmentation_logits` (B, S, H, W), `classification_logits` (B, K) or both.
+        outputs: Of the same images, each `segmentation_logits` (B, S, H, W), `classification_logits` (B, K) or both; and of
+            `TRUST` what every one tells, of which there is the mean.
         classes_exclude: Whether the scores of classes are a softmax.
     """
     averaged = {}
     for name in outputs[0]:
+        if name in TRUST and not all(name in output for output in outputs):
+            continue
         logits = torch.stack([output[name].float() for output in outputs])
         if name in TRUST:
             averaged[name] = logits.mean(dim=0)

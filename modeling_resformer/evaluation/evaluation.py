@@ -188,6 +188,7 @@ class Evaluation:
 
 def cut_into_thirds(values: Sequence[Any]) -> list[Any]:
     """Numbers of more than `MOST_VALUES` kinds as the thirds that they lie in, by name; anything else as it is."""
+    values = [None if isinstance(value, float) and np.isnan(value) else value for value in values]
     known = np.array([value for value in values if isinstance(value, int | float) and not isinstance(value, bool)])
     if len(set(known.tolist())) <= MOST_VALUES:
         return list(values)

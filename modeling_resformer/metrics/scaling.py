@@ -35,8 +35,30 @@ class Scaling:
     def identity(cls, classes: int) -> "Scaling":
         return cls(np.ones(classes), np.zeros(classes))
 
+    @classmethod
+    def of(cls, scale: Sequence[float] | None, shift: Sequence[float] | None, classes: int) -> "Scaling":
+        """That of a config, in which 1 and 0 may be left out."""
+        plain = cls.identity(classes)
+        return cls(
+            plain.scale if scale is None else np.array(scale, np.float64),
+            plain.shift if shift is None else np.array(shift, np.float64),
+        )
+
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         return logits * self.scale + self.shift
+
+
+def moved_thresholds(thresholds: Sequence[float], former: Scaling, now: Scaling) -> list[float]:
+    """Thresholds on sigmoids of the scaled logits that decide as those of the `former` scaling did.
+
+    Args:
+        thresholds: K in [0, 1]; 0 and 1 stay.
+        former, now: scalings of K classes, scales above 0.
+    """
+    with np.errstate(divide="ignore"):
+        share = np.array(thresholds, np.float64)
+        logits = np.log(share) - np.log1p(-share)
+        return (1 / (1 + np.exp(-now((logits - former.shift) / former.scale)))).tolist()
 
 
 def fit_scaling(logits: np.ndarray, true: np.ndarray, exclusive: bool, shifted: bool) -> Scaling:
@@ -50,7 +72,8 @@ def fit_scaling(logits: np.ndarray, true: np.ndarray, exclusive: bool, shifted: 
         shifted: whether there is a shift; it stays 0 in the mean over classes that exclude each other.
 
     Returns:
-        Finite numbers, scales above 0; 1 and 0 for a class with fewer than `FEW` rows that have it or that do not.
+        Finite numbers, scales above 0; 1 and 0 for a class with fewer than `FEW` rows that have it or that do not. Where
+        classes exclude each other there is no shift unless each has `FEW` rows: one that is never there would be ruled out.
     """
     if exclusive:
         return _fit_softmax(logits, true, shifted)
@@ -131,6 +154,7 @@ def _fit_softmax(logits: np.ndarray, true: np.ndarray, shifted: bool) -> Scaling
         return Scaling.identity(classes)
     z = torch.from_numpy(logits[rows].astype(np.float64))
     t = torch.from_numpy(true[rows].argmax(axis=1))
+    shifted = shifted and int(torch.bincount(t, minlength=classes).min()) >= FEW
 
     def loss(parameters: torch.Tensor) -> torch.Tensor:
         shift = parameters[1:] - parameters[1:].mean()

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,10 @@ class Predictor:
 
     @property
     def classes(self) -> ClassNames:
-        return class_names_of(self.pipe)
+        told = [trust_of(pipe.model) for pipe in self.members]
+        return replace(
+            class_names_of(self.pipe), trust=tuple(name for name in told[0] if all(name in one for one in told))
+        )
 
     @property
     def mask_class_names(self) -> list[str]:

@@ -52,6 +52,7 @@ def check_run(run: Path) -> None:
             )
     check_results(run / RESULTS_NAME)
     check_thresholds(run)
+    check_calibration(run)
     check_weights(run / WEIGHTS_NAME)
 
 
@@ -85,6 +86,21 @@ def check_thresholds(run: Path) -> None:
         raise BadInputError(
             f"{run / RESULTS_NAME}: was measured at other thresholds ({found}) than config.json decides by ({stated}); "
             f"measure again by scripts/evaluate.py --model {run} --dataset ... --output {run}"
+        )
+
+
+def check_calibration(run: Path) -> None:
+    """Refuses results that were measured before the model was calibrated or given its label sets, or before it lost them."""
+    results, config = read_json(run / RESULTS_NAME), read_config(run)
+    differing = ["calibration"] if config.is_calibrated != ("uncalibrated" in results) else []
+    if results.get("thresholds") is not None:  # of a model with image-level classes
+        measured = (results.get("label_sets") or {}).get("thresholds") or {}
+        stated = dict(zip(config.image_class_names, config.label_set_thresholds or (), strict=False))
+        differing += ["label sets"] if measured_elsewhere(stated, measured) else []
+    if differing:
+        raise BadInputError(
+            f"{run / RESULTS_NAME}: was measured with other {' and '.join(differing)} than config.json has; measure again by "
+            f"scripts/evaluate.py --model {run} --dataset ... --output {run}"
         )
 
 

@@ -159,7 +159,7 @@ class EvaluationArguments(EvaluationOptions):
         _check_per_case_format(self.per_case_format)
         if self.is_by_others:
             wrong = [flag for flag, given in (("--model", self.model_name_or_path), ("--task", self.task)) if given]
-            wrong += self.fits
+            wrong += [*self.fits, *(["--robustness"] if self.robustness else [])]
             if wrong:
                 raise ValueError(
                     f"--predictions and --scores take the place of a model; leave {' and '.join(wrong)} out."

@@ -6,8 +6,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import ResFormerImageProcessor
+from ..data.dataset_repository import is_sixteen_bit
 from ..data.prepared import PreparedDataset, load_prepared
 from ..data.rows import EvaluationRows
 from ..errors import BadInputError, named_write_failure
@@ -128,6 +130,10 @@ def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, p
     if missing := sorted(set(needed) - set(prepared.dataset)):
         raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
     check_fitting(arguments, trainer)
+    if arguments.robustness and is_sixteen_bit(prepared.dataset[arguments.split]):
+        raise BadInputError(
+            f"--robustness spoils images of 8 bits, and the split {arguments.split} of {arguments.dataset} has deeper ones."
+        )
     if arguments.raw_masks and trainer.task.mask_logits is None:
         raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
     scoring = Scoring(Bootstrap(0), arguments.group_by, subgroups=tuple(arguments.subgroups))
@@ -155,5 +161,10 @@ def check_fitting(arguments: EvaluationArguments, trainer: ResFormerTrainer) -> 
         )
     if arguments.fit_confidence and (trainer.task.mask_logits is None or trainer.task.class_logits is None):
         raise BadInputError("--fit_confidence needs a model with masks and image-level classes.")
+    if arguments.fit_confidence and not (Path(arguments.model_name_or_path) / SAFE_WEIGHTS_NAME).is_file():
+        raise BadInputError(
+            f"--fit_confidence: {arguments.model_name_or_path} has no {SAFE_WEIGHTS_NAME}; save the model in one file "
+            "(max_shard_size)"
+        )
     if (arguments.calibrate or arguments.fit_confidence) and isinstance(trainer.model, RivalModel):
         raise BadInputError("--calibrate and --fit_confidence are for ResFormer, not for rivals.")

@@ -24,9 +24,11 @@ from ..metrics.familiarity import fit_features
 from ..metrics.label_sets import choose_label_sets
 from ..metrics.scaling import (
     FEW,
+    Scaling,
     best_temperature,
     choose_scaling,
     fit_logistic,
+    moved_thresholds,
     pixel_losses_by_temperature,
 )
 from ..metrics.thresholds import choose_thresholds, measured_elsewhere
@@ -34,7 +36,7 @@ from ..modeling_resformer import ResFormerFamiliarity, pooled_features
 from .trainer import ResFormerTrainer
 
 
-CALIBRATION = ("classification_scale", "classification_shift", "mask_temperature")
+CLASS_CALIBRATION = ("classification_scale", "classification_shift")
 DISTANCE_QUANTILE = 0.98  # of validation images that are not flagged as unlike the training images
 REFUSED = 0.1  # of validation answers that are flagged as the least confident
 
@@ -55,25 +57,40 @@ def fit_on_validation(
         The fields of the config that were set.
     """
     config, rows = trainer.compute_metrics.config, EvaluationRows(dataset["validation"])
-    fitted: dict[str, Any] = {}
-    # Confidence was fitted to what calibration and thresholds made of the logits.
-    stale = ["confidence_weights", "confidence_limit"] if wanted.calibrate or wanted.choose_thresholds else []
-    fitted |= {name: UNFITTED[name] for name in [*stale, *(CALIBRATION if wanted.calibrate else [])]}
+    before = {name: getattr(config, name) for name in UNFITTED}
+    fitted = {name: UNFITTED[name] for name in _outdated(trainer, wanted)}
+    if before["confidence_weights"] is not None and "confidence_weights" in fitted and not wanted.fit_confidence:
+        logger.warning("Confidence was fitted to other scores, so it is taken out; --fit_confidence fits it anew.")
     set_fields(config, fitted)
     trainer.evaluate(rows, metric_key_prefix="validation")
     if wanted.calibrate and trainer.task.mask_logits is not None:
         fitted["mask_temperature"] = mask_temperature(trainer, rows)
     if trainer.task.class_logits is not None:
-        fitted |= _of_image_classes(trainer, config, wanted)
+        fitted |= _of_image_classes(trainer, config, wanted, before)
     set_fields(config, fitted)
     return fitted
 
 
-def _of_image_classes(trainer: ResFormerTrainer, config: ResFormerConfig, wanted: EvaluationOptions) -> dict[str, Any]:
-    """The fields of image-level classes, from what the trainer has just evaluated."""
+def _outdated(trainer: ResFormerTrainer, wanted: EvaluationOptions) -> list[str]:
+    """The fields that are fitted anew, or that were fitted to what calibration and thresholds made of the logits before."""
+    fields = ["confidence_weights", "confidence_limit"] if wanted.calibrate or wanted.choose_thresholds else []
+    if wanted.calibrate and trainer.task.class_logits is not None:
+        fields += CLASS_CALIBRATION
+    return [*fields, "mask_temperature"] if wanted.calibrate and trainer.task.mask_logits is not None else fields
+
+
+def _of_image_classes(
+    trainer: ResFormerTrainer, config: ResFormerConfig, wanted: EvaluationOptions, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of image-level classes, from what the trainer has just evaluated.
+
+    A new calibration takes what was fitted `before` along: thresholds go on deciding as they did, and label sets are fitted
+    anew for their level.
+    """
     rows, names, fitted = trainer.compute_metrics.rows, config.image_class_names, {}
     logits, labels = rows.classification_logits.astype(np.float64), rows.class_labels
     labels = completed_labels(labels) if config.classes_exclude else labels
+    level, thresholds = wanted.label_sets, before["classification_thresholds"]
     if wanted.calibrate:
         form, scaling, judged = choose_scaling(logits, labels, rows.case_index, config.classes_exclude)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
@@ -81,12 +98,16 @@ def _of_image_classes(trainer: ResFormerTrainer, config: ResFormerConfig, wanted
         logits = scaling(logits)
         fitted["classification_scale"] = None if form == "none" else scaling.scale.tolist()
         fitted["classification_shift"] = scaling.shift.tolist() if form == "scale and shift" else None
+        level = before["label_set_level"] if level is None else level
+        if thresholds is not None:
+            former = Scaling.of(before["classification_scale"], before["classification_shift"], len(names))
+            fitted["classification_thresholds"] = moved_thresholds(thresholds, former, scaling)
     probabilities = config.class_scores(torch.from_numpy(logits)).numpy()
     if wanted.choose_thresholds:
         fitted["classification_thresholds"] = choose_thresholds(probabilities, labels, names, wanted.sensitivity)
-    if wanted.label_sets is not None:
-        fitted["label_set_thresholds"] = choose_label_sets(probabilities, labels, wanted.label_sets, names)
-        fitted["label_set_level"] = wanted.label_sets
+    if level is not None:
+        fitted["label_set_thresholds"] = choose_label_sets(probabilities, labels, level, names)
+        fitted["label_set_level"] = level
     return fitted
 
 
@@ -203,16 +224,8 @@ def write_fitted(fitted: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_buffers(buffers: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Put buffers into the `model.safetensors` of a checkpoint, in the place of those of their names.
-
-    Raises:
-        BadInputError: the weights lie in several files.
-    """
+    """Put buffers into the one `model.safetensors` of a checkpoint, in the place of those of their names."""
     path = folder / SAFE_WEIGHTS_NAME
-    if not path.is_file():
-        raise BadInputError(
-            f"--fit_confidence: {folder} has no {SAFE_WEIGHTS_NAME}; save the model in one file (max_shard_size)"
-        )
     with safe_open(path, "pt") as file:
         metadata, kept = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     together = {**kept, **{name: value.cpu().contiguous() for name, value in buffers.items()}}
