@@ -861,9 +861,11 @@ class ResFormerFamiliarity(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         away = pooled.float() - self.mean.float()
-        along = away @ self.components.float().T
-        rest = (away.square().sum(dim=1) - along.square().sum(dim=1)).clamp(min=0)
-        squared = (along.square() / self.variances.float()).sum(dim=1) + rest / self.noise.float()
+        components = self.components.float()
+        # No matrix products, which autocast would take in half precision.
+        along = (away[:, None] * components).sum(dim=2)
+        rest = away - (along[:, :, None] * components).sum(dim=1)
+        squared = (along.square() / self.variances.float()).sum(dim=1) + rest.square().sum(dim=1) / self.noise.float()
         return squared / away.shape[1]
 
 
@@ -1458,7 +1460,7 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
         if weights is None:
             return {"distance": distance}
         signals = confidence_signals(mask_logits, class_logits, distance, self.config)
-        odds = weights[0] + signals @ signals.new_tensor(weights[1:])
+        odds = weights[0] + (signals * signals.new_tensor(weights[1:])).sum(dim=1)
         return {"distance": distance, "confidence": odds.sigmoid()}
 
     def total_loss(

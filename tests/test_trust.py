@@ -17,6 +17,7 @@ from modeling_resformer.metrics.risk_coverage import area_under_risk, errors_ref
 from modeling_resformer.metrics.scaling import fit_logistic
 from modeling_resformer.modeling_resformer import ResFormerFamiliarity, label_certainty, mask_certainty
 from modeling_resformer.pipeline_resformer import ResFormerPipeline
+from modeling_resformer.prediction.predictor import Predictor, load_pipelines
 
 
 FITTED = {
@@ -146,6 +147,43 @@ def test_views_and_batches_tell_it_too():
     assert both["distance"] == pytest.approx((alone["distance"] + mirrored["distance"]) / 2, rel=1e-3)
     batch = pipe([drawn_image()] * 3, batch_size=3)
     assert [one["confidence"] for one in batch] == pytest.approx([alone["confidence"]] * 3, rel=1e-4)
+
+
+def test_an_ensemble_tells_what_all_its_members_do(tmp_path):
+    """Means of distance and limit; nothing where a member has none."""
+    members = [tmp_path / name for name in "abc"]
+    fitted_model(distance_limit=1.0).save_pretrained(members[0])
+    fitted_model(distance_limit=3.0, confidence_weights=None, confidence_limit=None).save_pretrained(members[1])
+    ResFormerForMultiTask(tiny_config()).save_pretrained(members[2])
+    for member in members:
+        ResFormerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(member)
+    told = []
+    for names in (members[:1], members[1:2], members[:2], [members[0], members[2]], [members[2], members[0]]):
+        first, *others = load_pipelines([str(name) for name in names], None, torch.device("cpu"))
+        predictor = Predictor(first, others=tuple(others))
+        (logits,) = predictor.forward([predictor.prepare(drawn_image())])
+        answer = predictor.answer(logits)
+        told.append(answer)
+        assert predictor.classes.trust == tuple(name for name in ("distance", "confidence") if name in answer)
+    one, other, both, *mixed = told
+    assert both["distance"] == pytest.approx((one["distance"] + other["distance"]) / 2)
+    assert "confidence" in one and "confidence" not in both
+    assert both["flags"] == (["unlike_training_images"] if both["distance"] > 2.0 else [])
+    assert not [answer for answer in mixed if "distance" in answer or "flags" in answer]
+
+
+def test_autocast_does_not_blur_the_distance():
+    """Features far along the first component, whose share would else be taken from their square in half precision."""
+    module = fitted_model().familiarity
+    module.mean.zero_()
+    module.components.copy_(torch.eye(*module.components.shape))
+    module.variances.fill_(1e4)
+    module.noise.fill_(1e-2)
+    away = torch.full((1, len(module.mean)), 0.01)
+    away[0, :3] = 100.3
+    by_hand = (3 * 100.3**2 / 1e4 + (len(module.mean) - 3) * 1e-4 / 1e-2) / len(module.mean)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(away).item() == pytest.approx(by_hand, rel=0.1)
 
 
 def test_one_head_alone_loads_from_such_a_checkpoint(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def load_pipelines(
 ) -> list[ResFormerPipeline]:
     """Loads the members of an ensemble, one for a single checkpoint; a folder of folds gives all of its own.
 
-    The first gets the thresholds of the whole: the means of the members', of whom one without has 0.5.
+    The first gets the thresholds and limits of the whole: the means of the members', of whom one without thresholds has 0.5.
 
     Args:
         names: folders or Hub ids, each of a checkpoint or a folder of `scripts/train_folds.py`.
@@ -117,9 +118,18 @@ def load_pipelines(
         default = [DEFAULT_THRESHOLD] * len(configs[0].image_class_names)
         chosen = [config.classification_thresholds or default for config in configs]
         configs[0].classification_thresholds = mean_thresholds(chosen)
-    if len(pipes) > 1:  # what a single member promises says nothing of the mean
+    if len(pipes) > 1:
+        # What a single member promises says nothing of the mean.
         configs[0].label_set_thresholds = configs[0].label_set_level = None
+        for limit in ("distance_limit", "confidence_limit"):
+            setattr(configs[0], limit, mean_limit([getattr(config, limit) for config in configs]))
     return pipes
+
+
+def mean_limit(of_models: Sequence[float | None]) -> float | None:
+    """The mean of those that are set; None of none."""
+    known = [limit for limit in of_models if limit is not None]
+    return fmean(known) if known else None
 
 
 def ensemble_members(name: str) -> list[str]:
@@ -221,10 +231,8 @@ class Predictor:
 
     @property
     def classes(self) -> ClassNames:
-        told = [trust_of(pipe.model) for pipe in self.members]
-        return replace(
-            class_names_of(self.pipe), trust=tuple(name for name in told[0] if all(name in one for one in told))
-        )
+        names, *others = (class_names_of(pipe) for pipe in self.members)
+        return replace(names, trust=tuple(one for one in names.trust if all(one in other.trust for other in others)))
 
     @property
     def mask_class_names(self) -> list[str]:
