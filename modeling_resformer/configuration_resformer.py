@@ -32,6 +32,11 @@ __version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub reposito
 BLOCK_TYPES = ("sequential", "parallel")
 RECOMPUTED = ("attention", "activation")
 CLASSIFICATION_TYPES = ("multi_label", "exclusive")
+DOUBTS = {  # by flag, the gravest first
+    "unlike_training_images": "This image is unlike those the model was trained on: do not rely on what it answers.",
+    "low_confidence": "The model is unsure: of answers like this one about {share} are right in both mask and labels.",
+}
+CONFIDENT_DICE = 0.8  # of a mask that counts as right
 DEFAULT_THRESHOLD = 0.5
 _PER_LEVEL = ("hidden_sizes", "cnn_depths", "transformer_depths", "num_attention_heads")
 _PAPER = {
@@ -41,7 +46,26 @@ _PAPER = {
     "num_attention_heads": (2, 4, 8, 16),
 }
 _MOST_SKIP_CHANNELS, _MOST_DECODER_CHANNELS = 512, 256  # of a level by default, with a backbone; the paper's most
-_PER_IMAGE_CLASS = ("class_weights", "classification_thresholds")
+# The fields that are fitted to trained weights, on validation data, as they are before.
+UNFITTED = {
+    "classification_thresholds": None,
+    "classification_scale": None,
+    "classification_shift": None,
+    "mask_temperature": 1.0,
+    "label_set_thresholds": None,
+    "label_set_level": None,
+    "familiarity_components": 0,
+    "distance_limit": None,
+    "confidence_weights": None,
+    "confidence_limit": None,
+}
+_PER_IMAGE_CLASS = (
+    "class_weights",
+    "classification_thresholds",
+    "classification_scale",
+    "classification_shift",
+    "label_set_thresholds",
+)
 # What a network of sense stays below, so that a config that lies is refused and not built. Masks are stored in 8 bits.
 _MOST = {
     "num_channels": 1024,
@@ -137,6 +161,19 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             `"exclusive"`: every image has exactly one; softmax, cross-entropy, and the highest score decides.
         classification_thresholds (`list[float]`, *optional*): Decision threshold on the sigmoid per image-level class;
             0.5 where not set. Refused where classes exclude each other.
+        classification_scale, classification_shift (`list[float]`, *optional*): Calibration of the image-level classes
+            (Platt 1999; Guo et al. 2017): the head's logit z of a class becomes `scale z + shift`, 1 and 0 where not set.
+        mask_temperature (`float`, defaults to 1.0): Calibration of the masks: their logits are divided by it.
+        label_set_thresholds (`list[float]`, *optional*): A class belongs to an image's `label_set` at or above its own; by
+            split conformal prediction a class that is present is in it with the chance `label_set_level`.
+        label_set_level (`float`, *optional*): That chance, in (0, 1).
+        familiarity_components (`int`, defaults to 0): Principal components of the training images' pooled features that the
+            multi-task model keeps as buffers, to tell an image's `distance` from them; 0 keeps none.
+        distance_limit (`float`, *optional*): Above this distance an image is flagged as unlike the training images.
+        confidence_weights (`list[float]`, *optional*): Of the constant, of the log odds of the mask's and of the labels'
+            certainty, and of the logarithm of the distance, in the log odds of `confidence`: the chance that the mask has a
+            Dice of `CONFIDENT_DICE` or more and that all labels are right.
+        confidence_limit (`float`, *optional*): Below this confidence an answer is flagged.
         class_weights (`list[float]`, *optional*): Weight of each image-level class in the classification loss.
         label_smoothing (`float`, defaults to 0.0): Share s of the truth of image-level classes that is spread evenly: a
             label y becomes y (1 - s) + s / 2, with classes that exclude each other y (1 - s) + s / K.
@@ -191,6 +228,15 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     classification_labels: list[str] | tuple[str, ...] | None = None
     classification_type: str = "multi_label"
     classification_thresholds: list[float | int] | tuple[float | int, ...] | None = None
+    classification_scale: list[float | int] | tuple[float | int, ...] | None = None
+    classification_shift: list[float | int] | tuple[float | int, ...] | None = None
+    mask_temperature: float | int = 1.0
+    label_set_thresholds: list[float | int] | tuple[float | int, ...] | None = None
+    label_set_level: float | int | None = None
+    familiarity_components: int = 0
+    distance_limit: float | int | None = None
+    confidence_weights: list[float | int] | tuple[float | int, ...] | None = None
+    confidence_limit: float | int | None = None
     class_weights: list[float | int] | tuple[float | int, ...] | None = None
     label_smoothing: float | int = 0.0
     classification_loss_weight: float | int = 0.25
@@ -291,6 +337,12 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         """Whether every image has exactly one of the image-level classes."""
         return self.classification_type == "exclusive"
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether logits are moved by a calibration that was fitted on validation data."""
+        moved = self.classification_scale is not None or self.classification_shift is not None
+        return moved or self.mask_temperature != 1
+
     def class_scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores in [0, 1] of image-level classes, from their logits (..., K) in float32 or deeper.
 
@@ -332,6 +384,34 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         """Names of the image-level classes that K scores of one image decide for; `threshold` as above."""
         chosen = decisions(np.asarray(scores), self.decision_thresholds(threshold))
         return [name for name, present in zip(self.image_class_names, chosen, strict=True) if present]
+
+    def label_set(self, scores: Sequence[float]) -> list[str] | None:
+        """Names of the image-level classes that K scores of one image do not rule out; None without thresholds for it.
+
+        With the chance `label_set_level`, a class that is present is among them, for images like those of the validation
+        split (split conformal prediction, a threshold a class: Sadinle, Lei and Wasserman 2019).
+        """
+        if self.label_set_thresholds is None:
+            return None
+        pairs = zip(self.image_class_names, scores, self.label_set_thresholds, strict=True)
+        return [name for name, score, threshold in pairs if score >= threshold]
+
+    def trust(self, distance: float, confidence: float | None = None) -> dict[str, Any]:
+        """How far to trust an answer: `distance`, `confidence` where it is given, `flags`, and `doubt`, a sentence on these.
+
+        Args:
+            distance: Of the image from the training images; 1 in their mean.
+            confidence: Chance that mask and labels are right.
+        """
+        crossed = {
+            "unlike_training_images": self.distance_limit is not None and distance > self.distance_limit,
+            "low_confidence": None not in (confidence, self.confidence_limit) and confidence < self.confidence_limit,
+        }
+        flags = [flag for flag in DOUBTS if crossed[flag]]
+        share = "" if confidence is None else f"{100 * confidence:.0f} %"
+        told = {} if confidence is None else {"confidence": confidence}
+        doubt = DOUBTS[flags[0]].format(share=share) if flags else ""
+        return {"distance": distance, **told, "flags": flags, "doubt": doubt}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ResFormerConfig":
@@ -512,7 +592,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
         if len(sides) not in (1, 2) or min(sides) < 1 or max(sides) > _MOST_SIDE:
             raise ValueError(f"image_size={_shown(self.image_size)} must be a side in pixels, or height and width.")
-        for field in ("mlp_ratio", "layer_norm_eps", "dice_smooth", "initializer_range"):
+        for field in ("mlp_ratio", "layer_norm_eps", "dice_smooth", "initializer_range", "mask_temperature"):
             if not (getattr(self, field) > 0 and math.isfinite(getattr(self, field))):
                 raise ValueError(f"{field}={getattr(self, field)} must be a finite number above 0.")
         if int(self.mlp_ratio * min(self.hidden_sizes)) < 1:
@@ -573,8 +653,41 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
         if self.class_weights is not None and not all(w > 0 and math.isfinite(w) for w in self.class_weights):
             raise ValueError(f"class_weights={list(self.class_weights)} must be finite numbers above 0.")
-        if self.classification_thresholds is not None and not all(0 <= t <= 1 for t in self.classification_thresholds):
-            raise ValueError(f"classification_thresholds={list(self.classification_thresholds)} must lie in [0, 1].")
+        for field in ("classification_thresholds", "label_set_thresholds"):
+            values = getattr(self, field)
+            if values is not None and not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"{field}={list(values)} must lie in [0, 1].")
+        self._check_calibration()
+
+    def _check_calibration(self) -> None:
+        scale, shift = self.classification_scale, self.classification_shift
+        if scale is not None and not all(a > 0 and math.isfinite(a) for a in scale):
+            raise ValueError(f"classification_scale={list(scale)} must be finite numbers above 0.")
+        if shift is not None and not all(math.isfinite(b) for b in shift):
+            raise ValueError(f"classification_shift={list(shift)} must be finite numbers.")
+        if (self.label_set_level is None) != (self.label_set_thresholds is None):
+            raise ValueError("label_set_level and label_set_thresholds belong together: set both, or none.")
+        self._check_confidence()
+        if self.label_set_level is not None and not 0 < self.label_set_level < 1:
+            raise ValueError(f"label_set_level={self.label_set_level} must lie between 0 and 1.")
+
+    def _check_confidence(self) -> None:
+        pooled = sum(self.hidden_sizes[-2:])
+        if not 0 <= self.familiarity_components < pooled:
+            raise ValueError(
+                f"familiarity_components={self.familiarity_components} must lie in 0..{pooled - 1}, below the {pooled} "
+                "pooled features."
+            )
+        weights, limits = self.confidence_weights, (self.distance_limit, self.confidence_limit)
+        if weights is not None and (len(weights) != 4 or not all(map(math.isfinite, weights))):
+            raise ValueError(f"confidence_weights={list(weights)} must be four finite numbers.")
+        if self.familiarity_components == 0 and not weights is limits[0] is limits[1] is None:
+            raise ValueError(
+                "confidence_weights, confidence_limit and distance_limit need familiarity_components; set it too."
+            )
+        for field, value in zip(("distance_limit", "confidence_limit"), limits, strict=True):
+            if value is not None and not value >= 0:
+                raise ValueError(f"{field}={value} must be 0 or more.")
 
     def _override_labels(self, wanted: dict[int, str] | int, given: Sequence[str]) -> None:
         """Notes new labels for a head still unknown; the names of the other head stay what they were."""
@@ -593,6 +706,8 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
             if values is not None and field not in given and list(before) != self.image_class_names:
                 logger.warning(f"{field}={list(values)} belonged to the classes {list(before)} and was reset to None.")
                 setattr(self, field, None)
+        if self.label_set_thresholds is None:
+            self.label_set_level = None
 
 
 def decisions(scores: np.ndarray, thresholds: Sequence[float] | float | None) -> np.ndarray:

@@ -37,6 +37,7 @@ TASKS = {
     "image-classification": "classification",
     "both": "both",
 }
+MOST_SCANS = 100  # of a progressive JPEG; programs write about ten
 FUNCTIONS = ("sigmoid", "softmax", "none")
 SUBTASKS = ("instance", "panoptic", "semantic")
 DEFAULT_TASK = "segmentation"
@@ -181,6 +182,11 @@ def decode_image(data: bytes, limits: Limits, open_upright: Callable[..., Image.
             # Not n_frames: Pillow would read the headers of all pages, of which there may be any number.
             if image.format == "TIFF" and getattr(image, "is_animated", False):
                 raise RequestError("A TIFF of several pages is a volume; send its pages one by one.")
+            # Each goes over the whole image again; between scans the two bytes stand nowhere.
+            if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+                raise RequestError(
+                    f"A JPEG of {scans} scans takes too long to decode; expected {MOST_SCANS} at most.", 413
+                )
         return open_upright(data, FORMATS)
     except RequestError:
         raise
@@ -312,7 +318,9 @@ class EndpointHandler:
         Returns:
             Segmentation: `[{"label", "score", "mask"}]`. Classification: `[{"label", "score"}]`. Both: a dict with
             both lists and `predicted_labels`, the classes at or above their decision threshold, or, where classes
-            exclude each other, the one with the highest score.
+            exclude each other, the one with the highest score; and `label_set`, the classes that are not ruled out, where
+            the config has thresholds for that; and `distance`, `confidence`, `flags` and `doubt`, how far to trust it, where
+            the checkpoint was fitted for them.
 
         Raises:
             RequestError: A ValueError of one line; see `status`.
@@ -325,7 +333,7 @@ class EndpointHandler:
             if task not in self.tasks:
                 raise RequestError(f"This checkpoint was trained without {task}; it answers {self.tasks[0]}.", 422)
         image = open_input(data.get("inputs"), self.limits, self.image_processor.open_upright)
-        mask_logits, class_logits = self.logits(image)
+        mask_logits, class_logits, trust = self.logits(image)
         answers: dict[str, Any] = {}
         if "segmentation" in wanted:
             resized = self.image_processor.post_process_semantic_segmentation(
@@ -337,11 +345,17 @@ class EndpointHandler:
         if parameters.task != "both":
             return answers[parameters.task]
         config = self.model.config
-        return {**answers, "predicted_labels": config.predicted_classes(config.class_scores(class_logits).tolist())}
+        scores = config.class_scores(class_logits).tolist()
+        labels = config.label_set(scores)
+        sets = {} if labels is None else {"label_set": labels}
+        told = config.trust(**trust) if trust else {}
+        return {**answers, "predicted_labels": config.predicted_classes(scores), **sets, **told}
 
     @torch.inference_mode()
-    def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask logits (1, S, h, w) at the model's size and class logits (K,), both finite float32."""
+    def logits(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Mask logits (1, S, h, w) at the model's size and class logits (K,), both finite float32; and `distance` and
+        `confidence`, where the checkpoint was fitted for them.
+        """
         try:
             pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
         except ValueError as error:
@@ -350,7 +364,8 @@ class EndpointHandler:
         mask_logits, class_logits = output.segmentation_logits.float(), output.classification_logits[0].float()
         if not math.isfinite(mask_logits.sum().item() + class_logits.sum().item()):
             raise RuntimeError("The model's output is not finite; its weights or its dtype do not suit this device.")
-        return mask_logits, class_logits
+        trust = {name: output[name].item() for name in ("distance", "confidence") if output.get(name) is not None}
+        return mask_logits, class_logits, trust
 
 
 __all__ = ["EndpointHandler", "Limits", "RequestError"]

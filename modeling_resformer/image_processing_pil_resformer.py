@@ -635,7 +635,9 @@ class ResFormerImageProcessing:
         Returns:
             One dict per image: `segmentation` (height, width) int64; `class_scores` {name: sigmoid, or softmax of classes
             that exclude each other}; `predicted_labels` [name] of the scores at or above their threshold, or of the
-            highest; `mask_classes` {name: {"area_fraction": share of pixels,
+            highest; `label_set` [name] of the classes that are not ruled out, where the config has thresholds for that;
+            `distance`, `confidence`, `flags` [code] and `doubt`, a sentence, where the checkpoint was fitted for them;
+            `mask_classes` {name: {"area_fraction": share of pixels,
             "mean_probability": mean softmax over the pixels of that class, or None without any}}.
 
         Raises:
@@ -656,6 +658,9 @@ class ResFormerImageProcessing:
         if class_logits is not None:
             scores = config.class_scores(class_logits).tolist()
             halves.append(describe_classes(row, config, threshold) for row in scores)
+        if outputs.get("distance") is not None:
+            told = [outputs[name] for name in ("distance", "confidence") if outputs.get(name) is not None]
+            halves.append(config.trust(*values) for values in zip(*(one.tolist() for one in told), strict=True))
         return [{key: value for half in answer for key, value in half.items()} for answer in zip(*halves, strict=True)]
 
     def _resized_logits(
@@ -762,7 +767,9 @@ def describe_classes(
 ) -> dict[str, Any]:
     """Scores by name, and the names of the classes that they decide for."""
     named = dict(zip(config.image_class_names, scores, strict=True))
-    return {"class_scores": named, "predicted_labels": config.predicted_classes(scores, threshold)}
+    answer = {"class_scores": named, "predicted_labels": config.predicted_classes(scores, threshold)}
+    labels = config.label_set(scores)
+    return answer if labels is None else {**answer, "label_set": labels}
 
 
 class ResFormerImageProcessorPil(ResFormerImageProcessing, PilBackend):

@@ -79,6 +79,9 @@ class ResFormerMultiTaskOutput(ModelOutput):
         hidden_states: Stem and levels, each (B, C, h, w) of the input padded to whole strides; with a backbone the
             levels alone.
         attentions: One (B, windows, heads, N, N) per Swin layer of ours, N the tokens of a window.
+        distance: (B,) of the pooled features from those of the training images, about 1 for images like them; `None` where
+            the config has no `familiarity_components`.
+        confidence: (B,) chance that mask and labels are right; `None` without `confidence_weights` in the config.
     """
 
     loss: torch.FloatTensor | None = None
@@ -88,6 +91,8 @@ class ResFormerMultiTaskOutput(ModelOutput):
     classification_logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    distance: torch.FloatTensor | None = None
+    confidence: torch.FloatTensor | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -825,9 +830,73 @@ class ResFormerSegmentationHead(nn.Module):
         super().__init__()
         self.classifier = nn.Conv2d(config.decoder_sizes[-1], len(config.mask_class_names), 1)
         self.factor = config.strides[0]
+        self.config = config  # whose calibration may be fitted after the model was built
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return upsample(self.classifier(hidden_states), self.factor)[..., :height, :width]
+        logits = self.classifier(hidden_states)
+        if self.config.mask_temperature != 1:
+            logits = logits / self.config.mask_temperature
+        return upsample(logits, self.factor)[..., :height, :width]
+
+
+def pooled_features(feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B, C) global averages of the last two levels' maps."""
+    return torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-POOLED_LEVELS:]], dim=1)
+
+
+class ResFormerFamiliarity(nn.Module):
+    """Distance of pooled features (B, C) from those of the training images: -> (B,), 1 in the mean over these.
+
+    The Mahalanobis distance (Lee et al. 2018) under a normal distribution with a few principal components and the same
+    variance in all other directions (probabilistic PCA, Tipping and Bishop 1999), squared and divided by C.
+    """
+
+    def __init__(self, config: ResFormerConfig) -> None:
+        super().__init__()
+        size, rank = sum(config.hidden_sizes[-POOLED_LEVELS:]), config.familiarity_components
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("components", torch.eye(rank, size))
+        self.register_buffer("variances", torch.ones(rank))
+        self.register_buffer("noise", torch.ones(1))
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        away = pooled.float() - self.mean.float()
+        along = away @ self.components.float().T
+        rest = (away.square().sum(dim=1) - along.square().sum(dim=1)).clamp(min=0)
+        squared = (along.square() / self.variances.float()).sum(dim=1) + rest / self.noise.float()
+        return squared / away.shape[1]
+
+
+def mask_certainty(logits: torch.Tensor) -> torch.Tensor:
+    """(B,) in [0, 1] from mask logits (B, S, H, W): the Dice that the predicted mask can expect by its own probabilities.
+
+    2 I / (P + M) over all foreground classes, P the sum of their probabilities, M the number of pixels of the predicted
+    mask and I the sum of probabilities inside it; a thousandth of the image is added to both halves for empty masks.
+    """
+    probabilities = logits.float().softmax(dim=1)
+    highest, chosen = probabilities.max(dim=1)
+    inside = (chosen > 0).float()
+    smooth = 1e-3 * inside[0].numel()
+    shared, chosen_pixels = (highest * inside).sum((1, 2)), inside.sum((1, 2))
+    return (2 * shared + smooth) / (probabilities[:, 1:].sum((1, 2, 3)) + chosen_pixels + smooth)
+
+
+def label_certainty(logits: torch.Tensor, config: ResFormerConfig) -> torch.Tensor:
+    """(B,) in [0, 1] from class logits (B, K): the chance that all decisions are right, by the scores themselves."""
+    scores = config.class_scores(logits)
+    thresholds = config.decision_thresholds()
+    if thresholds is None:
+        return scores.amax(dim=1)
+    return torch.where(scores >= scores.new_tensor(thresholds), scores, 1 - scores).prod(dim=1)
+
+
+def confidence_signals(
+    mask_logits: torch.Tensor, class_logits: torch.Tensor, distance: torch.Tensor, config: ResFormerConfig
+) -> torch.Tensor:
+    """(B, 3) of what `confidence_weights` weigh: log odds of both certainties, and the logarithm of the distance."""
+    certainties = torch.stack([mask_certainty(mask_logits), label_certainty(class_logits, config)], dim=1)
+    odds = certainties.clamp(1e-4, 1 - 1e-4).logit()
+    return torch.cat([odds, distance.clamp(min=1e-6).log()[:, None]], dim=1)
 
 
 class ResFormerClassificationHead(nn.Module):
@@ -837,10 +906,14 @@ class ResFormerClassificationHead(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(sum(config.hidden_sizes[-POOLED_LEVELS:]), config.classifier_hidden_size)
         self.classifier = nn.Linear(config.classifier_hidden_size, len(config.image_class_names))
+        self.config = config  # whose calibration may be fitted after the model was built
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        pooled = torch.cat([feature_map.mean((2, 3)) for feature_map in feature_maps[-POOLED_LEVELS:]], dim=1)
-        return self.classifier(self.hidden(pooled))
+        logits = self.classifier(self.hidden(pooled_features(feature_maps)))
+        scale, shift = self.config.classification_scale, self.config.classification_shift
+        if scale is not None:
+            logits = logits * logits.new_tensor(scale)
+        return logits if shift is None else logits + logits.new_tensor(shift)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1165,6 +1238,11 @@ class ResFormerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ResFormerRelativePositionBias):
             init.trunc_normal_(module.table, std=std)
             init.copy_(module.index, module.offsets())
+        elif isinstance(module, ResFormerFamiliarity):
+            init.zeros_(module.mean)
+            init.copy_(module.components, torch.eye(*module.components.shape))
+            init.ones_(module.variances)
+            init.ones_(module.noise)
         else:
             super()._init_weights(module)
 
@@ -1312,6 +1390,7 @@ class ResFormerBackbone(BackboneMixin, ResFormerPreTrainedModel):
 class ResFormerForMultiTask(ResFormerPreTrainedModel):
     """Segmentation and classification of an image by one network, trained together (paper, Figure 2)."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^familiarity\."]  # of a checkpoint that is trained on
     _pipeline_auto_class = "AutoModel"
 
     def __init__(self, config: ResFormerConfig) -> None:
@@ -1321,6 +1400,7 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
         self.decoder = ResFormerDecoder(self.config)
         self.segmentation_head = ResFormerSegmentationHead(self.config)
         self.classification_head = ResFormerClassificationHead(self.config)
+        self.familiarity = ResFormerFamiliarity(self.config) if self.config.familiarity_components else None
         self.post_init()
 
     def forward(
@@ -1364,8 +1444,22 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
             classification_logits=classification_logits,
             hidden_states=tuple(feature_maps) if self.option(output_hidden_states, "output_hidden_states") else None,
             attentions=attentions,
+            **self.trust(feature_maps, segmentation_logits, classification_logits),
         )
         return output if self.option(return_dict, "return_dict") else output.to_tuple()
+
+    def trust(
+        self, feature_maps: Sequence[torch.Tensor], mask_logits: torch.Tensor, class_logits: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """`distance` and `confidence`, as far as they were fitted."""
+        if self.familiarity is None:
+            return {}
+        distance, weights = self.familiarity(pooled_features(feature_maps)), self.config.confidence_weights
+        if weights is None:
+            return {"distance": distance}
+        signals = confidence_signals(mask_logits, class_logits, distance, self.config)
+        odds = weights[0] + signals @ signals.new_tensor(weights[1:])
+        return {"distance": distance, "confidence": odds.sigmoid()}
 
     def total_loss(
         self, segmentation_loss: torch.Tensor | float = 0.0, classification_loss: torch.Tensor | float = 0.0
@@ -1378,7 +1472,7 @@ class ResFormerForMultiTask(ResFormerPreTrainedModel):
 class ResFormerForSemanticSegmentation(ResFormerPreTrainedModel):
     """The segmentation half alone: the paper's "Seg. only" of Table 8, or one use of a multi-task checkpoint."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^classification_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classification_head\.", r"^familiarity\."]
     _pipeline_auto_class = "AutoModelForSemanticSegmentation"
 
     def __init__(self, config: ResFormerConfig) -> None:
@@ -1418,7 +1512,12 @@ class ResFormerForImageClassification(ResFormerPreTrainedModel):
     pipeline reads them; saving writes the shared config, as from every other class.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^dilated_feature_enhancement\.", r"^decoder\.", r"^segmentation_head\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^dilated_feature_enhancement\.",
+        r"^decoder\.",
+        r"^segmentation_head\.",
+        r"^familiarity\.",
+    ]
     _pipeline_auto_class = "AutoModelForImageClassification"
 
     def __init__(self, config: ResFormerConfig) -> None:

@@ -19,6 +19,7 @@ VIEWS = {
     "both": ((), (-1,), (-2,), (-2, -1)),
 }
 OVERLAP = 0.5
+TRUST = ("distance", "confidence")  # (B,) of an output, beside its logits
 WINDOWS_AT_ONCE = 4
 WINDOW_SIGMA = 1 / 8  # of the window's side, as in MONAI and nnU-Net
 LEAST_WEIGHT = 1e-3
@@ -201,7 +202,15 @@ def named_logits(output: Any) -> dict[str, torch.Tensor]:
     if "logits" in output:
         name = "segmentation_logits" if output["logits"].ndim == 4 else "classification_logits"
         return {name: output["logits"]}
-    return {name: output[name] for name in ("segmentation_logits", "classification_logits")}
+    names = ("segmentation_logits", "classification_logits")
+    return {name: output[name] for name in (*names, *(name for name in TRUST if output.get(name) is not None))}
+
+
+def trust_of(model: Any) -> tuple[str, ...]:
+    """Which of `TRUST` a model tells."""
+    if getattr(model, "familiarity", None) is None:
+        return ()
+    return TRUST if model.config.confidence_weights is not None else TRUST[:1]
 
 
 def averaged_over_views(
@@ -242,7 +251,9 @@ def averaged_logits(
     averaged = {}
     for name in outputs[0]:
         logits = torch.stack([output[name].float() for output in outputs])
-        if name == "segmentation_logits" or classes_exclude:
+        if name in TRUST:
+            averaged[name] = logits.mean(dim=0)
+        elif name == "segmentation_logits" or classes_exclude:
             averaged[name] = torch.logsumexp(logits.log_softmax(dim=2), dim=0) - math.log(len(outputs))
         else:
             # log(mean p) - log(mean(1 - p)), without leaving the logarithm.

@@ -65,8 +65,8 @@ def test_colours_are_those_of_the_papers_figures():
     assert red[0] > 2 * red[1:].max() and green[1] > 2 * max(green[0], green[2]) and not nothing.any()
 
 
-@pytest.mark.parametrize(("an_epoch", "epochs"), [(100.0, 12), (1300.0, 1), (650.0, 1), (600.0, 2)])
-def test_equal_time_becomes_whole_epochs(an_epoch, epochs):
+@pytest.mark.parametrize(("an_epoch", "epochs"), [(100.0, 12.0), (1300.0, 0.92), (650.0, 1.84), (600.0, 2.0)])
+def test_equal_time_becomes_epochs(an_epoch, epochs):
     settings = {"datasets": {"d": {}}, "models": {"m": {"flags": {"num_train_epochs": 60}}}}
     grid = Grid("g", settings, (), (0,), cpu_minutes=20)
     cost = Cost(1, 1.0, 1.0, 1.0, None, an_epoch, an_epoch)

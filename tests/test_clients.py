@@ -191,6 +191,8 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
         scores = [one["score"] for one in report["class_scores"]]
         np.testing.assert_allclose(scores, expected["class_scores"][0], atol=1e-3)
         assert [one["predicted"] for one in report["class_scores"]] == expected["predicted_classes"][0].tolist()
+        assert report["confidence"] == pytest.approx(expected["confidence"][0], abs=1e-3)
+        assert report["distance"] == pytest.approx(expected["distance"][0], rel=1e-2)
         shares = [one["share"] for one in report["mask_classes"]]
         np.testing.assert_allclose(shares, expected["area_fraction"][0], atol=1e-3)
     assert len(set(shown["drawn"])) == 3, "a class switched off and an opaque fill look different"

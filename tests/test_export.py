@@ -1,6 +1,7 @@
 """One ONNX file that answers like the pipeline."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from modeling_resformer.exporting import analysis_graph, onnx_file
 from modeling_resformer.handler import Limits
 
 
+RUNTIMES = ("torch", "onnx", "openvino") if find_spec("openvino") else ("torch", "onnx")
 READY = Path(__file__).parents[1] / "hub_cards" / "resformer-lite-isic2017"
 MIXING = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
 
@@ -112,6 +114,21 @@ def test_the_steps_around_the_network_are_the_processors(settings, classes):
             assert [name for name, is_one in decided if is_one] == expected["predicted_labels"]
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_each_runtime_computes_the_graph_for_batches_of_any_size(runtime):
+    pytest.importorskip(runtime)
+    from modeling_resformer.exporting import onnx_network
+
+    run = getattr(onnx_network, f"{runtime}_runner")(mixture_as_onnx())
+    model = Mixture(tiny_config())
+    for shape in ((1, 3, 20, 31), (3, 3, 8, 8)):
+        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        found, expected = run(pixels.numpy()), model(pixels)
+        assert found.keys() == expected.keys()
+        for name, one in expected.items():
+            np.testing.assert_allclose(found[name], one.numpy(), atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"), [({"resample": 1}, "resample"), ({"intensity_range": [0, 10]}, "intensity_range")]
 )
@@ -175,10 +192,14 @@ def test_the_file_answers_like_the_pipeline_on_photographs(exported):
             assert (found["segmentation"][0] == expected["segmentation"].numpy()).mean() >= 0.999
             scores = list(expected["class_scores"].values())
             np.testing.assert_allclose(found["class_scores"][0], scores, atol=1e-3)
+            np.testing.assert_allclose(found["confidence"][0], expected["confidence"], atol=2e-3)
+            np.testing.assert_allclose(found["distance"][0], expected["distance"], rtol=1e-2)
     facts = known(onnx.load(file))
     assert facts["mask_classes"] == ["background", "lesion"]
     assert facts["image_classes"] == ["melanoma", "seborrheic_keratosis", "nevus"]
     assert facts["thresholds"] == loaded.model.config.classification_thresholds
+    assert facts["label_set_thresholds"] == loaded.model.config.label_set_thresholds
+    assert facts["distance_limit"] == loaded.model.config.distance_limit
     assert facts["size"] == [224, 224]
 
 
@@ -197,12 +218,12 @@ def test_half_the_size_gives_nearly_the_same(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_predict_and_serve_give_the_same_by_either_runtime(exported, tmp_path):
+def test_predict_and_serve_give_the_same_by_every_runtime(exported, tmp_path):
     from modeling_resformer.serving.server import Served, load_handler
 
     image = sorted((exported / "examples").glob("*.jpg"))[0]
     masks = {}
-    for runtime in ("torch", "onnx"):
+    for runtime in RUNTIMES:
         output = tmp_path / runtime
         arguments = [
             "--model",
@@ -217,16 +238,18 @@ def test_predict_and_serve_give_the_same_by_either_runtime(exported, tmp_path):
         ]
         assert predict_main([*arguments, "--device", "cpu"]) == 0
         masks[runtime] = np.asarray(Image.open(output / "masks" / f"{image.stem}.png"))
-    assert (masks["torch"] == masks["onnx"]).mean() >= 0.999
+    for runtime in RUNTIMES[1:]:
+        assert (masks["torch"] == masks[runtime]).mean() >= 0.999, runtime
     scores = [
         load_handler(Served(str(exported), runtime=runtime), Limits())(
             {"inputs": image.read_bytes(), "parameters": {"task": "classification"}}
         )
-        for runtime in ("torch", "onnx")
+        for runtime in RUNTIMES
     ]
-    for one, other in zip(*scores, strict=True):
-        assert one["label"] == other["label"]
-        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    for of_another in scores[1:]:
+        for one, other in zip(scores[0], of_another, strict=True):
+            assert one["label"] == other["label"]
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
 @pytest.mark.slow

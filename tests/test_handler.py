@@ -299,3 +299,15 @@ def test_a_checkpoint_of_one_task_answers_that_task_only(tmp_path, image):
     assert len(half({"inputs": image, "parameters": {"task": "image-classification"}})) == 3
     with pytest.raises(RequestError, match="trained without segmentation; it answers classification"):
         half({"inputs": image})
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(endpoint):
+    buffer = BytesIO()
+    Image.new("RGB", (64, 64), "white").save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert endpoint({"inputs": data})  # with its ten scans or so
+    last = data.rindex(b"\xff\xda")
+    scan = data[last : data.rindex(b"\xff\xd9")]
+    with pytest.raises(RequestError, match=r"A JPEG of 5\d\d scans takes too long") as caught:
+        endpoint({"inputs": data[:last] + 500 * scan + b"\xff\xd9"})
+    assert caught.value.status == 413

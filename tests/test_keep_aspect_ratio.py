@@ -17,6 +17,7 @@ from transformers import pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_resformer import (
+    ResFormerConfig,
     ResFormerForMultiTask,
     ResFormerImageProcessor,
     ResFormerImageProcessorPil,
@@ -267,7 +268,8 @@ def test_scores_are_those_of_the_stored_mask_and_padding_trains_nothing(processo
     right = (batch["mask_labels"] == 1).long()
     logits = F.one_hot(right, 2).permute(0, 3, 1, 2).float() * 20
     outputs = {"logits": logits}
-    statistics = row_statistics(outputs, batch, TASKS["segmentation"], processor, ignore_index=77)
+    config = ResFormerConfig(semantic_loss_ignore_index=77)
+    statistics = row_statistics(outputs, batch, TASKS["segmentation"], processor, config)
     true_positives = statistics["mask_counts"][:, 0, 1].tolist()
     assert true_positives == [height * width for height, width in sizes]
     assert statistics["mask_counts"][:, 1:3].sum() == 0

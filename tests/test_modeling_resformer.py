@@ -372,7 +372,8 @@ def test_export_runs_at_sizes_it_has_not_seen(model_class, config):
         with torch.no_grad():
             exported, expected = program(pixel_values), model(pixel_values)
         for name in expected:
-            torch.testing.assert_close(exported[name], expected[name])
+            # Kernels, and so the last digits, differ from one kind of processor to the next.
+            torch.testing.assert_close(exported[name], expected[name], rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def evaluated(metrics, rows, group_by=None, per_case_format="csv"):
 
 def repeated(rows, times, case_index):
     """The same rows one after the other, as so many cases."""
-    kept = {name: np.concatenate([array] * times) for name, array in vars(rows).items()}
+    kept = {name: np.concatenate([array] * times) for name, array in vars(rows).items() if array is not None}
     return RowStatistics(**{**kept, "case_index": case_index})
 
 

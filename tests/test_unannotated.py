@@ -166,7 +166,7 @@ def evaluated(model, rows, collate, processor):
     inputs = {name: batch[name] for name in ("pixel_values", "mask_labels", "class_labels")}
     with torch.no_grad():
         output = model(**inputs)
-    statistics = row_statistics(output, batch, TASKS["multi_task"], processor)
+    statistics = row_statistics(output, batch, TASKS["multi_task"], processor, model.config)
     metrics = EvaluationMetrics(model.config)
     losses = metrics(EvalPrediction(predictions=statistics, label_ids=None), compute_result=True)
     return batch, output, metrics, losses

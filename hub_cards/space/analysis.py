@@ -35,6 +35,7 @@ class Analysis:
         scores: Image-level classes, the highest first.
         decided: Image-level classes at or above their decision threshold, or the one with the highest score.
         exclusive: Whether an image has exactly one of them.
+        doubt: A sentence on what speaks against the answer; empty without.
     """
 
     image: Image.Image
@@ -46,6 +47,7 @@ class Analysis:
     scores: dict[str, float]
     decided: Sequence[str]
     exclusive: bool = False
+    doubt: str = ""
 
 
 def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path: str | os.PathLike) -> Analysis:
@@ -77,7 +79,8 @@ def analyse(handler: Callable[[dict[str, Any]], Any], names: Sequence[str], path
     scores = {one["label"]: one["score"] for one in answer.get("classification", ())}
     shown = image.resize(size, Image.Resampling.LANCZOS)
     decided = answer.get("predicted_labels", ())
-    return Analysis(shown, mask, names, areas, probabilities, pixels, scores, decided, handler.classes_exclude)
+    doubt = answer.get("doubt", "")
+    return Analysis(shown, mask, names, areas, probabilities, pixels, scores, decided, handler.classes_exclude, doubt)
 
 
 def fitted(size: tuple[int, int]) -> tuple[int, int]:
@@ -126,10 +129,7 @@ def verdict(analysis: Analysis) -> str:
     if not analysis.scores:
         return "This model gives no class scores."
     decided = ", ".join(analysis.decided) or "none"
+    warning = f"**{analysis.doubt}** " if analysis.doubt else ""
     if analysis.exclusive:
-        return (
-            f"The highest score decides: **{decided}**. An image is taken to have exactly one class; scores sum to 1."
-        )
-    return (
-        f"At or above their decision threshold: **{decided}**. Each class is scored by itself; they need not sum to 1."
-    )
+        return f"{warning}The highest score decides: **{decided}**. An image is taken to have exactly one class; scores sum to 1."
+    return f"{warning}At or above their decision threshold: **{decided}**. Each class is scored by itself; they need not sum to 1."

@@ -143,12 +143,41 @@ function show() {
   element("scores").hidden = !answer.outputs.class_scores;
   element("masks").hidden = element("save-mask").hidden = !answer.outputs.segmentation;
   element("time").textContent = `${answer.width} x ${answer.height} pixels, ${Math.round(answer.milliseconds)} ms`;
+  showTrust();
   if (answer.outputs.class_scores) showScores();
   if (answer.outputs.segmentation) showAreas();
   redraw();
   const told = summary();
   element("canvas").setAttribute("aria-label", told);
   say(told);
+}
+
+// As ResFormerConfig.trust has it.
+function trust() {
+  const { distance_limit, confidence_limit, doubts = {} } = describe.metadata;
+  const [distance] = answer.outputs.distance ?? [];
+  const [confidence] = answer.outputs.confidence ?? [];
+  if (distance === undefined) return null;
+  const crossed = {
+    unlike_training_images: typeof distance_limit === "number" && distance > distance_limit,
+    low_confidence: confidence !== undefined && typeof confidence_limit === "number" && confidence < confidence_limit,
+  };
+  const flags = Object.keys(doubts).filter((flag) => crossed[flag]);
+  const share = confidence === undefined ? "" : `${Math.round(100 * confidence)} %`;
+  return { distance, confidence, flags, doubt: flags.length ? doubts[flags[0]].replace("{share}", share) : "" };
+}
+
+function showTrust() {
+  const told = trust();
+  element("doubt").hidden = !told?.doubt;
+  element("doubt").textContent = told?.doubt ?? "";
+  // Of images that are unlike the validation images it says nothing.
+  const isTold = told?.confidence !== undefined && !told.flags.includes("unlike_training_images");
+  element("confidence").hidden = !isTold;
+  if (isTold) {
+    const share = Math.round(100 * told.confidence);
+    element("confidence").textContent = `Confidence ${share} %: so often mask and labels of such answers were right.`;
+  }
 }
 
 function showSlice() {
@@ -169,12 +198,13 @@ function pixelArea() {
 }
 
 function scores() {
-  const { image_classes: names = [], thresholds } = describe.metadata;
+  const { image_classes: names = [], thresholds, label_set_thresholds: lowest } = describe.metadata;
   return names.map((name, i) => ({
     name,
     score: answer.outputs.class_scores[i],
     threshold: thresholds ? thresholds[i] : null,
     predicted: Boolean(answer.outputs.predicted_classes[i]),
+    ...(lowest ? { in_label_set: answer.outputs.class_scores[i] >= lowest[i] } : {}),
   }));
 }
 
@@ -203,6 +233,8 @@ function summary() {
     const told = flagged.map(({ name, score }) => `${name} (${score.toFixed(2)})`).join(", ");
     parts.push(describe.metadata.thresholds ? `flagged: ${told || "nothing"}` : `highest: ${told}`);
   }
+  const doubt = trust()?.doubt;
+  if (doubt) parts.push(doubt.replace(/\.$/, ""));
   const { slice } = answer;
   return `${answer.name}${slice ? `, slice ${slice.index + 1} of ${slice.count}` : ""}: ${parts.join("; ")}.`;
 }
@@ -293,6 +325,7 @@ function report() {
     classification_type: metadata.classification_type,
     class_scores: scores(),
     mask_classes: areas(),
+    ...trust(),
     milliseconds: answer.milliseconds,
   };
 }

@@ -141,6 +141,11 @@ def multiplications(trainer: ResFormerTrainer) -> float:
     return round(counter.get_total_flops() / 2e9, 3)
 
 
+def epochs_within(cpu_minutes: float, cost: Cost) -> float:
+    """How many epochs fit into a time, rounded down to hundredths, of which there is one at least."""
+    return max(1, int(100 * 60 * cpu_minutes / cost.seconds_an_epoch)) / 100
+
+
 def describe_costs(grid: Grid, cells: Sequence[Cell], costs: CostBook) -> str:
     """What the whole grid will take, and a line for each row."""
     lines, whole = [], 0.0
@@ -148,7 +153,7 @@ def describe_costs(grid: Grid, cells: Sequence[Cell], costs: CostBook) -> str:
         cost = costs.of(cell)
         seconds = cost.seconds
         if grid.cpu_minutes is not None:
-            seconds = max(1, int(60 * grid.cpu_minutes / cost.seconds_an_epoch)) * cost.seconds_an_epoch
+            seconds = epochs_within(grid.cpu_minutes, cost) * cost.seconds_an_epoch
         whole += seconds
         lines.append(
             f"{cell.name}: {cost.parameters / 1e6:.2f} M parameters, {cost.gmac:.2f} GMAC, "

@@ -32,7 +32,7 @@ from ..training.seed_runs import TRAIN
 from ..training.seeds import is_finished
 from ..training.trainer import ResFormerTrainer
 from ..training.training_run import train
-from .cell_costs import Cost, CostBook
+from .cell_costs import Cost, CostBook, epochs_within
 from .grid import Cell, Grid
 
 
@@ -96,12 +96,11 @@ def run_cells(
 
 
 def sized_recipe(grid: Grid, cell: Cell, cost: Cost) -> dict[str, Any]:
-    """A cell's recipe; with a budget of time, for as many epochs as fit into it."""
+    """A cell's recipe; with a budget of time, for as many epochs as fit into it, to a hundredth of one."""
     recipe = grid.recipe(cell)
     if grid.cpu_minutes is None:
         return recipe
-    epochs = max(1, int(60 * grid.cpu_minutes / cost.seconds_an_epoch))
-    return {**recipe, "num_train_epochs": epochs}
+    return {**recipe, "num_train_epochs": epochs_within(grid.cpu_minutes, cost)}
 
 
 def train_cell(recipe: Mapping[str, Any], data: Path, work: Path, launcher: Sequence[str] | None) -> bool:

@@ -3,7 +3,7 @@
     {"title": "...",
      "seeds": [0, 1],
      "flags": {...},                          of every training
-     "cpu_minutes": 25,                       of one cell: as many whole epochs as fit, at least one; left out: as the flags say
+     "cpu_minutes": 25,                       of one cell: as many epochs as fit, to a hundredth; left out: as the flags say
      "datasets": {"Cirrus": {"text": "RETOUCH, Cirrus", "source": "retouch", "recipe": "retouch_paper",
                              "flags": {"only": "vendor=Cirrus"}, "paper": "Cirrus"}, ...},
      "models": {"sequential": {"text": "ours, sequential", "ours": true, "flags": {...}}, ...},

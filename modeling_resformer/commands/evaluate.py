@@ -23,6 +23,13 @@ class by balanced accuracy, and written to the checkpoint's config (`classificat
 them too. Balanced accuracy, because it does not depend on how common a class is; no other split is looked at. Of classes that
 exclude each other the highest score decides, and there is no threshold to choose.
 
+How far to trust the answers is fitted likewise: --calibrate scales scores and mask probabilities until they come true,
+--label_sets 0.9 chooses which classes an answer does not rule out, --fit_confidence tells how unlike the training images
+an image is and how likely mask and labels are right (docs/trust.md):
+
+    python scripts/evaluate.py --model runs/isic2017 --dataset data/isic2017 --output runs/isic2017 \
+        --calibrate --choose_thresholds --label_sets 0.9 --fit_confidence
+
 The exit status is 1 after bad arguments or bad data.
 """
 

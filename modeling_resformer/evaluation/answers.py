@@ -4,18 +4,21 @@ Nothing here knows which model, or which program, answered.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ..configuration_resformer import ResFormerConfig, decisions
+from ..configuration_resformer import CONFIDENT_DICE, ResFormerConfig, decisions
 from ..metrics.counts import Counts
+from ..metrics.score_table import CALIBRATION_SCORES
 from ..metrics.scores import (
     Bootstrap,
     Score,
     Statistic,
     classification_scores,
+    dice,
+    mask_calibration_scores,
     overall_statistics,
     segmentation_scores,
 )
@@ -32,12 +35,19 @@ class Classes:
         thresholds: K, a class is decided present at or above its own; None where each image has exactly one class, the one
             of the highest score.
         auc: see `classification_scores`.
+        label_sets: K, a class is in an image's label set at or above its own; None without.
+        label_set_level: the chance with which a present class is promised to be in it.
+        distance_limit, confidence_limit: above and below which images and answers are flagged; None without.
     """
 
     masks: tuple[str, ...]
     labels: tuple[str, ...] = ()
     thresholds: tuple[float, ...] | None = ()
     auc: tuple[str, ...] = ()
+    label_sets: tuple[float, ...] | None = None
+    label_set_level: float | None = None
+    distance_limit: float | None = None
+    confidence_limit: float | None = None
 
     @classmethod
     def of(cls, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> "Classes":
@@ -48,6 +58,10 @@ class Classes:
             tuple(config.image_class_names),
             None if thresholds is None else tuple(thresholds),
             tuple(auc_classes),
+            None if config.label_set_thresholds is None else tuple(config.label_set_thresholds),
+            config.label_set_level,
+            config.distance_limit,
+            config.confidence_limit,
         )
 
     @property
@@ -71,6 +85,9 @@ class ScoredRows:
             label.
         counts: of the mask, (N, S) in pixels; all 0 for a row without one.
         probabilities: (N, K) in [0, 1].
+        mask_gaps: see `mask_calibration_scores`.
+        distances: (N,) from the training images.
+        confidences: (N,) chances that mask and labels are right.
         class_labels: (N, K) 1 present, 0 absent, -100 unknown; of classes that exclude each other with what follows from
             the known ones.
         pixel_volumes: (N,) mm3 of one pixel of the scored masks, NaN where unknown; None where all are.
@@ -83,6 +100,9 @@ class ScoredRows:
     probabilities: np.ndarray | None = None
     class_labels: np.ndarray | None = None
     pixel_volumes: np.ndarray | None = None
+    mask_gaps: np.ndarray | None = None
+    distances: np.ndarray | None = None
+    confidences: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: RowStatistics, config: ResFormerConfig) -> "ScoredRows":
@@ -96,7 +116,29 @@ class ScoredRows:
             probabilities = config.class_scores(torch.from_numpy(rows.classification_logits).double()).numpy()
             annotated |= (labels >= 0).any(axis=1)
             labels = completed_labels(labels) if config.classes_exclude else labels
-        return cls(rows.row_index, rows.case_index, annotated, counts, probabilities, labels)
+        return cls(
+            rows.row_index,
+            rows.case_index,
+            annotated,
+            counts,
+            probabilities,
+            labels,
+            mask_gaps=rows.mask_gaps,
+            distances=rows.distances,
+            confidences=_confidences(rows, config),
+        )
+
+    @classmethod
+    def uncalibrated(cls, rows: RowStatistics, config: ResFormerConfig) -> "ScoredRows | None":
+        """The same as the model would have answered without the calibration in its config; None where there is none."""
+        logits = rows.classification_logits
+        if not config.is_calibrated:
+            return None
+        if logits is not None:
+            shift, scale = config.classification_shift or 0.0, config.classification_scale or 1.0
+            logits = (logits - np.asarray(shift, np.float64)) / np.asarray(scale, np.float64)
+        gaps = rows.mask_gaps if rows.raw_mask_gaps is None else rows.raw_mask_gaps
+        return cls.of(replace(rows, classification_logits=logits, mask_gaps=gaps), config)
 
     def take(self, chosen: np.ndarray) -> "ScoredRows":
         """Some of the rows, by index or boolean mask."""
@@ -121,11 +163,39 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows of a split as a model answered them, what it tells apart, and its losses by name."""
+    """The rows of a split as a model answered them, what it tells apart, and its losses by name.
+
+    Attributes:
+        uncalibrated: the rows without the calibration of the model; None where it has none.
+    """
 
     rows: ScoredRows
     classes: Classes
     losses: Mapping[str, float]
+    uncalibrated: ScoredRows | None = None
+
+
+def _confidences(rows: RowStatistics, config: ResFormerConfig) -> np.ndarray | None:
+    if rows.signals is None or config.confidence_weights is None:
+        return None
+    constant, *weights = config.confidence_weights
+    return 1 / (1 + np.exp(-(constant + rows.signals.astype(np.float64) @ np.array(weights))))
+
+
+def is_right(rows: ScoredRows, classes: Classes) -> np.ndarray:
+    """(N,) 1 where the mean Dice over the foreground classes is `CONFIDENT_DICE` or more and all known labels are decided
+    rightly, else 0; NaN for a row without a mask or without a known label.
+    """
+    known = (rows.class_labels == 0) | (rows.class_labels == 1)
+    right = (classes.decided(rows.probabilities) == (rows.class_labels == 1)) | ~known
+    answered = (row_dice(rows) >= CONFIDENT_DICE) & right.all(axis=1)
+    complete = known.any(axis=1) & (rows.counts.annotated.sum(axis=1) > 0)
+    return np.where(complete, answered.astype(float), np.nan)
+
+
+def row_dice(rows: ScoredRows) -> np.ndarray:
+    """(N,) mean Dice over the foreground classes, 1 for one that is neither there nor predicted."""
+    return dice(rows.counts)[:, 1:].mean(axis=1)
 
 
 def completed_labels(labels: np.ndarray) -> np.ndarray:
@@ -149,6 +219,8 @@ def row_scores(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None =
     scores: dict[str, Score] = {}
     if rows.counts is not None:
         scores |= segmentation_scores(rows.counts, rows.case_index, classes.masks, rows.pixel_volumes, bootstrap)
+    if rows.mask_gaps is not None:
+        scores |= mask_calibration_scores(rows.mask_gaps, rows.case_index, classes.masks, bootstrap)
     if rows.probabilities is not None:
         scores |= classification_scores(
             rows.probabilities,
@@ -160,6 +232,12 @@ def row_scores(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None =
             bootstrap=bootstrap,
         )
     return scores
+
+
+def calibration_scores_of(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
+    """Those of the scores that calibration moves, decisions aside."""
+    scores = row_scores(rows, classes, bootstrap)
+    return {name: score for name, score in scores.items() if name.startswith(CALIBRATION_SCORES)}
 
 
 def row_score_functions(rows: ScoredRows, classes: Classes) -> dict[str, Statistic]:

@@ -11,14 +11,18 @@ from ..data.rows import EvaluationRows
 from ..errors import BadInputError
 from ..metrics.calibration import ReliabilityBin, reliability
 from ..metrics.counts import Counts, label_counts
-from ..metrics.scores import Bootstrap, Score, occurring, segmentation_scores
-from .answers import Answers, Classes, ScoredRows, row_scores
+from ..metrics.risk_coverage import errors_refused
+from ..metrics.score_table import MAIN_SCORES
+from ..metrics.scores import Bootstrap, Score, area_under_curve, label_set_scores, occurring, segmentation_scores
+from .answers import Answers, Classes, ScoredRows, calibration_scores_of, is_right, row_dice, row_scores
 from .row_images import RowImages
 
 
 DEFAULT_GROUP = "vendor"
 FEW_CASES = 10  # below which no figure is more than an impression
 NAMED_GROUPS = 5
+MOST_VALUES = 10  # of a column of numbers that is not cut into thirds
+REFUSED_SHARE = 0.1  # of the answers, the least confident ones
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,13 @@ class Scoring:
         bootstrap: how intervals are made.
         group_by: column whose values get scores of their own; None takes `vendor` where the dataset has it.
         per_case_format: `csv` or `parquet`.
+        subgroups: columns by whose values there are scores besides.
     """
 
     bootstrap: Bootstrap
     group_by: str | None = None
     per_case_format: str = "csv"
+    subgroups: tuple[str, ...] = ()
 
     def column(self, rows: datasets.Dataset) -> str | None:
         """The column to group by.
@@ -47,6 +53,17 @@ class Scoring:
         if self.group_by not in columns:
             raise BadInputError(f"--group_by {self.group_by}: no such column; expected one of {columns}.")
         return self.group_by
+
+    def subgroup_columns(self, rows: datasets.Dataset) -> tuple[str, ...]:
+        """Those of the subgroups.
+
+        Raises:
+            BadInputError: the dataset has no such column, or it holds lists or images.
+        """
+        columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Value)]
+        if unknown := [name for name in self.subgroups if name not in columns]:
+            raise BadInputError(f"--subgroups {unknown[0]}: no such column; expected some of {columns}.")
+        return self.subgroups
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,14 @@ class PartScores:
 
 
 @dataclass(frozen=True)
+class Uncalibrated:
+    """What would have been without a model's calibration: scores by name, and reliability bins by class."""
+
+    scores: Mapping[str, Score]
+    reliability: Mapping[str, Sequence[ReliabilityBin]]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One split as a model answered it.
 
@@ -90,8 +115,12 @@ class Evaluation:
         images: what the images told; among it those that are drawn.
         everything: scores of all rows.
         groups: scores by value of the column, ascending; `unknown` for rows without one.
+        subgroups: scores by value, by column of `Scoring.subgroups`.
         decisions: rows by class and by `tp`, `fp`, `fn`, `tn` at the thresholds, or by the highest score.
         reliability: bins by class.
+        uncalibrated: the calibration scores and the reliability without the model's calibration; None where it has none.
+        label_sets: scores of `label_set_scores`; empty without thresholds for them.
+        trust: what confidence and flags are worth; None where the model tells none.
         absent_classes: that no row of the split has.
         warnings: sentences on what weighs on all figures.
     """
@@ -106,8 +135,12 @@ class Evaluation:
     images: RowImages
     everything: PartScores
     groups: Mapping[str, PartScores]
+    subgroups: Mapping[str, Mapping[str, PartScores]]
     decisions: Mapping[str, Mapping[str, int]]
     reliability: Mapping[str, Sequence[ReliabilityBin]]
+    uncalibrated: "Uncalibrated | None"
+    label_sets: Mapping[str, Score]
+    trust: Mapping[str, Any] | None
     absent_classes: Sequence[str]
     warnings: Sequence[str]
 
@@ -136,11 +169,51 @@ class Evaluation:
             images=images,
             everything=everything,
             groups=parts,
+            subgroups={
+                column: {
+                    name: _part_scores(scored.take(chosen), classes, {}, chosen, scoring.bootstrap)
+                    for name, chosen in list(_parts(len(table), cut_into_thirds(table[column])))[1:]
+                }
+                for column in scoring.subgroup_columns(rows.rows)
+            },
             decisions=_decisions(scored, classes),
             reliability=_reliability(scored, classes),
+            uncalibrated=_uncalibrated(answers, scoring.bootstrap),
+            label_sets=_label_sets(scored, classes, scoring.bootstrap),
+            trust=_trust(scored, classes),
             absent_classes=_absent_classes(everything.left_out_of_means, scored, classes),
             warnings=list(_warnings(everything.cases, parts)),
         )
+
+
+def cut_into_thirds(values: Sequence[Any]) -> list[Any]:
+    """Numbers of more than `MOST_VALUES` kinds as the thirds that they lie in, by name; anything else as it is."""
+    known = np.array([value for value in values if isinstance(value, int | float) and not isinstance(value, bool)])
+    if len(set(known.tolist())) <= MOST_VALUES:
+        return list(values)
+    low, high = np.quantile(known, [1 / 3, 2 / 3], method="inverted_cdf").tolist()
+
+    def third(value: float | None) -> str | None:
+        if value is None:
+            return None
+        return f"up to {low:g}" if value <= low else f"over {low:g} to {high:g}" if value <= high else f"over {high:g}"
+
+    return [third(value) for value in values]
+
+
+def largest_gaps(groups: Mapping[str, PartScores]) -> dict[str, dict[str, Any]]:
+    """By main score, the groups between which it differs most, of those with `FEW_CASES` cases or more."""
+    gaps = {}
+    for score in MAIN_SCORES:
+        found = {
+            name: part.model[score].value
+            for name, part in groups.items()
+            if score in part.model and part.cases >= FEW_CASES and not np.isnan(part.model[score].value)
+        }
+        if len(found) > 1:
+            highest, lowest = max(found, key=found.get), min(found, key=found.get)
+            gaps[score] = {"gap": found[highest] - found[lowest], "highest": highest, "lowest": lowest}
+    return gaps
 
 
 def _pixel_volumes(table: datasets.Dataset, scored: ScoredRows, areas: np.ndarray) -> np.ndarray | None:
@@ -227,6 +300,46 @@ def _reliability(rows: ScoredRows, classes: Classes) -> dict[str, list[Reliabili
         return {}
     columns = zip(classes.labels, rows.probabilities.T, rows.class_labels.T, strict=True)
     return {name: reliability(probabilities, true) for name, probabilities, true in columns}
+
+
+def _label_sets(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap) -> dict[str, Score]:
+    if rows.probabilities is None or classes.label_sets is None:
+        return {}
+    labels, cases = rows.class_labels, rows.case_index
+    return label_set_scores(rows.probabilities, labels, cases, classes.labels, classes.label_sets, bootstrap)
+
+
+def _trust(rows: ScoredRows, classes: Classes) -> dict[str, Any] | None:
+    if rows.confidences is None:
+        return None
+    right = is_right(rows, classes)
+    known = ~np.isnan(right)
+    right, confidence, loss = right[known], rows.confidences[known], 1 - row_dice(rows)[known]
+    both = 0 < right.sum() < len(right)
+    limits = {
+        "unlike_training_images": rows.distances
+        > (np.inf if classes.distance_limit is None else classes.distance_limit),
+        "low_confidence": rows.confidences < (classes.confidence_limit or 0),
+    }
+    return {
+        "rows": int(known.sum()),
+        "right": float(right.mean()) if len(right) else None,
+        "mean_confidence": float(confidence.mean()) if len(right) else None,
+        "auroc": float(area_under_curve(confidence, right)[0]) if both else None,
+        "errors_refused": {
+            "share": REFUSED_SHARE,
+            "wrong": errors_refused(confidence, 1 - right, REFUSED_SHARE) if both else None,
+            "dice": errors_refused(confidence, loss, REFUSED_SHARE) if loss.sum() else None,
+        },
+        "flags": {name: float(flagged.mean()) for name, flagged in limits.items()},
+    }
+
+
+def _uncalibrated(answers: Answers, bootstrap: Bootstrap) -> Uncalibrated | None:
+    rows, classes = answers.uncalibrated, answers.classes
+    if rows is None:
+        return None
+    return Uncalibrated(calibration_scores_of(rows, classes, bootstrap), _reliability(rows, classes))
 
 
 def _warnings(cases: int, groups: Mapping[str, PartScores]) -> Iterator[str]:

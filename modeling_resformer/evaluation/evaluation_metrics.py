@@ -47,7 +47,12 @@ class EvaluationMetrics:
 
 def answers_of(rows: RowStatistics, config: ResFormerConfig, auc_classes: Sequence[str] = ()) -> Answers:
     """What a model of that config answered on the rows."""
-    return Answers(ScoredRows.of(rows, config), Classes.of(config, auc_classes), split_losses(rows, config))
+    return Answers(
+        ScoredRows.of(rows, config),
+        Classes.of(config, auc_classes),
+        split_losses(rows, config),
+        ScoredRows.uncalibrated(rows, config),
+    )
 
 
 def split_losses(rows: RowStatistics, config: ResFormerConfig) -> dict[str, float]:

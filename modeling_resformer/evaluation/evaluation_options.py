@@ -53,6 +53,17 @@ class ScoringOptions:
 class EvaluationOptions(ScoringOptions):
     """What is evaluated, on what, and where the results go."""
 
+    @property
+    def fits(self) -> list[str]:
+        """The flags that ask for something to be fitted on the validation split."""
+        asked = {
+            "--choose_thresholds": self.choose_thresholds,
+            "--calibrate": self.calibrate,
+            "--label_sets": self.label_sets is not None,
+            "--fit_confidence": self.fit_confidence,
+        }
+        return [flag for flag, given in asked.items() if given]
+
     model_name_or_path: str | None = field(
         default=None,
         metadata={"aliases": ["--model"], "metavar": MODEL, "help": "Checkpoint folder or Hub id."},
@@ -73,6 +84,51 @@ class EvaluationOptions(ScoringOptions):
         metadata={
             "help": "First choose the decision threshold of each image-level class, by balanced accuracy on the "
             "validation split, and write them to the checkpoint's config."
+        },
+    )
+    sensitivity: float | None = field(
+        default=None,
+        metadata={
+            "metavar": "SHARE",
+            "help": "With --choose_thresholds: the highest thresholds that find this share of the validation images with "
+            "each class, such as 0.9, instead of balanced accuracy.",
+        },
+    )
+    subgroups: list[str] = field(
+        default_factory=list,
+        metadata={
+            "metavar": "COLUMN",
+            "help": "Columns, such as sex and age, by whose values scores are told besides, with the largest gap; numbers "
+            "are cut into thirds.",
+        },
+    )
+    robustness: bool = field(
+        default=False,
+        metadata={
+            "help": "Also evaluate with spoilt images (noise, blur, JPEG, gamma, hair, ruler, vignette at five strengths): "
+            "36 evaluations, for robustness.json and robustness.png. A run that was stopped goes on."
+        },
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "First fit the calibration of class scores and masks on the validation split, and write it to the "
+            "checkpoint's config."
+        },
+    )
+    label_sets: float | None = field(
+        default=None,
+        metadata={
+            "metavar": "LEVEL",
+            "help": "First choose, on the validation split, which scores put a class into an image's label set, so that "
+            "a class that is present is in it with this chance, such as 0.9; written to the checkpoint's config.",
+        },
+    )
+    fit_confidence: bool = field(
+        default=False,
+        metadata={
+            "help": "First fit how far images lie from those of the training split, and how often answers are right on "
+            "the validation split, and write both to the checkpoint: `confidence`, `flags` and `doubt` of each answer."
         },
     )
     raw_masks: str | None = field(

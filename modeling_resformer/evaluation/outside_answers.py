@@ -70,7 +70,9 @@ def evaluate_predictions(options: EvaluationOptions) -> None:
         return None if found is None else resized_indices(found, size)
 
     images = read_images(rows, scored, predict, learned)
-    scoring = Scoring(Bootstrap(options.bootstrap_samples), options.group_by, options.per_case_format)
+    scoring = Scoring(
+        Bootstrap(options.bootstrap_samples), options.group_by, options.per_case_format, tuple(options.subgroups)
+    )
     evaluation = Evaluation.of(options.split, Answers(scored, classes, {}), rows, images, scoring)
     with named_write_failure(output, "--output"):
         output.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,10 @@ def draw_roc(axes: "Axes", evaluation: Evaluation) -> None:
 
 def draw_reliability(axes: "Axes", evaluation: Evaluation) -> None:
     """Share of rows that have a class against its mean probability, by bin; larger dots stand for more rows."""
+    before = {} if evaluation.uncalibrated is None else evaluation.uncalibrated.reliability
+    for k, bins in enumerate(before.values()):
+        points = [(one.mean_probability, one.share_present) for one in bins if one.n]
+        axes.plot(*zip(*points, strict=True) if points else ((), ()), color=_colour(k), linewidth=0.8, linestyle="--")
     for k, (name, bins) in enumerate(evaluation.reliability.items()):
         filled = [one for one in bins if one.n]
         if not filled:
@@ -112,7 +116,8 @@ def draw_reliability(axes: "Axes", evaluation: Evaluation) -> None:
         axes.plot(x, y, color=_colour(k), linewidth=1, label=f"{name} {error:.3f}")
         axes.scatter(x, y, [12 + 150 * one.n / total for one in filled], color=_colour(k), alpha=0.7, linewidths=0)
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
-    axes.set(title="Reliability: calibration error", xlabel="mean probability", ylabel="share with the class")
+    dashed = ", dashed without calibration" if before else ""
+    axes.set(title=f"Reliability: calibration error{dashed}", xlabel="mean probability", ylabel="share with the class")
     axes.set(xlim=(0, 1), ylim=(-0.03, 1.03))
     _legend(axes, "lower right")
 

@@ -10,8 +10,16 @@
      "group_by": "vendor" or null,
      "groups": {"Cirrus": {"images": ..., "cases": ..., "unannotated": ..., "model": {...}, "baselines": {...},
                            "left_out_of_means": []}, ...},
+     "subgroups": {"sex": {"groups": {"female": {"images": ..., "cases": ..., "unannotated": ..., "model": {...}}, ...},
+                           "largest_gaps": {"dice": {"gap": ..., "highest": "male", "lowest": "female"}, ...}}, ...},
      "absent_classes": ["PED"],
      "warnings": ["..."],
+     "trust": {"right": ..., "mean_confidence": ..., "auroc": ..., "errors_refused": {"wrong": ..., "dice": ...},
+               "flags": {"unlike_training_images": ..., "low_confidence": ...}},
+     "uncalibrated": {"model": {"calibration_error": {...}, "brier": ..., "mask_calibration_error": ...},
+                      "reliability": {...}},
+     "label_sets": {"level": 0.9, "thresholds": {"melanoma": 0.1, ...},
+                    "model": {"coverage": {...}, "coverage_melanoma": {...}, ..., "size": {...}}},
      "thresholds": {"melanoma": 0.5, ...},
      "auc_classes": ["melanoma", "seborrheic_keratosis"],
      "decisions": {"melanoma": {"tp": ..., "fp": ..., "fn": ..., "tn": ...}, ...},
@@ -26,11 +34,20 @@
   `unannotated` is the number of the split's images besides, which no figure counts, `volume_difference` neither.
 - `groups` holds the same scores for the rows of each value of the column `group_by`, `unknown` for rows without one;
   it is `{}` where there is no such column.
+- `subgroups` is there where columns were named for it (`--subgroups`); a number is put into one of three equal parts of the rows. The
+  largest gap of a score is that between groups of ten cases or more.
 - `left_out_of_means` are the foreground classes that no scored mask holds: no mean of Dice or Jaccard over classes counts them,
   of the model or of a baseline, of the whole or of a group; their own figures stay, and `volume_difference` and
   `false_positive_rate_empty` count what is predicted of them.
 - `absent_classes` never occur in this split, so that scores which need them are null.
 - `warnings` say in sentences what weighs on all figures: fewer than ten cases, in all or in a group.
+- `uncalibrated` holds the scores that calibration moves as they would be without that of the model; it is not there where the
+  model has none.
+- `label_sets` is there where the model has them: `coverage` is the share of the classes present that are in the set of their
+  image, `size` the mean number of classes in it (`metrics/label_sets.py`).
+- `trust` is there where the model tells its confidence: the share of answers that are right in mask and labels, the mean
+  confidence, how well it tells right from wrong, which share of the wrong answers and of the missing Dice goes with the tenth of
+  the answers that it trusts least, and the share of images with each flag.
 - `thresholds` is `{}` where each image has exactly one class and the highest score decides. There `sensitivity` is the share
   of images that are named rightly, and `balanced_accuracy` is its mean over classes; elsewhere there is none.
 - A model of one task has that task's loss and scores only: without image-level classes there are no `thresholds`,
@@ -47,9 +64,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..metrics.calibration import ReliabilityBin
 from ..metrics.score_table import SCORES
 from ..metrics.scores import Score, figure
-from .evaluation import Evaluation, PartScores
+from .evaluation import Evaluation, PartScores, Uncalibrated, largest_gaps
 
 
 logger = logging.getLogger(__name__)
@@ -82,9 +100,22 @@ def results_of(evaluation: Evaluation) -> dict[str, Any]:
         **_scores(everything),
         "group_by": evaluation.group_by,
         "groups": {name: _numbers(part) | _scores(part) for name, part in evaluation.groups.items()},
+        **({"subgroups": _subgroups(evaluation)} if evaluation.subgroups else {}),
         "absent_classes": list(evaluation.absent_classes),
         "warnings": list(evaluation.warnings),
+        **({} if evaluation.uncalibrated is None else {"uncalibrated": _of_uncalibrated(evaluation.uncalibrated)}),
+        **({} if evaluation.trust is None else {"trust": evaluation.trust}),
         **(_of_image_classes(evaluation) if evaluation.rows.probabilities is not None else {}),
+    }
+
+
+def _subgroups(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        column: {
+            "groups": {name: _numbers(part) | {"model": _as_dicts(part.model)} for name, part in groups.items()},
+            "largest_gaps": largest_gaps(groups),
+        }
+        for column, groups in evaluation.subgroups.items()
     }
 
 
@@ -103,6 +134,11 @@ def format_table(results: Mapping[str, Any]) -> str:
     text = _align(lines)
     if left_out := results.get("left_out_of_means"):
         text += f"\nMeans of Dice and Jaccard leave out what no true mask here holds: {', '.join(left_out)}."
+    for column, found in results.get("subgroups", {}).items():
+        parts = {name: part | {"left_out_of_means": []} for name, part in found["groups"].items()}
+        text += "\n\n" + _align(_group_lines(parts, column))
+        for score, gap in found["largest_gaps"].items():
+            text += f"\nlargest gap by {column}: {score} {gap['gap']:.3f}, {gap['highest']} over {gap['lowest']}"
     if groups := results.get("groups"):
         text += "\n\n" + _align(_group_lines(groups, results["group_by"]))
     return text
@@ -123,14 +159,29 @@ def _scores(part: PartScores) -> dict[str, Any]:
 def _of_image_classes(evaluation: Evaluation) -> dict[str, Any]:
     """What results say of image-level classes besides scores."""
     classes = evaluation.classes
+    sets = {}
+    if classes.label_sets is not None:
+        thresholds = dict(zip(classes.labels, classes.label_sets, strict=True))
+        scores = _as_dicts(evaluation.label_sets)
+        sets = {"label_sets": {"level": classes.label_set_level, "thresholds": thresholds, "model": scores}}
     return {
+        **sets,
         "thresholds": classes.threshold_by_label,
         "auc_classes": list(classes.auc),
         "decisions": {name: dict(decided) for name, decided in evaluation.decisions.items()},
-        "reliability": {
-            name: [_without_nan(asdict(one)) for one in bins] for name, bins in evaluation.reliability.items()
-        },
+        "reliability": _reliability_lists(evaluation.reliability),
     }
+
+
+def _of_uncalibrated(uncalibrated: Uncalibrated) -> dict[str, Any]:
+    return {
+        "model": _as_dicts(uncalibrated.scores),
+        "reliability": _reliability_lists(uncalibrated.reliability),
+    }
+
+
+def _reliability_lists(reliability: Mapping[str, Sequence[ReliabilityBin]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [_without_nan(asdict(one)) for one in bins] for name, bins in reliability.items()}
 
 
 def _group_lines(groups: Mapping[str, Mapping[str, Any]], group_by: str) -> list[list[str]]:

@@ -34,6 +34,7 @@ class AnalysisSettings:
         mask_classes: number of them; 0 for a model without masks.
         thresholds: of the image-level classes; None where the highest score decides.
         image_classes: number of them; 0 for a model without.
+        trust: names of the network's outputs, one number an image, that go out as they are.
     """
 
     size: tuple[int, int] | None
@@ -45,6 +46,7 @@ class AnalysisSettings:
     mask_classes: int
     image_classes: int
     thresholds: Sequence[float] | None
+    trust: Sequence[str] = ()
 
 
 def analysis_model(network: onnx.ModelProto, settings: AnalysisSettings) -> onnx.ModelProto:
@@ -52,7 +54,8 @@ def analysis_model(network: onnx.ModelProto, settings: AnalysisSettings) -> onnx
 
     The result takes `image` (B, height, width, 3) uint8 RGB, and gives, of a model with masks, `segmentation` (B, height,
     width) uint8 class indices, `area_fraction` (B, S) and `mean_probability` (B, S), 0 for a class that is nowhere; of one
-    with image-level classes, `class_scores` (B, K) and `predicted_classes` (B, K) bool.
+    with image-level classes, `class_scores` (B, K) and `predicted_classes` (B, K) bool; and, where the checkpoint was fitted for them,
+    `distance` (B,) and `confidence` (B,).
     """
     before, after = Nodes("before"), Nodes("after")
     box = add_steps_before(before, settings)
@@ -61,6 +64,7 @@ def analysis_model(network: onnx.ModelProto, settings: AnalysisSettings) -> onnx
         outputs += add_mask_steps(after, settings, box)
     if settings.image_classes:
         outputs += add_class_steps(after, settings)
+    outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in settings.trust]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])
     graph = helper.make_graph(
         [*before.nodes, *network.graph.node, *after.nodes],

@@ -11,10 +11,10 @@ from torch import nn
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 
-from ..configuration_resformer import __version__
+from ..configuration_resformer import DOUBTS, __version__
 from ..errors import BadInputError
 from ..files import whole_file
-from ..pipeline_resformer import ResFormerPipeline, named_logits
+from ..pipeline_resformer import ResFormerPipeline, named_logits, trust_of
 from .analysis_graph import FILTERS, OPSET, AnalysisSettings, analysis_model
 from .onnx_network import CLASSES, MASKS, PIXELS
 from .weights import weights_digest
@@ -123,6 +123,7 @@ def analysis_settings(pipe: ResFormerPipeline) -> AnalysisSettings:
         mask_classes=mask_classes,
         image_classes=image_classes,
         thresholds=config.decision_thresholds() if image_classes else None,
+        trust=trust_of(pipe.model),
     )
 
 
@@ -131,6 +132,7 @@ def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelPro
     height, width = settings.size or (64, 96)
     dynamic = {0: Dim.DYNAMIC} if settings.size else {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     outputs = [name for name, count in ((MASKS, settings.mask_classes), (CLASSES, settings.image_classes)) if count]
+    outputs += settings.trust
     example = torch.zeros(2, 3, height, width)
     with torch.no_grad(), shape_config.patch(backed_size_oblivious=True):
         program = torch.export.export(Network(model), (example,), dynamic_shapes=(dynamic,))
@@ -160,4 +162,10 @@ def file_metadata(
         values["image_classes"] = config.image_class_names
         values["classification_type"] = config.classification_type
         values["thresholds"] = settings.thresholds
+        values["label_set_thresholds"] = config.label_set_thresholds
+        values["label_set_level"] = config.label_set_level
+    if settings.trust:
+        values["distance_limit"] = config.distance_limit
+        values["confidence_limit"] = config.confidence_limit
+        values["doubts"] = DOUBTS
     return {name: json.dumps(value) for name, value in values.items()}

@@ -14,19 +14,19 @@ from transformers.utils import cached_file
 
 from ..errors import BadInputError
 from ..modeling_resformer import ResFormerMultiTaskOutput
+from ..pipeline_resformer import TRUST
 from .weights import weights_digest
 
 
 FILE_NAME = "model.onnx"
 # Tensors in a file of `exporting/onnx_file.py`, between which the network lies.
 PIXELS, MASKS, CLASSES = "pixel_values", "segmentation_logits", "classification_logits"
-
-
+# From (B, C, H, W) `pixel_values` to a network's outputs by name.
 Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class OnnxNetwork(nn.Module):
-    """A model whose logits another runtime computes; everything else of it is the model's own.
+    """A model whose logits, and what says how far to trust them, another runtime computes; everything else of it is its own.
 
     Args:
         model: whose place it takes.
@@ -118,7 +118,7 @@ def openvino_runner(network: onnx.ModelProto) -> Runner:
 def network_of(whole: onnx.ModelProto) -> onnx.ModelProto:
     """The network in a file, from `pixel_values` to logits."""
     names = {value.name for value in whole.graph.value_info}
-    network = Extractor(whole).extract_model([PIXELS], [name for name in (MASKS, CLASSES) if name in names])
+    network = Extractor(whole).extract_model([PIXELS], [name for name in (MASKS, CLASSES, *TRUST) if name in names])
     network.ir_version = whole.ir_version
     return network
 

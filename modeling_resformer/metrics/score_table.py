@@ -24,6 +24,7 @@ class ScoreEntry:
         where_present: whether it looks only where the truth holds the class.
         over_occurring: whether its mean runs over the classes that occur in the truth alone.
         in_mm3: whether it is no share but a volume.
+        of_calibration: whether it says how true probabilities come.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ScoreEntry:
     where_present: bool = False
     over_occurring: bool = False
     in_mm3: bool = False
+    of_calibration: bool = False
 
     @property
     def card_title(self) -> str:
@@ -60,6 +62,8 @@ SCORES = (
     ScoreEntry("volume_difference", "masks", "lower", "volume difference in mm³", by_class=False, in_mm3=True,
                column="Volume difference (mm3)"),
     ScoreEntry("false_positive_rate_empty", "masks", "lower", "predicted although absent"),
+    ScoreEntry("mask_calibration_error", "masks", "lower", "expected calibration error of pixels",
+               of_calibration=True),
     ScoreEntry("accuracy", "classes", "higher", "accuracy, micro",
                column="Accuracy", index="accuracy, micro", curve="accuracy"),
     ScoreEntry("sensitivity", "classes", "higher", "sensitivity, micro",
@@ -70,9 +74,12 @@ SCORES = (
                column="Balanced accuracy", index="balanced accuracy", curve="balanced accuracy"),
     ScoreEntry("auc", "classes", "higher", "area under the ROC curve, mean", main=True,
                column="AUC", index="mean area under the ROC curve", curve="AUC, mean"),
-    ScoreEntry("calibration_error", "classes", "lower", "expected calibration error", column="Calibration error"),
+    ScoreEntry("calibration_error", "classes", "lower", "expected calibration error",
+               column="Calibration error", of_calibration=True),
+    ScoreEntry("brier", "classes", "lower", "Brier score", column="Brier score", of_calibration=True),
 )
 # fmt: on
+CALIBRATION_SCORES = tuple(score.name for score in SCORES if score.of_calibration)
 MAIN_SCORES = tuple(score.name for score in SCORES if score.main)
 
 

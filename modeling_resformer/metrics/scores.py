@@ -17,6 +17,8 @@ Each name says its convention, because the conventions differ by up to 30 points
 | `auc` | area under the ROC curve of each class, then the mean over classes |
 | `calibration_error` | expected calibration error of each class over ten equal bins of its probability, less what chance adds |
 |  | to it (`calibration.py`; Kumar, Liang and Ma 2019), at least 0; then the mean over classes |
+| `mask_calibration_error` | the same of the pixels at the model's input size, each foreground class's probability against the truth |
+| `brier` | mean squared distance of probability and truth of each class (Brier 1950), then the mean over classes |
 
 A name without a suffix is the mean over classes; with a class name behind it, that class alone. Means of Dice and Jaccard run
 over the foreground classes that occur in the truth of the scored rows: one that never does would count as nearly perfect in
@@ -298,11 +300,45 @@ def classification_scores(
     rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
     scores |= _auc(probabilities, true, case_index, _named("auc", class_names), rows, bootstrap)
     scores |= _calibration(probabilities, true, case_index, _named("calibration_error", class_names), rows, bootstrap)
+    squares = np.where(known, (probabilities - true) ** 2, np.nan)
+    columns = np.flatnonzero(known.any(axis=0))
+    basis = _with_fewest(_number_of_cases(known, case_index), columns)
+    statistic = _class_means(squares, columns)
+    scores |= _estimate(statistic, case_index, _named("brier", class_names), rows, basis, bootstrap)
     if auc_classes:
         chosen = np.array([list(class_names).index(name) for name in auc_classes])
         names, n = ["auc_" + "+".join(auc_classes)], [int(known[:, chosen].any(axis=1).sum())]
         scores |= _auc(probabilities, true, case_index, names, n, bootstrap, chosen)
     return scores
+
+
+def label_set_scores(
+    probabilities: np.ndarray,
+    true: np.ndarray,
+    case_index: np.ndarray,
+    class_names: Sequence[str],
+    thresholds: Sequence[float],
+    bootstrap: Bootstrap | None = None,
+) -> dict[str, Score]:
+    """`coverage`, the share of present classes that are in the label set of their image, and its `size`; see `label_sets.py`.
+
+    Args:
+        probabilities, true, case_index, class_names, bootstrap: as `classification_scores` has them.
+        thresholds: K, a class is in the set at or above its own.
+
+    Returns:
+        `Score` by name: `coverage` over all classes and, per class, `coverage_melanoma`; `size` in classes an image.
+    """
+    chosen = decisions(probabilities, thresholds)
+    counts = label_counts(chosen, true)
+    present = counts.tp + counts.fn
+    pooled = np.column_stack([present.sum(axis=1), present])
+    basis, n = _number_of_cases(pooled, case_index).tolist(), pooled.sum(axis=0).tolist()
+    scores = _estimate(_micro(counts, sensitivity), case_index, _named("coverage", class_names), n, basis, bootstrap)
+    sizes = chosen.sum(axis=1, keepdims=True).astype(np.float64)
+    statistic = _class_means(sizes, np.array([0]))
+    cases = [len(np.unique(case_index))] * 2
+    return scores | _estimate(statistic, case_index, ["size"], [len(sizes)] * 2, cases, bootstrap)
 
 
 def _decision_scores(
@@ -456,6 +492,33 @@ def _calibration(
 ) -> dict[str, Score]:
     """The calibration error of the mean and of every class, with the interval that is told at the top."""
     classes = [BinnedGaps.of(p, t, case_index) for p, t in zip(probabilities.T, true.T, strict=True)]
+    return _calibration_scores(classes, names, n, bootstrap)
+
+
+def mask_calibration_scores(
+    gaps: np.ndarray, case_index: np.ndarray, class_names: Sequence[str], bootstrap: Bootstrap | None = None
+) -> dict[str, Score]:
+    """`mask_calibration_error` of the mean and of every foreground class.
+
+    Args:
+        gaps: (N, S - 1, BINS, 2) of every row and foreground class, the pixels whose probability lies in a bin: the sum of
+            probability - truth, and their number.
+        case_index: (N,) integers, equal for images of one case.
+        class_names: S names, background first.
+        bootstrap: how intervals are made; None makes none.
+    """
+    cases, inverse = np.unique(case_index, return_inverse=True)
+    sums = np.zeros((len(cases), *gaps.shape[1:]))
+    np.add.at(sums, inverse, gaps)
+    classes = [BinnedGaps(of_class[..., 0], of_class[..., 1]) for of_class in np.moveaxis(sums, 1, 0)]
+    annotated = gaps[..., 1].any(axis=2)
+    n = [int(annotated.any(axis=1).sum()), *annotated.sum(axis=0).tolist()]
+    return _calibration_scores(classes, _named("mask_calibration_error", class_names[1:]), n, bootstrap)
+
+
+def _calibration_scores(
+    classes: Sequence[BinnedGaps], names: list[str], n: list[int], bootstrap: Bootstrap | None
+) -> dict[str, Score]:
     cases = np.array([one.cases for one in classes], dtype=int)
     columns = np.flatnonzero(cases)
     basis = _with_fewest(cases, columns)

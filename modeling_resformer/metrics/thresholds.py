@@ -6,6 +6,7 @@ always deciding for the common side; F1 can move with prevalence alone.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -19,8 +20,12 @@ FEW = 10  # rows with or without a class, below which its threshold is hardly mo
 logger = logging.getLogger(__name__)
 
 
-def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> list[float]:
+def choose_thresholds(
+    probabilities: np.ndarray, true: np.ndarray, class_names: Sequence[str], sensitivity: float | None = None
+) -> list[float]:
     """The threshold of each class with the highest balanced accuracy, "present" being probability >= threshold.
+
+    With a `sensitivity` it is instead the highest threshold that finds this share of the rows that have the class.
 
     Tried are 0.5 and the middles between neighbouring probabilities; of equally good ones the nearest to 0.5 wins. A
     class that never or always occurs keeps 0.5, with a warning; one with few rows on either side gets a warning too.
@@ -29,6 +34,7 @@ def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: 
         probabilities: (N, K) in [0, 1].
         true: (N, K) floats, 1 present, 0 absent; anything else is unknown and left out.
         class_names: K names, for the warning.
+        sensitivity: in (0, 1], to be reached on these rows; what it is on others, evaluation tells.
 
     Returns:
         K thresholds in [0, 1].
@@ -49,7 +55,8 @@ def choose_thresholds(probabilities: np.ndarray, true: np.ndarray, class_names: 
                     "either it is hardly more than a guess.",
                     *(name, len(positive), len(negative), FEW),
                 )
-            thresholds.append(_best_threshold(positive, negative))
+            found = _best_threshold(positive, negative)
+            thresholds.append(found if sensitivity is None else _threshold_at(positive, negative, sensitivity))
     return thresholds
 
 
@@ -75,6 +82,15 @@ def mean_thresholds(of_models: Sequence[Sequence[float]]) -> list[float]:
         of_models: of every model its K thresholds.
     """
     return [fmean(of_class) for of_class in zip(*of_models, strict=True)]
+
+
+def _threshold_at(positive: np.ndarray, negative: np.ndarray, sensitivity: float) -> float:
+    """From sorted probabilities, the middle between the last that must be found and the next lower one of any row."""
+    needed = max(1, math.ceil(sensitivity * len(positive) - 1e-9))
+    last = positive[len(positive) - needed]
+    lower = np.concatenate([positive, negative])
+    lower = lower[lower < last]
+    return float((last + lower.max()) / 2) if len(lower) else float(last)
 
 
 def _best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:

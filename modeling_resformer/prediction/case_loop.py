@@ -211,6 +211,11 @@ class Run:
             row[f"score_{name}"] = rounded(answer["class_scores"][name])
             row[f"label_{name}"] = name in answer["predicted_labels"]
             row[f"threshold_{name}"] = threshold
+            if classes.label_sets:
+                row[f"in_label_set_{name}"] = name in answer["label_set"]
+        if classes.trust:
+            row |= {name: rounded(answer[name]) for name in classes.trust}
+            row["flags"], row["doubt"] = " ".join(answer["flags"]), answer["doubt"]
         if not classes.mask:
             return row, None
         mask = answer["segmentation"].numpy().astype(np.uint8)

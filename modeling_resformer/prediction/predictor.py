@@ -18,7 +18,14 @@ from ..exporting.weights import weights_digest
 from ..heads import task_named
 from ..image_processing_pil_resformer import ResFormerImageProcessing
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
-from ..pipeline_resformer import OVERLAP, WINDOWS_AT_ONCE, ResFormerPipeline, averaged_logits, checked_views
+from ..pipeline_resformer import (
+    OVERLAP,
+    WINDOWS_AT_ONCE,
+    ResFormerPipeline,
+    averaged_logits,
+    checked_views,
+    trust_of,
+)
 from .result_tables import ClassNames
 
 
@@ -107,6 +114,8 @@ def load_pipelines(
         default = [DEFAULT_THRESHOLD] * len(configs[0].image_class_names)
         chosen = [config.classification_thresholds or default for config in configs]
         configs[0].classification_thresholds = mean_thresholds(chosen)
+    if len(pipes) > 1:  # what a single member promises says nothing of the mean
+        configs[0].label_set_thresholds = configs[0].label_set_level = None
     return pipes
 
 
@@ -157,6 +166,8 @@ def class_names_of(pipe: ResFormerPipeline) -> ClassNames:
     return ClassNames(
         mask=tuple(model.config.mask_class_names[1:]) if hasattr(model, "segmentation_head") else (),
         image=tuple(model.config.image_class_names) if hasattr(model, "classification_head") else (),
+        trust=trust_of(model),
+        label_sets=model.config.label_set_thresholds is not None and hasattr(model, "classification_head"),
     )
 
 
@@ -233,6 +244,12 @@ class Predictor:
             "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
             **self._precision(),
+            **(
+                {"limits": [self.pipe.model.config.distance_limit, self.pipe.model.config.confidence_limit]}
+                if self.classes.trust
+                else {}
+            ),
+            **({"label_sets": self.pipe.model.config.label_set_thresholds} if self.classes.label_sets else {}),
             "tta": self.tta,
             "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }

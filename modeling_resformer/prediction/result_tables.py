@@ -49,10 +49,14 @@ class ClassNames:
     Attributes:
         mask: names of the foreground mask classes.
         image: names of the image-level classes.
+        label_sets: whether answers have a `label_set` of these.
+        trust: which of `distance` and `confidence` answers have, and `flags` and `doubt` with them.
     """
 
     mask: tuple[str, ...]
     image: tuple[str, ...]
+    label_sets: bool = False
+    trust: tuple[str, ...] = ()
 
 
 def prediction_columns(classes: ClassNames, members: int = 1, dicom_seg: bool = False) -> dict[str, str]:
@@ -60,8 +64,9 @@ def prediction_columns(classes: ClassNames, members: int = 1, dicom_seg: bool = 
 
     `source` (the input), `case_id`, `slice_index` (from 0), `height`, `width`, `spacing_row_mm`, `spacing_column_mm` (mm per
     pixel, empty where unknown); per image-level class `score_NAME` (sigmoid; softmax where classes exclude each other),
-    `label_NAME` (whether the score reaches the threshold, or is the highest), `threshold_NAME` (empty there); per foreground
-    mask class `area_pixels_NAME`, `area_share_NAME` (0..1), `mean_probability_NAME` (softmax over its pixels, empty without
+    `label_NAME` (whether the score reaches the threshold, or is the highest), `threshold_NAME` (empty there), and
+    `in_label_set_NAME` where the checkpoint has label sets; `distance`, `confidence`, `flags` (codes with
+    spaces between) and `doubt` (a sentence) where it tells how far to trust it; per foreground mask class `area_pixels_NAME`, `area_share_NAME` (0..1), `mean_probability_NAME` (softmax over its pixels, empty without
     any), `lesion_count_NAME` (8-connected), `longest_diameter_pixels_NAME`, `area_mm2_NAME`, `longest_diameter_mm_NAME` (both
     empty where the spacing is unknown); `mask`, `overlay` (files relative to the output folder), and `dicom_seg` where asked
     for; of an ensemble `models`, how many answers were averaged.
@@ -70,6 +75,8 @@ def prediction_columns(classes: ClassNames, members: int = 1, dicom_seg: bool = 
         **{"source": "text", "case_id": "text", "slice_index": "integer", "height": "integer", "width": "integer"},
         **{"spacing_row_mm": "number", "spacing_column_mm": "number"},
         **per_class(IMAGE_CLASS_COLUMNS, classes.image),
+        **(per_class({"in_label_set": "flag"}, classes.image) if classes.label_sets else {}),
+        **trust_columns(classes),
         **per_class(SLICE_CLASS_COLUMNS, classes.mask),
         **({"mask": "text", "overlay": "text"} if classes.mask else {}),
         **({"dicom_seg": "text"} if dicom_seg else {}),
@@ -96,6 +103,12 @@ def volume_columns(classes: ClassNames, members: int = 1, dicom_seg: bool = Fals
         **({"dicom_seg": "text"} if dicom_seg else {}),
         **({"models": "integer"} if members > 1 else {}),
     }
+
+
+def trust_columns(classes: ClassNames) -> dict[str, str]:
+    if not classes.trust:
+        return {}
+    return {**dict.fromkeys(classes.trust, "number"), "flags": "text", "doubt": "text"}
 
 
 def per_class(columns: dict[str, str], names: Sequence[str]) -> dict[str, str]:

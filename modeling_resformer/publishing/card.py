@@ -218,6 +218,8 @@ def values(folder: Path, terms: Terms, facts: Facts) -> dict[str, Any]:
         ),
         "results": facts.results,
         "scores": {name: facts.score(name) for name in (*MAIN_SCORES, "calibration_error")},
+        "calibration": card_tables.calibration_table(facts),
+        "label_sets": card_tables.label_set_sentence(facts),
         "interval": facts.results.get("interval") or {},
         "has_intervals": has_interval(facts, facts.results["model"]),
         "headline_has_intervals": has_interval(facts, MAIN_SCORES),

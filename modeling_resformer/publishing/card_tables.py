@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..escaping import plain_name
-from ..metrics.score_table import SCORES, main_first
+from ..metrics.score_table import CALIBRATION_SCORES, SCORES, main_first
 from ..metrics.scores import figure
 from .facts import NOT_RECORDED, Facts, Interval
 
@@ -137,6 +137,36 @@ def reliability_table(facts: Facts) -> str:
         if b["n"]
     ]
     return markdown_table(["class", "score", "images", "mean score", "share with the class"], rows)
+
+
+def calibration_table(facts: Facts) -> str:
+    """The scores that calibration moves, without and with it; empty where the model has none."""
+    before = (facts.results.get("uncalibrated") or {}).get("model") or {}
+    titles = {score.name: score.card_title for score in SCORES}
+    rows = [
+        [titles[name], str(facts.score(name, before)), str(facts.score(name))]
+        for name in CALIBRATION_SCORES
+        if facts.score(name, before) is not None and facts.score(name) is not None
+    ]
+    return markdown_table(["score", "without calibration", "with it"], rows)
+
+
+def label_set_sentence(facts: Facts) -> str:
+    """What the label sets promise, and what they kept; empty where the model has none."""
+    sets = facts.results.get("label_sets")
+    if not sets:
+        return ""
+    coverage, size = (facts.score(name, sets["model"]) for name in ("coverage", "size"))
+    by_class = ", ".join(
+        f"{plain_name(name)} {score}"
+        for name in facts.config.image_class_names
+        if (score := facts.score(f"coverage_{name}", sets["model"])) is not None
+    )
+    return (
+        f"`label_set` names the classes that are not ruled out: by split conformal prediction on the validation split, a "
+        f"class that is present is among them with a chance of {sets['level']:.0%}, for images like those. Here it was for "
+        f"{coverage} of the classes present ({by_class}), with {size} classes a set in the mean."
+    )
 
 
 def group_sections(facts: Facts) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..configuration_resformer import __version__
+from ..configuration_resformer import DOUBTS, __version__
 from ..handler import FUNCTIONS, SUBTASKS, TASKS, Limits
 
 
@@ -28,6 +28,15 @@ BOTH = {
         "segmentation": SEGMENTS,
         "classification": CLASSES,
         "predicted_labels": {"type": "array", "items": {"type": "string"}},
+        "distance": {"type": "number", "description": "from the training images, 1 in their mean"},
+        "confidence": {**SHARE, "description": "chance that mask and labels are right"},
+        "flags": {"type": "array", "items": {"enum": list(DOUBTS)}},
+        "doubt": {"type": "string", "description": "one sentence on the flags, empty without"},
+        "label_set": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "classes that are not ruled out, where the checkpoint has thresholds for that",
+        },
     },
     "required": ["segmentation", "classification", "predicted_labels"],
 }

@@ -159,7 +159,7 @@ class EvaluationArguments(EvaluationOptions):
         _check_per_case_format(self.per_case_format)
         if self.is_by_others:
             wrong = [flag for flag, given in (("--model", self.model_name_or_path), ("--task", self.task)) if given]
-            wrong += ["--choose_thresholds"] if self.choose_thresholds else []
+            wrong += self.fits
             if wrong:
                 raise ValueError(
                     f"--predictions and --scores take the place of a model; leave {' and '.join(wrong)} out."
@@ -168,9 +168,14 @@ class EvaluationArguments(EvaluationOptions):
             raise ValueError("--prediction_values says what the files of --predictions mean; give that folder too.")
         if self.raw_mask_values is not None and self.raw_masks is None:
             raise ValueError("--raw_mask_values says what the files of --raw_masks mean; give that folder too.")
-        if self.choose_thresholds and not (Path(self.model_name_or_path) / "config.json").is_file():
+        for flag, share in (("--sensitivity", self.sensitivity), ("--label_sets", self.label_sets)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"{flag} is {share}; expected a number between 0 and 1, such as 0.9.")
+        if self.sensitivity is not None and not self.choose_thresholds:
+            raise ValueError("--sensitivity says how thresholds are chosen; give --choose_thresholds too.")
+        if self.fits and not (Path(self.model_name_or_path) / "config.json").is_file():
             raise ValueError(
-                f"--choose_thresholds writes to the checkpoint's config, and {self.model_name_or_path} is no folder "
+                f"{self.fits[0]} writes to the checkpoint's config, and {self.model_name_or_path} is no folder "
                 "with a config.json; for a Hub id, download it first (hf download ... --local-dir FOLDER)."
             )
 

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .. import ResFormerConfig, ResFormerImageProcessor
+from ..configuration_resformer import UNFITTED
 from ..data.class_weights import balanced_class_weights
 from ..data.collation import MultiTaskCollator
 from ..data.prepared import PreparedDataset
@@ -217,8 +218,8 @@ def _build_config(name_or_path: str | None, settings: dict[str, Any]) -> ResForm
     with _config_failure():
         if name_or_path is None:
             return ResFormerConfig(**settings)
-        # Thresholds were chosen for weights that training will change.
-        settings = {"classification_thresholds": None, **settings}
+        # Thresholds and calibration were fitted to weights that training will change.
+        settings = {**UNFITTED, **settings}
         # The shared view, since an `id2label` handed to `from_pretrained` means the head of the class being loaded.
         config = _load_config(name_or_path, **settings).as_shared()
         config.check()

@@ -19,6 +19,7 @@ from ..evaluation.results import write_results
 from ..files import alone, check_writable
 from ..image_processing_pil_resformer import content_box
 from ..metrics.scores import Bootstrap
+from ..rivals.rival_models import RivalModel
 from .arguments import EvaluationArguments
 from .building import (
     build_collator,
@@ -27,11 +28,12 @@ from .building import (
     check_labels,
     load_model,
 )
+from .robustness import measure_robustness
 from .run_checks import describe_contradiction
 from .split_evaluation import evaluate_split
-from .threshold_choice import choose_on_validation, warn_of_older_results, write_thresholds
 from .trainer import ResFormerTrainer
 from .training_log import recall_training
+from .validation_fits import fit_on_validation, fit_trust, warn_of_older_results, write_buffers, write_fitted
 
 
 logger = logging.getLogger(__name__)
@@ -63,20 +65,32 @@ def evaluate_alone(arguments: EvaluationArguments, output: Path) -> None:
     rows = rows_to_score(arguments, prepared)
     if isinstance(rows, RawMaskRows):
         check_aspect_ratio(rows, image_processor)
-    if arguments.choose_thresholds:
-        thresholds = choose_on_validation(trainer, prepared.dataset)
+    if arguments.fits:
+        fitted, buffers = fit_on_validation(trainer, prepared.dataset, arguments), {}
+        if arguments.fit_confidence:
+            trust, buffers = fit_trust(trainer, prepared.dataset)
+            fitted |= trust
         if trainer.is_world_process_zero():
             checkpoint = Path(arguments.model_name_or_path)
             with named_write_failure(checkpoint, "--model"):
-                write_thresholds(thresholds, checkpoint)
+                if buffers:
+                    write_buffers(buffers, checkpoint)
+                write_fitted(fitted, checkpoint)
             warn_of_older_results(trainer, checkpoint, output)
-    scoring = Scoring(Bootstrap(arguments.bootstrap_samples), arguments.group_by, arguments.per_case_format)
+    scoring = Scoring(
+        Bootstrap(arguments.bootstrap_samples),
+        arguments.group_by,
+        arguments.per_case_format,
+        tuple(arguments.subgroups),
+    )
     with named_write_failure(output, "--output"):
         evaluation = evaluate_split(trainer, prepared.dataset, arguments.split, scoring, rows)
         if evaluation is not None:
             write_per_case(evaluation, output)
             write_results(evaluation, output)
             write_pages(evaluation, output, log)
+        if arguments.robustness:
+            measure_robustness(trainer, prepared.dataset[arguments.split], arguments.split, output)
     trainer.accelerator.end_training()
 
 
@@ -109,22 +123,37 @@ def check_aspect_ratio(rows: RawMaskRows, image_processor: ResFormerImageProcess
 
 
 def check_arguments(arguments: EvaluationArguments, trainer: ResFormerTrainer, prepared: PreparedDataset) -> None:
-    needed = [arguments.split, *(["validation"] if arguments.choose_thresholds else [])]
+    needed = [arguments.split, *(["validation"] if arguments.fits else [])]
+    needed += ["train"] if arguments.fit_confidence else []
     if missing := sorted(set(needed) - set(prepared.dataset)):
         raise BadInputError(f"{arguments.dataset} has no {missing} split; it has {sorted(prepared.dataset)}.")
-    if arguments.choose_thresholds and trainer.task.class_logits is None:
-        raise BadInputError("--choose_thresholds needs a model with image-level classes; this one only segments.")
+    check_fitting(arguments, trainer)
+    if arguments.raw_masks and trainer.task.mask_logits is None:
+        raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
+    scoring = Scoring(Bootstrap(0), arguments.group_by, subgroups=tuple(arguments.subgroups))
+    scoring.column(prepared.dataset[arguments.split])
+    scoring.subgroup_columns(prepared.dataset[arguments.split])
+    check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
+    scores_one_class = trainer.task.class_logits is not None and trainer.model.config.classes_exclude
+    if scores_one_class and (sentence := describe_contradiction(prepared, arguments.split)):
+        logger.warning("%s; this model names exactly one, and its loss leaves such rows out.", sentence)
+    if arguments.fits and arguments.split == "validation":
+        logger.warning(
+            "%s and the scores come from the same rows: they will look too good.", ", ".join(arguments.fits)
+        )
+
+
+def check_fitting(arguments: EvaluationArguments, trainer: ResFormerTrainer) -> None:
+    """Raises `BadInputError` where the model has not what is to be fitted."""
+    for flag in ("--choose_thresholds", "--label_sets"):
+        if flag in arguments.fits and trainer.task.class_logits is None:
+            raise BadInputError(f"{flag} needs a model with image-level classes; this one only segments.")
     if arguments.choose_thresholds and trainer.model.config.classes_exclude:
         raise BadInputError(
             "--choose_thresholds: each image has exactly one of this model's classes, and the highest score decides; there "
             "is no threshold to choose."
         )
-    if arguments.raw_masks and trainer.task.mask_logits is None:
-        raise BadInputError("--raw_masks needs a model with masks; this one only classifies.")
-    Scoring(Bootstrap(0), arguments.group_by).column(prepared.dataset[arguments.split])
-    check_labels(trainer.model.config, trainer.task, prepared, arguments.dataset)
-    scores_one_class = trainer.task.class_logits is not None and trainer.model.config.classes_exclude
-    if scores_one_class and (sentence := describe_contradiction(prepared, arguments.split)):
-        logger.warning("%s; this model names exactly one, and its loss leaves such rows out.", sentence)
-    if arguments.choose_thresholds and arguments.split == "validation":
-        logger.warning("Thresholds and scores come from the same rows: accuracy and the like will look too good.")
+    if arguments.fit_confidence and (trainer.task.mask_logits is None or trainer.task.class_logits is None):
+        raise BadInputError("--fit_confidence needs a model with masks and image-level classes.")
+    if (arguments.calibrate or arguments.fit_confidence) and isinstance(trainer.model, RivalModel):
+        raise BadInputError("--calibrate and --fit_confidence are for ResFormer, not for rivals.")

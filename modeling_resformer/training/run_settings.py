@@ -6,6 +6,8 @@ from zlib import crc32
 import torch
 from transformers import Trainer
 
+from ..configuration_resformer import UNFITTED
+
 
 # Arguments that make a run another run, and those that only change its last digits, its length or its choice.
 FIXED_ARGUMENTS = (
@@ -44,7 +46,7 @@ def settings_of(trainer: Trainer, ema_decay: float | None) -> dict[str, dict[str
     args, rows = trainer.args, trainer.train_dataset
     model = trainer.accelerator.unwrap_model(trainer.model)
     # Architecture, labels and losses; what else stands in a config is filled in when it is saved, or later.
-    own = {"id2label", *type(model.config).__annotations__} - {"classification_thresholds", "resformer_version"}
+    own = {"id2label", *type(model.config).__annotations__} - {*UNFITTED, "resformer_version"}
     fixed = {
         "training rows": len(rows),
         "checksum of their cases": crc32("\n".join(rows.rows["case_id"]).encode()),

@@ -171,9 +171,12 @@ class ResFormerTrainer(ResumableTrainer):
         plain = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"].to(plain.dtype))
-        ignore_index = plain.config.semantic_loss_ignore_index
-        statistics = row_statistics(outputs, inputs, self.task, self.processing_class, ignore_index)
-        numbers = [values.flatten(1) for values in statistics.values() if values.is_floating_point()]
+        statistics = row_statistics(outputs, inputs, self.task, self.processing_class, plain.config)
+        numbers = [
+            values.flatten(1) if values.ndim > 1 else values[:, None]
+            for values in statistics.values()
+            if values.is_floating_point()
+        ]
         finite = torch.cat(numbers, dim=1).isfinite().all(dim=1)
         if not finite.all():
             self._stop("The model's output", inputs["case_index"][~finite])
