@@ -136,9 +136,7 @@ def take_model(parser: Spellings, given: argparse.Namespace) -> argparse.Namespa
 
 def add_runtime(parser: Spellings) -> None:
     """Adds `--runtime`."""
-    help_text = (
-        "what runs the network: torch, or on a CPU ONNX Runtime (onnx) or OpenVINO with the model's model.onnx (%(default)s)"
-    )
+    help_text = "what runs the network: torch, or on a CPU ONNX Runtime (onnx) or OpenVINO with the model's model.onnx (%(default)s)"
     parser.add_argument("--runtime", choices=("torch", *RUNTIME_PACKAGES), default="torch", help=help_text)
 
 
