@@ -38,13 +38,14 @@ EXTRAS = {
     "space": ["gradio>=6.31"],
     "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2025.7"],
     "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
+    "openvino": ["onnx>=1.20", "openvino>=2026.4"],
 }
 EXTRAS["dev"] = sorted(
     {
         requirement
         for extra in (
             *("vision", "data", "train", "imagenet", "benchmark", "track"),
-            *("predict", "dicom-seg", "hub", "serve", "export", "docs"),
+            *("predict", "dicom-seg", "hub", "serve", "export", "openvino", "docs"),
         )
         for requirement in EXTRAS[extra]
     }

@@ -54,7 +54,7 @@ class Request:
         batch_size: images a forward pass, or windows.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
         limits: the largest input.
-        runtime: what runs the network, "torch" or "onnx".
+        runtime: what runs the network, "torch", "onnx" or "openvino".
     """
 
     model: str

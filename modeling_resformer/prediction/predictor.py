@@ -53,7 +53,7 @@ def load_pipeline(
         revision: of a Hub id.
         device: where the model goes.
         keep_aspect_ratio: of images; as the checkpoint's image processor was saved where None.
-        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx".
+        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx" or "openvino".
 
     Never by code of the folder: what it holds must be a ResFormer of this package.
 
@@ -77,10 +77,10 @@ def load_pipeline(
         raise BadInputError(f"{name}: no weights for {', '.join(missing)}; predictions need a trained checkpoint.")
     # Under several processes a pipeline stays on the device its model is on.
     pipe = ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
-    if runtime == "onnx":
-        from ..exporting.onnx_network import onnx_network  # which needs onnxruntime
+    if runtime != "torch":
+        from ..exporting.onnx_network import onnx_network  # which needs onnx
 
-        pipe.model = onnx_network(pipe.model, name, revision)
+        pipe.model = onnx_network(pipe.model, name, revision, runtime)
     return pipe
 
 
@@ -259,6 +259,7 @@ class Predictor:
             "image_classes": self.classes.image,
             "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
+            **self._precision(),
             **(
                 {"limits": [self.pipe.model.config.distance_limit, self.pipe.model.config.confidence_limit]}
                 if self.classes.trust
@@ -268,6 +269,11 @@ class Predictor:
             "tta": self.tta,
             "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }
+
+    def _precision(self) -> dict[str, Any]:
+        """In what the networks compute, where it is not float32 for all."""
+        each = [getattr(pipe.model, "precision", "float32") for pipe in self.members]
+        return {} if set(each) == {"float32"} else {"precision": each}
 
     def fingerprint(self) -> str:
         """64 characters that another checkpoint, or ensemble, does not have."""
