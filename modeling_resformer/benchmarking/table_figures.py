@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (255, 220, 0), (230, 30, 30), (40, 180, 60)
 FLUIDS = ((0, 0, 0), (230, 30, 30), (40, 180, 60), (50, 90, 230))
 STRENGTH = 0.55  # of the colour over the image
-CAPTION, LETTER = 34, 7  # pixels above a picture, and of a letter there
+CAPTION, LETTER = 46, 7  # pixels above a picture, and of a letter there
 LEAST_SIDE = 150  # pixels of a picture's place
 COLUMNS = 8  # pictures beside each other
 MARKERS = {"ours": "*", "rival": "o"}
@@ -101,7 +101,7 @@ def pareto(title: str, lines: Mapping[str, Line]) -> "Figure | None":
         one.margins(x=0.08)
         plain_ticks(one)
     named = [
-        pyplot.Line2D([], [], label=f"{number[t]}  {short_name(t, 50)}", **marker_of(line))
+        pyplot.Line2D([], [], label=f"{number[t]}  {short_name(t, 64)}", **marker_of(line))
         for t, line in lines.items()
     ]
     figure.legend(handles=named, loc="outside right upper", fontsize=8)
@@ -117,10 +117,11 @@ def marker_of(line: Line) -> dict[str, Any]:
 
 def plain_ticks(axes: "Axes") -> None:
     """Numbers as they are below a logarithmic axis."""
-    from matplotlib.ticker import LogLocator, ScalarFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    low, high = axes.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    steps = (1, 2, 5) if len(decades) > 2 else (1, 1.5, 2, 3, 5, 7)
+    ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_formatter("")
 
 
@@ -205,7 +206,7 @@ def masks_sheet(
         for text, place in folders.items():
             file = place / f"{name}.png"
             if file.is_file():
-                tiles.append((short_name(text, 42), coloured(image, true, np.asarray(Image.open(file)))))
+                tiles.append((short_name(text, 62), coloured(image, true, np.asarray(Image.open(file)))))
         lines += [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     return pasted(lines)
 
@@ -229,7 +230,7 @@ def coloured(image: Image.Image, true: np.ndarray, predicted: np.ndarray) -> Ima
 
 
 def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
-    """Pictures in rows, the name of each column above every picture, on two lines where it is long."""
+    """Pictures in rows, the name of each above it, on up to three lines."""
     side = max(LEAST_SIDE, *(max(image.size) for line in lines for _, image in line)) + 4
     width, height = side * max(map(len, lines)), (side + CAPTION) * len(lines)
     sheet = Image.new("RGB", (width, height), "white")
@@ -237,7 +238,7 @@ def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
     for number, line in enumerate(lines):
         for column, (text, image) in enumerate(line):
             corner = column * side, number * (side + CAPTION)
-            words = textwrap.wrap(text, side // LETTER)[:2]
+            words = textwrap.wrap(text, side // LETTER)[:3]
             draw.text((corner[0] + 2, corner[1] + 3), "\n".join(words), fill="black")
             scale = (side - 4) / max(image.size)
             size = round(image.width * scale), round(image.height * scale)
