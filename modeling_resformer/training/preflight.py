@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -199,13 +199,13 @@ def local_processes(world_size: int) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
 
 
-def reading_seconds(trainer: ResFormerTrainer) -> float:
+def reading_seconds(trainer: ResFormerTrainer, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds to read, augment and collate one training image: the median of some, once files are open."""
     rows, spent = trainer.train_dataset, []
     for position in range(5):
-        started = time.perf_counter()
+        started = clock()
         trainer.data_collator([rows[position * len(rows) // 5]])
-        spent.append(time.perf_counter() - started)
+        spent.append(clock() - started)
     return statistics.median(spent)
 
 
