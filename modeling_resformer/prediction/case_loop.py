@@ -6,6 +6,7 @@ Images are decoded once for the network and again for their overlay, which costs
 
 import logging
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -106,6 +107,7 @@ class Run:
         segmentations: who writes the masks of DICOM as DICOM; None where nobody does.
         pages: who makes reports and thumbnails; None where nobody does.
         problems: what could not be done, filled by the run.
+        passed, seconds: images and slices that went through the network, and the time of that alone.
     """
 
     predictor: Predictor
@@ -120,6 +122,8 @@ class Run:
     segmentations: "SegmentationWriter | None" = None
     pages: "CasePages | None" = None
     problems: list[Problem] = field(default_factory=list)
+    passed: int = 0
+    seconds: float = 0.0
 
     @property
     def output(self) -> Path:
@@ -160,6 +164,7 @@ class Run:
         self, batch: list[tuple[Any, Prepared]], note: Callable[[Any, Exception], None]
     ) -> list[tuple[Any, Logits]]:
         """Where the network refuses a batch, its images are tried one by one."""
+        began = time.monotonic()
         try:
             logits = self.predictor.forward([inputs for _, inputs in batch])
         except ValueError as error:
@@ -167,6 +172,8 @@ class Run:
                 return [pair for one in batch for pair in self.forwarded([one], note)]
             note(batch[0][0], error)
             return []
+        self.seconds += time.monotonic() - began
+        self.passed += len(batch)
         return [(item, answer) for (item, _), answer in zip(batch, logits, strict=True)]
 
     def note(self, case: Case, error: Exception) -> None:

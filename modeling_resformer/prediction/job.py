@@ -103,6 +103,7 @@ class Summary:
         files: that were written for the whole run.
         problems: what could not be done.
         members: how many models answered, whose probabilities were averaged.
+        network_rate: images a second of the network alone, over all processes.
     """
 
     rows: list[Row]
@@ -112,6 +113,7 @@ class Summary:
     files: list[Path]
     problems: list[Problem]
     members: int = 1
+    network_rate: float = 0.0
 
     def text(self) -> str:
         in_volumes = {volume["source"] for volume in self.volumes}
@@ -122,6 +124,8 @@ class Summary:
             *map(str, self.files),
         ]
         rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
+        if rate and self.network_rate:
+            rate += f" from file to file and {self.network_rate:.1f} a second in the network alone"
         lines.append(
             f"{len(self.rows)} images and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
             f"{len(self.problems)} problems{f'; ensemble of {self.members} models' if self.members > 1 else ''}"
@@ -204,8 +208,9 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
         before = set(finished(journal, cases, stamps))
     started = time.monotonic()
     with processes.together():
-        problems = run_share(request, processes, predictor, journal, cases, before, stamps, segmentations, pages)
-    problems = processes.gather(problems)
+        run = run_share(request, processes, predictor, journal, cases, before, stamps, segmentations, pages)
+    problems = processes.gather(run.problems)
+    rate = sum(processes.gather([run.passed / run.seconds if run.passed else 0.0]))
     seconds = time.monotonic() - started
     if not processes.is_first:
         return Summary([], [], 0, seconds, [], problems)
@@ -216,7 +221,7 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
     rows = [row for record in records.values() for row in record["rows"]]
     volumes = [record["volume"] for record in records.values() if "volume" in record]
     done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
-    return Summary(rows, volumes, done_now, seconds, files, problems, len(predictor.members))
+    return Summary(rows, volumes, done_now, seconds, files, problems, len(predictor.members), rate)
 
 
 def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
@@ -300,8 +305,8 @@ def run_share(
     stamps: dict[str, list[int]],
     segmentations: "SegmentationWriter | None",
     pages: "CasePages | None",
-) -> list[Problem]:
-    """Predicts this process's share of what is left; returns what could not be done."""
+) -> Run:
+    """Predicts this process's share of what is left; the run, as it ended."""
     left = [
         unit for unit in units_of(cases, request.images_at_once) if any(case.source not in before for case in unit)
     ]
@@ -317,7 +322,7 @@ def run_share(
         shown = predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar
         run = Run(*shown, limits=request.limits, segmentations=segmentations, pages=pages)
         run.do(share)
-    return run.problems
+    return run
 
 
 def worker_count(cpu_threads: int | None) -> int:
