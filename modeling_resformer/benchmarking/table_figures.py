@@ -119,7 +119,7 @@ def plain_ticks(axes: "Axes") -> None:
     """Numbers as they are below a logarithmic axis."""
     low, high = axes.get_xlim()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    steps = (1, 2, 5) if len(decades) > 2 else (1, 1.5, 2, 3, 5, 7)
+    steps = (1, 2, 5) if high > 8 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
     ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_formatter("")
