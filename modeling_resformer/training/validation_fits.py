@@ -215,8 +215,9 @@ def write_fitted(fitted: Mapping[str, Any], folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for name, value in fitted.items():
-        config[name] = value
-        if value == UNFITTED[name]:
+        if value != UNFITTED[name]:
+            config[name] = value
+        elif config.get(name, value) != value:
             del config[name]
     write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     shown = {name: _rounded(value) for name, value in fitted.items() if value != UNFITTED[name]}
