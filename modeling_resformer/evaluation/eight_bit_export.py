@@ -96,7 +96,7 @@ def network_scores(network: nn.Module, pipe: ResFormerPipeline, rows: datasets.D
         (answer,) = processor.post_process_multitask(outputs, config, [(image.height, image.width)])
         if "segmentation" in answer:
             found = answer["segmentation"].numpy()
-            true = np.full(found.shape, config.semantic_loss_ignore_index) if mask is None else np.asarray(mask)
+            true = np.full(found.shape, config.semantic_loss_ignore_index) if mask is None else np.array(mask)
             counts.append(
                 mask_counts(found[None], true[None], len(config.mask_class_names), config.semantic_loss_ignore_index)
             )
@@ -112,7 +112,7 @@ def network_scores(network: nn.Module, pipe: ResFormerPipeline, rows: datasets.D
         probabilities=np.array(probabilities) if probabilities else None,
         class_labels=known_labels(labels, config.classes_exclude) if labels else None,
     )
-    return compared(row_scores(scored, Classes.of(config)))
+    return compared_values(row_scores(scored, Classes.of(config)))
 
 
 def known_labels(labels: list[np.ndarray], exclude: bool) -> np.ndarray:
@@ -120,7 +120,7 @@ def known_labels(labels: list[np.ndarray], exclude: bool) -> np.ndarray:
     return completed_labels(np.stack(labels)) if exclude else np.stack(labels)
 
 
-def compared(scores: Mapping[str, Score]) -> dict[str, float]:
+def compared_values(scores: Mapping[str, Score]) -> dict[str, float]:
     """The values that are compared, of those that could be computed."""
     values = {name: float(scores[name].value) for name in COMPARED if name in scores}
     return {name: value for name, value in values.items() if math.isfinite(value)}
