@@ -32,6 +32,7 @@ from .grid import Cell, Grid
 
 
 FILE = "costs.json"
+TIMEOUT_SECONDS = 3600.0  # of one measurement: a machine that does other things may be slow
 # Other libraries complain as they like, and one row that cannot be run is no reason to stop the others.
 ROW_ERRORS = (ValueError, TypeError, RuntimeError, OSError, ImportError, NonFiniteLossError)
 
@@ -123,7 +124,7 @@ def measure_cost(recipe: Mapping[str, Any], data: Path, scratch: Path, quick: bo
     plan = replace(plan, data_seconds=reading_seconds(trainer, time.process_time if on_cpu else time.perf_counter))
     workload = replace(make_workload(trainer), cpu_time=on_cpu, batch=plan.batch)
     gmac = multiplications(trainer)
-    measurement = (measure_here if quick else run_measurement)(workload)
+    measurement = measure_here(workload) if quick else run_measurement(workload, TIMEOUT_SECONDS)
     found = {stage.name: stage for stage in measurement.stages}
     if "step_of_batch" not in found:
         raise BadInputError(f"the cost of {recipe} cannot be measured: {measurement.problem}")

@@ -236,7 +236,7 @@ def measure_here(workload: Workload) -> Measurement:
     return Measurement(stages if device.type == "cuda" else [replace(stage, peak=None) for stage in stages])
 
 
-def run_measurement(workload: Workload) -> Measurement:
+def run_measurement(workload: Workload, timeout: float = TIMEOUT_SECONDS) -> Measurement:
     """Trains on one image and on two in a process of its own, which may be killed for want of memory, or be too slow."""
     alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS_VARIABLES}
     package = str(Path(__file__).resolve().parents[2])
@@ -244,10 +244,10 @@ def run_measurement(workload: Workload) -> Measurement:
     command = [sys.executable, "-m", f"{__package__}.image_cost"]
     given = json.dumps(asdict(workload))
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=timeout)
     except subprocess.TimeoutExpired as expired:
         written = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout
-        return Measurement(read_stages(written or ""), f"one image took more than {TIMEOUT_SECONDS:.0f} s")
+        return Measurement(read_stages(written or ""), f"it took more than {timeout:.0f} s")
     stages = read_stages(done.stdout)
     if done.returncode == 0:
         return Measurement(stages)
