@@ -144,7 +144,7 @@ def test_int8_is_refused_where_it_loses_as_much_as_it_may_not():
     pytest.importorskip("datasets")
     from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 
-    from modeling_resformer.evaluation.eight_bit_export import check_loss, network_scores
+    from modeling_resformer.training.eight_bit_export import check_loss, network_scores
 
     config = tiny_config(id2label=dict(enumerate(MASK_CLASSES)), classification_labels=CLASS_LABELS)
     processor = ResFormerImageProcessorPil(do_resize=False)

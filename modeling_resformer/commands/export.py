@@ -71,9 +71,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def export_measured(pipe: "ResFormerPipeline", path: Path, dataset: str) -> str:
     """Writes the file in int8; returns what it costs, a line a score."""
     from ..data.prepared import load_prepared
-    from ..evaluation.eight_bit_export import export_in_int8
     from ..heads import task_of
     from ..training.building import check_labels
+    from ..training.eight_bit_export import export_in_int8
 
     prepared = load_prepared(dataset)
     check_labels(pipe.model.config, task_of(pipe.model), prepared, dataset)

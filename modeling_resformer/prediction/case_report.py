@@ -101,7 +101,7 @@ class CasePages:
             mask: (height, width) class indices of that image, None without masks.
             evidence: for each class.
         """
-        drawn, small_mask = fitted(image, mask, LARGE)
+        drawn, small_mask = fitted_with_mask(image, mask, LARGE)
         contours = self.contoured(drawn, small_mask)
         files = {f"{THUMBNAILS}/{name}.jpg": as_jpeg(shrunk(contours, THUMBNAIL), THUMBNAIL_QUALITY)}
         if not self.reports:
@@ -164,7 +164,7 @@ class CasePages:
         )
         figures = [self.slice_figure(index, rows[index], voxels, masks, len(voxels)) for index in chosen]
         first = as_image(voxels[chosen[0]])
-        thumbnail = self.contoured(*fitted(first, masks[chosen[0]], THUMBNAIL))
+        thumbnail = self.contoured(*fitted_with_mask(first, masks[chosen[0]], THUMBNAIL))
         files = {f"{THUMBNAILS}/{name}.jpg": as_jpeg(thumbnail, THUMBNAIL_QUALITY)}
         if not self.reports:
             return files
@@ -216,7 +216,7 @@ class CasePages:
         if strongest is None:
             return None
         index = strongest.slice_index
-        drawn, mask = fitted(as_image(voxels[index]), masks[index] if self.classes.mask else None, SMALL)
+        drawn, mask = fitted_with_mask(as_image(voxels[index]), masks[index] if self.classes.mask else None, SMALL)
         found = strongest.evidence(self.classes.image.index(label), (drawn.height, drawn.width))
         if found is None:
             return None
@@ -225,7 +225,7 @@ class CasePages:
         return self.figure(heat, caption, ""), None if mask is None else share_inside(found, mask)
 
     def slice_figure(self, index: int, row: Row, voxels: np.ndarray, masks: np.ndarray, total: int) -> Figure:
-        drawn, mask = fitted(as_image(voxels[index]), masks[index] if self.classes.mask else None, SMALL)
+        drawn, mask = fitted_with_mask(as_image(voxels[index]), masks[index] if self.classes.mask else None, SMALL)
         labels = [label for label in self.classes.image if row[f"label_{label}"]]
         caption = f"slice {index + 1} of {total}{': ' if labels else ''}{', '.join(labels)}"
         return self.figure(self.contoured(drawn, mask), caption, "", colours=self.colours())
@@ -366,7 +366,7 @@ def as_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def fitted(image: Image.Image, mask: np.ndarray | None, side: int) -> tuple[Image.Image, np.ndarray | None]:
+def fitted_with_mask(image: Image.Image, mask: np.ndarray | None, side: int) -> tuple[Image.Image, np.ndarray | None]:
     """An 8-bit RGB copy, without anything that the file said beside its pixels, whose longest side is `side` at most, and the
     mask at its size."""
     drawn = shrunk(Image.fromarray(np.asarray(displayable(image))), side)

@@ -74,7 +74,7 @@ def worklist_page(records: Sequence[Record], classes: ClassNames, model: ModelFa
         classes=[printable(name) for name in classes.image],
         has_doubt=True,
         measure=order.head,
-        cases=[line_of(record, order, classes) for record in cases],
+        cases=[work_line(record, order, classes) for record in cases],
         problems=problems,
         model=model,
     )
@@ -117,7 +117,7 @@ def log_odds(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def line_of(record: Record, order: Order, classes: ClassNames) -> dict[str, Any]:
+def work_line(record: Record, order: Order, classes: ClassNames) -> dict[str, Any]:
     """What the page shows of one case."""
     rows, files = record["rows"], record["files"]
     report = next((name for name in files if name.startswith(f"{REPORTS}/")), None)

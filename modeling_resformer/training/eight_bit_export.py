@@ -12,13 +12,13 @@ from torch import nn
 from ..data.collation import class_label_row
 from ..data.prepared import PreparedDataset
 from ..errors import BadInputError
+from ..evaluation.answers import Classes, ScoredRows, completed_labels, row_scores
 from ..exporting.eight_bits import in_int8
 from ..exporting.onnx_file import analysis_settings, network_model, write_file
 from ..exporting.onnx_network import OnnxNetwork, onnxruntime_runner
 from ..metrics.counts import Counts, mask_counts
 from ..metrics.scores import Score
 from ..pipeline_resformer import ResFormerPipeline
-from .answers import Classes, ScoredRows, completed_labels, row_scores
 
 
 MOST_LOST = 0.005  # of each of these scores
