@@ -708,6 +708,9 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
                 setattr(self, field, None)
         if self.label_set_thresholds is None:
             self.label_set_level = None
+        if list(before) != self.image_class_names and self.confidence_weights is not None:
+            logger.warning(f"Confidence was fitted to the classes {list(before)}; it is told no more.")
+            self.confidence_weights = self.confidence_limit = None
 
 
 def decisions(scores: np.ndarray, thresholds: Sequence[float] | float | None) -> np.ndarray:

@@ -11,7 +11,9 @@ from PIL import Image
 from small_model import tiny_config
 
 from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.evaluation.row_statistics import row_statistics
 from modeling_resformer.handler import EndpointHandler
+from modeling_resformer.heads import task_of
 from modeling_resformer.metrics.familiarity import fit_features
 from modeling_resformer.metrics.risk_coverage import area_under_risk, errors_refused, risk_coverage
 from modeling_resformer.metrics.scaling import fit_logistic
@@ -60,6 +62,17 @@ def test_the_distance_is_that_of_scikit_learns_probabilistic_pca():
 def test_features_that_do_not_vary_are_refused():
     with pytest.raises(ValueError, match="do not vary"):
         fit_features(np.ones((10, 4)))
+
+
+def test_rows_that_came_twice_leave_a_distance_that_float32_can_carry():
+    features = np.repeat(np.random.default_rng(0).normal(size=(6, 56)), 5, axis=0)
+    found = fit_features(features)
+    assert found.noise >= 1e-7 * features.var(axis=0).mean()
+    module = ResFormerFamiliarity(tiny_config(familiarity_components=28))
+    for name in ("mean", "components", "variances"):
+        getattr(module, name).copy_(torch.from_numpy(getattr(found, name)))
+    module.noise.fill_(found.noise)
+    assert module(torch.from_numpy(features)).mean().item() < 2
 
 
 def test_the_weights_are_those_of_a_logistic_regression():
@@ -184,6 +197,31 @@ def test_autocast_does_not_blur_the_distance():
     by_hand = (3 * 100.3**2 / 1e4 + (len(module.mean) - 3) * 1e-4 / 1e-2) / len(module.mean)
     with torch.autocast("cpu", torch.bfloat16):
         assert module(away).item() == pytest.approx(by_hand, rel=0.1)
+
+
+def test_pixels_fall_into_bins_as_in_numpy():
+    model = fitted_model().eval()
+    labels = torch.randint(0, 4, (1, 64, 64), generator=torch.Generator().manual_seed(0))
+    labels[:, :5] = 255
+    batch = {"row_index": torch.zeros(1), "case_index": torch.zeros(1), "mask_labels": labels}
+    batch |= {"stored_masks": labels, "class_labels": torch.zeros(1, 1)}
+    with torch.no_grad():
+        output = model(torch.rand(1, 3, 64, 64))
+    gaps = row_statistics(output, batch, task_of(model), ResFormerImageProcessor(), model.config)["mask_gaps"]
+    known = (labels != 255).numpy()
+    for k in range(1, gaps.shape[1] + 1):
+        probabilities = output.segmentation_logits.softmax(dim=1)[:, k].numpy()[known]
+        gap = probabilities - (labels.numpy()[known] == k)
+        for column, values in enumerate((gap, np.ones_like(gap))):
+            expected = np.histogram(probabilities, 10, (0, 1), weights=values)[0]
+            assert gaps[0, k - 1, :, column].numpy() == pytest.approx(expected, rel=1e-4, abs=1e-2)
+
+
+def test_other_classes_are_told_no_confidence(tmp_path, caplog):
+    fitted_model(classification_labels=["a", "b"]).save_pretrained(tmp_path)
+    loaded = ResFormerForMultiTask.from_pretrained(tmp_path, classification_labels=["c", "d"])
+    assert loaded.config.confidence_weights is loaded.config.confidence_limit is None
+    assert loaded.config.distance_limit == FITTED["distance_limit"]
 
 
 def test_one_head_alone_loads_from_such_a_checkpoint(tmp_path):

@@ -130,7 +130,9 @@ def _binned(probability: torch.Tensor, label: torch.Tensor, k: int, ignore_index
     known = (label != ignore_index).float()
     bins = (probability.nan_to_num() * BINS).long().clamp(max=BINS - 1)  # NaN is found in the sums
     gap = (probability - (label == k).float()) * known
-    return torch.stack([torch.bincount(bins, weights=values, minlength=BINS) for values in (gap, known)], dim=1)
+    # Not torch.bincount, whose sums on CUDA are in any order, which torch refuses where runs must be deterministic.
+    inside = bins == torch.arange(BINS, device=bins.device)[:, None]
+    return torch.stack([(inside * values).sum(dim=1) for values in (gap, known)], dim=1)
 
 
 def _pixel_loss_sums(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:

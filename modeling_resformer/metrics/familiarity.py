@@ -6,6 +6,7 @@ import numpy as np
 
 
 MOST_COMPONENTS = 32
+LEAST_NOISE = 1e-6  # of the mean variance: rows that came twice leave none, and float32 carries no less
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def fit_features(features: np.ndarray, most: int = MOST_COMPONENTS) -> FeatureDi
     _, singular, directions = np.linalg.svd(features - mean, full_matrices=False)
     variances = singular**2 / max(1, rows - 1)
     noise = variances[max(rank, 0) :].sum() / (size - rank) if rank > 0 else 0.0
+    noise = max(noise, LEAST_NOISE * variances.sum() / size)
     if not noise > 0:
         raise ValueError(f"{rows} rows of {size} features do not vary enough to tell what is unlike them.")
     return FeatureDistribution(mean, directions[:rank], np.maximum(variances[:rank], noise), float(noise))

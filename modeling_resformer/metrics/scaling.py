@@ -210,7 +210,7 @@ def pixel_losses_by_temperature(logits: torch.Tensor, labels: torch.Tensor, igno
     known = truth != ignore_index
     flat, truth = flat[known], truth[known].long()
     sums = [F.cross_entropy(flat / t, truth, reduction="sum") for t in TEMPERATURES]
-    return torch.stack([*sums, known.sum()]).double()
+    return torch.stack([*sums, known.sum().float()])
 
 
 def best_temperature(losses: Sequence[float]) -> float:

@@ -114,14 +114,15 @@ def _of_image_classes(
 def mask_temperature(trainer: ResFormerTrainer, rows: EvaluationRows) -> float:
     """The temperature of the masks' logits with the least cross-entropy over the labelled pixels, at the model's input size."""
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    total = torch.zeros((), dtype=torch.float64)
+    gathered = []
     for batch in trainer.get_eval_dataloader(rows):
         with torch.no_grad():
             logits = model(pixel_values=batch["pixel_values"].to(model.device, model.dtype))[trainer.task.mask_logits]
             labels = batch["mask_labels"].to(logits.device)
-            losses = pixel_losses_by_temperature(logits, labels, model.config.semantic_loss_ignore_index)
-        total = total + losses.cpu()
-    *losses, pixels = trainer.accelerator.reduce(total.to(trainer.accelerator.device)).tolist()
+            ignored = model.config.semantic_loss_ignore_index
+            of_rows = [pixel_losses_by_temperature(*one, ignored) for one in zip(logits.split(1), labels, strict=True)]
+        gathered.append(trainer.accelerator.gather_for_metrics(torch.stack(of_rows)).cpu())
+    *losses, pixels = torch.cat(gathered).double().sum(dim=0).tolist()
     if not pixels:
         logger.warning("No validation row has a mask, so that of masks stays uncalibrated.")
         return 1.0
@@ -178,8 +179,8 @@ def training_features(trainer: ResFormerTrainer, rows: EvaluationRows) -> np.nda
         with torch.no_grad():
             pixels = batch["pixel_values"].to(model.device, model.dtype)
             maps = model(pixel_values=pixels, output_hidden_states=True).hidden_states
-        gathered.append(trainer.accelerator.gather_for_metrics(pooled_features(maps)).double().cpu())
-    return torch.cat(gathered).numpy()
+        gathered.append(trainer.accelerator.gather_for_metrics(pooled_features(maps)).float().cpu())
+    return torch.cat(gathered).double().numpy()
 
 
 def set_fields(config: ResFormerConfig, fields: Mapping[str, Any]) -> None:
