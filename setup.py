@@ -28,25 +28,30 @@ EXTRAS = {
     "benchmark": ["segmentation-models-pytorch>=0.6", "monai>=1.5.2", "einops>=0.8.2", "scikit-learn>=1.5.2", TIMM],
     "track": ["tensorboard>=2.21"],
     "trackio": ["trackio>=0.43"],
-    "predict": [DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1", "matplotlib>=3.9.4", TQDM],
+    "predict": [
+        *(DATASETS, "SimpleITK>=2.4.1", "pydicom>=3.0.2", "scipy>=1.17.1"),
+        *("matplotlib>=3.9.4", "Jinja2>=3.1.6", TQDM),
+    ],
     "dicom-seg": ["highdicom>=0.27"],
     "hub": ["Jinja2>=3.1.6"],
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
     "space": ["gradio>=6.31"],
     "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2025.7"],
     "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
+    "openvino": ["onnx>=1.20", "openvino>=2026.4"],
 }
 EXTRAS["dev"] = sorted(
     {
         requirement
         for extra in (
             *("vision", "data", "train", "imagenet", "benchmark", "track"),
-            *("predict", "dicom-seg", "hub", "serve", "export", "docs"),
+            *("predict", "dicom-seg", "hub", "serve", "export", "openvino", "docs"),
         )
         for requirement in EXTRAS[extra]
     }
     | {
         "jsonschema>=4.26",
+        "pypdf>=7.1",
         "pytest>=8.4",
         "pytest-timeout>=2.4",
         "pytest-xdist>=3.8",
@@ -67,6 +72,7 @@ class BuildWithFiles(build_py):
         "hub_cards/model_card.md",
         "hub_cards/card.yaml",
         "hub_cards/space/*.*",
+        "hub_cards/pages/*.*",
         "hub_cards/web/*.*",
         "scripts/recipes/*.json",
         "scripts/grids/*.*",

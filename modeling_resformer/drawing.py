@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+STRENGTH_COLOUR, STRONGEST = (213, 94, 0), 0.85  # and its largest share
 LEGEND_HEIGHT = 24  # pixels
 RIM = 2  # pixels, white around a tile's image
 STRIP_SHARE = 1 / 26  # height of a line below an image, of the image's shorter side
@@ -37,6 +38,15 @@ def draw_contours(image: Image.Image, mask: np.ndarray, width: int = 1) -> Image
         inside = mask == index
         pixels[inside & ~eroded(inside, width)] = class_colour(int(index))
     return Image.fromarray(pixels)
+
+
+def draw_strength(image: Image.Image, strength: np.ndarray) -> Image.Image:
+    """Mixes a colour into the grey copy of an RGB image, the more the higher `strength` (H, W) is, up to its own maximum;
+    nothing where it is 0 or below."""
+    share = np.maximum(strength, 0.0)
+    share = (share / max(float(share.max()), 1e-12) * STRONGEST)[..., None]
+    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    return Image.fromarray((grey * (1 - share) + np.array(STRENGTH_COLOUR) * share).astype(np.uint8))
 
 
 def eroded(inside: np.ndarray, width: int) -> np.ndarray:

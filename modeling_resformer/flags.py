@@ -13,6 +13,8 @@ from .limits import DEFAULT_LIMITS, MOST_PIXELS, InputLimits
 
 
 MODEL = "FOLDER_OR_HUB_ID"
+# What runs a network beside torch: the extra that brings it, and its packages.
+RUNTIME_PACKAGES = {"onnx": ("export", ("onnx", "onnxruntime")), "openvino": ("openvino", ("onnx", "openvino"))}
 
 
 class Spellings(argparse.ArgumentParser):
@@ -134,8 +136,8 @@ def take_model(parser: Spellings, given: argparse.Namespace) -> argparse.Namespa
 
 def add_runtime(parser: Spellings) -> None:
     """Adds `--runtime`."""
-    help_text = "what runs the network: torch, or ONNX Runtime on a CPU with the model's model.onnx (%(default)s)"
-    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help=help_text)
+    help_text = "what runs the network: torch, or on a CPU ONNX Runtime (onnx) or OpenVINO with the model's model.onnx (%(default)s)"
+    parser.add_argument("--runtime", choices=("torch", *RUNTIME_PACKAGES), default="torch", help=help_text)
 
 
 def check_runtime(parser: Spellings, given: argparse.Namespace) -> None:
@@ -145,9 +147,10 @@ def check_runtime(parser: Spellings, given: argparse.Namespace) -> None:
     if given.device not in (None, "cpu"):
         parser.error(f"--device is {given.device}; expected cpu, on which --runtime {given.runtime} runs")
     given.device = "cpu"
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    extra, packages = RUNTIME_PACKAGES[given.runtime]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        parser.error(f"--runtime {given.runtime} needs {missing[0]}; run: pip install 'modeling-resformer[export]'")
+        parser.error(f"--runtime {given.runtime} needs {missing[0]}; run: pip install 'modeling-resformer[{extra}]'")
 
 
 def add_fields(parser: Spellings, options: type) -> None:

@@ -182,8 +182,8 @@ def decode_image(data: bytes, limits: Limits, open_upright: Callable[..., Image.
             # Not n_frames: Pillow would read the headers of all pages, of which there may be any number.
             if image.format == "TIFF" and getattr(image, "is_animated", False):
                 raise RequestError("A TIFF of several pages is a volume; send its pages one by one.")
-            # Each goes over the whole image again; between scans the two bytes stand nowhere.
-            if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+            # Each goes over the whole image again; between scans the two bytes stand nowhere. MPO is JPEG with more beside it.
+            if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
                 raise RequestError(
                     f"A JPEG of {scans} scans takes too long to decode; expected {MOST_SCANS} at most.", 413
                 )

@@ -47,6 +47,8 @@ AUTO_MAP = {
 SCALE_MAXIMUM = 255
 EXIF_ORIENTATION = 0x0112
 STORED_ORIENTATION = "resformer_stored_orientation"
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
+MOST_ROWS_SKIPPED = 255  # by one code of a run-length encoded BMP
 DOWNLOAD_SECONDS = 30
 COMPONENT_GRID = 256
 MOST_SIDE, MOST_CHANNELS = 1 << 14, 1024
@@ -110,11 +112,12 @@ def decoded(
     """Decodes one image; TIFF's EXIF orientation, which Pillow applies by itself, is noted for the mask."""
     try:
         with Image.open(file, formats=formats) as image:
-            if image.width * image.height > max_pixels:
-                raise ImageTooLargeError(
-                    f"{name}: has {image.width} x {image.height} pixels, more than max_pixels={max_pixels}; give a smaller "
-                    "image, or allow more."
-                )
+            for width, height in (image.size, decoding_block(image)):
+                if width * height > max_pixels:
+                    raise ImageTooLargeError(
+                        f"{name}: has {width} x {height} pixels, more than max_pixels={max_pixels}; give a smaller image, "
+                        "or allow more."
+                    )
             # Not n_frames: to count pages Pillow reads the headers of all, of which there may be any number.
             has_pages = image.format == "TIFF" and getattr(image, "is_animated", False)
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -129,6 +132,19 @@ def decoded(
         raise ValueError(f"{name}: holds several pages, a volume; pass them one by one.")
     image.info[STORED_ORIENTATION] = orientation
     return image
+
+
+def decoding_block(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the most that Pillow decodes at once of an image that is opened and not loaded.
+
+    It may be larger than the image: a tile of a TIFF, and in a run-length encoded BMP the 255 rows that one code skips.
+    """
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        return int(tags.get(TIFF_TILE_WIDTH, 0)), int(tags.get(TIFF_TILE_LENGTH, 0))
+    if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):
+        return image.width, max(image.height, MOST_ROWS_SKIPPED)
+    return image.size
 
 
 def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:

@@ -69,5 +69,5 @@ def test_colours_are_those_of_the_papers_figures():
 def test_equal_time_becomes_epochs(an_epoch, epochs):
     settings = {"datasets": {"d": {}}, "models": {"m": {"flags": {"num_train_epochs": 60}}}}
     grid = Grid("g", settings, (), (0,), cpu_minutes=20)
-    cost = Cost(1, 1.0, 1.0, 1.0, None, an_epoch, an_epoch)
+    cost = Cost(1, 1.0, 1.0, 1.0, None, an_epoch, 0.0, an_epoch)
     assert sized_recipe(grid, Cell("d", "m", 0), cost)["num_train_epochs"] == epochs

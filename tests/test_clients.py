@@ -24,8 +24,10 @@ import SimpleITK
 from answering_model import NAMES, foreground, reference, sample_image, save_model
 from http_requests import serving, until, wait_until_loaded
 from PIL import Image
+from pypdf import PdfReader
 
 from modeling_resformer.commands.make_page import main as make_page_main
+from modeling_resformer.commands.predict import main as predict_main
 from modeling_resformer.publishing.space import make_space
 
 
@@ -201,6 +203,43 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
     milliseconds = [json.loads(Path(one["report"]).read_text())["milliseconds"] for one in shown["answered"]]
     print(f"\nready {shown['ready']:.0f} ms, first answer {shown['answered'][0]['took']:.0f} ms, ", end="")
     print(f"network and steps {np.median(milliseconds):.0f} ms an image (median), one thread")
+
+
+def printed(page, pdf):
+    """The text of each sheet that Chromium prints of a file."""
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={pdf}"]
+    profile = f"--user-data-dir={pdf.parent / 'profile'}"
+    subprocess.run([CHROMIUM, *flags, profile, page.as_uri()], check=True, capture_output=True, timeout=120)
+    return [sheet.extract_text() for sheet in PdfReader(pdf).pages]
+
+
+def test_the_report_of_an_image_prints_on_one_sheet_and_that_of_a_volume_on_two_at_most(screenshots, tmp_path):
+    tall = Image.open(next(PHOTOGRAPHS.glob("*.jpg"))).resize((600, 1100))
+    tall.save(tmp_path / "tall.png")
+    scan = np.random.default_rng(0).integers(0, 256, (6, 96, 128), dtype=np.uint8)
+    volume = SimpleITK.GetImageFromArray(scan)
+    volume.SetSpacing((0.01, 0.02, 0.1))
+    SimpleITK.WriteImage(volume, str(tmp_path / "eye.mha"))
+    photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))[:3]
+    inputs = [*map(str, photographs), str(tmp_path / "tall.png"), str(tmp_path / "eye.mha")]
+    output = tmp_path / "out"
+    assert predict_main(["--model", str(READY), *inputs, "--output", str(output), "--report"]) == 0
+    for path in (*photographs, tmp_path / "tall.png"):
+        (text,) = printed(output / "reports" / f"{path.stem}.html", screenshots / f"report_{path.stem}.pdf")
+        for said in (
+            path.stem,
+            "Not a medical device",
+            "melanoma",
+            "evidence for",
+            "Measurements",
+            "SHA-256",
+            READY.name,
+        ):
+            assert said in text
+    sheets = printed(output / "reports" / "eye.html", screenshots / "report_eye.pdf")
+    assert len(sheets) <= 2 and "from the front" in "".join(sheets) and "mm³" in "".join(sheets)
+    worklist = "".join(printed(output / "worklist.html", screenshots / "worklist.pdf"))
+    assert all(path.stem in worklist for path in photographs) and "eye" in worklist
 
 
 def test_the_pages_png_decoder_is_pillows(tmp_path):

@@ -66,7 +66,7 @@ def test_volumes_and_photographs_get_segmentations_over_their_own_images(predict
     codes.write_text(json.dumps({"fluid": SKIN_LESION}))
     inputs = [str(tmp_path / name) for name in ("series", "eye.dcm", "mole.dcm")]
     arguments = [model, *inputs, "--output", str(tmp_path / "out"), "--dicom-seg", "--segment-codes", str(codes)]
-    assert predict([*arguments, "--cpu-threads", "1", "--no-overlays"]) == 0
+    assert predict([*arguments, "--cpu-threads", "1", "--no-overlays", "--keep-identifiers"]) == 0
     truth = voxels > 127
 
     series = segread(tmp_path / "out/dicom_seg/series.dcm")

@@ -1,6 +1,7 @@
 """One ONNX file that answers like the pipeline."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from modeling_resformer.exporting import analysis_graph, onnx_file
 from modeling_resformer.handler import Limits
 
 
+RUNTIMES = ("torch", "onnx", "openvino") if find_spec("openvino") else ("torch", "onnx")
 READY = Path(__file__).parents[1] / "hub_cards" / "resformer-lite-isic2017"
 MIXING = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
 
@@ -112,6 +114,68 @@ def test_the_steps_around_the_network_are_the_processors(settings, classes):
             assert [name for name, is_one in decided if is_one] == expected["predicted_labels"]
 
 
+def test_int8_multiplies_8_bit_integers_and_answers_nearly_the_same():
+    from modeling_resformer.exporting.eight_bits import in_int8
+    from modeling_resformer.exporting.onnx_network import onnxruntime_runner
+
+    inputs = np.random.default_rng(1).uniform(-1, 1, (20, 1, 3, 16, 16)).astype(np.float32)
+    quantised = in_int8(mixture_as_onnx(), inputs[:10])
+    assert onnx.TensorProto.INT8 in [one.data_type for one in quantised.graph.initializer]
+    found, expected = onnxruntime_runner(quantised)(inputs[10]), Mixture(tiny_config())(torch.from_numpy(inputs[10]))
+    for name, one in expected.items():
+        # The inputs' steps of 2 / 255 and the weights' of their largest / 63, rounded, over three colours.
+        np.testing.assert_allclose(found[name], one.numpy(), atol=3 * (1 / 255 + 0.5 / 63) * np.abs(MIXING).max())
+
+
+class Copyist(torch.nn.Module):
+    """Answers with the masks and labels it was given, in turn."""
+
+    def __init__(self, masks: list[np.ndarray], labels: list[list[float]]) -> None:
+        super().__init__()
+        self.answers = iter(zip(masks, labels, strict=True))
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        mask, labels = next(self.answers)
+        one_hot = torch.nn.functional.one_hot(torch.from_numpy(mask).long(), 2).permute(2, 0, 1)[None]
+        return {"segmentation_logits": one_hot.float(), "classification_logits": torch.tensor([labels])}
+
+
+def test_int8_is_refused_where_it_loses_as_much_as_it_may_not():
+    pytest.importorskip("datasets")
+    from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
+
+    from modeling_resformer.training.eight_bit_export import check_loss, network_scores
+
+    config = tiny_config(id2label=dict(enumerate(MASK_CLASSES)), classification_labels=CLASS_LABELS)
+    processor = ResFormerImageProcessorPil(do_resize=False)
+    pipe = type("Pipe", (), {"model": Mixture(config), "image_processor": processor})
+    rows = prepared_dataset(1, 6, 1)["validation"]
+    empty = np.zeros((40, 48), np.uint8)
+    masks = [empty if mask is None else np.array(mask) for mask in rows["mask"]]
+    labels = [[float(k in (present or [])) for k in range(2)] for present in rows["class_labels"]]
+    assert network_scores(Copyist(masks, labels), pipe, rows) == {"dice": 1.0, "auc": 1.0}
+    turned = [[1 - one for one in row] for row in labels]
+    assert network_scores(Copyist([empty] * 6, turned), pipe, rows) == {"dice": 0.0, "auc": 0.0}
+    check_loss({"dice": [0.9, 0.8951], "auc": [0.8, 0.85]}, "validation")
+    with pytest.raises(BadInputError, match=r"auc on the test split is 0\.7949, in float32 0\.8000"):
+        check_loss({"dice": [0.9, 0.9], "auc": [0.8, 0.7949]}, "test")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_each_runtime_computes_the_graph_for_batches_of_any_size(runtime):
+    pytest.importorskip(runtime)
+    from modeling_resformer.exporting import onnx_network
+
+    run = getattr(onnx_network, f"{runtime}_runner")(mixture_as_onnx())
+    model = Mixture(tiny_config())
+    for shape in ((1, 3, 20, 31), (3, 3, 8, 8)):
+        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        found, expected = run(pixels.numpy()), model(pixels)
+        assert found.keys() == expected.keys()
+        for name, one in expected.items():
+            np.testing.assert_allclose(found[name], one.numpy(), atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"), [({"resample": 1}, "resample"), ({"intensity_range": [0, 10]}, "intensity_range")]
 )
@@ -128,6 +192,8 @@ def test_what_no_graph_can_do_is_refused(settings, said):
     [
         (["org/model"], "--output is missing"),
         (["org/model", "--output", "model.bin"], "ends in .onnx"),
+        (["org/model", "--output", "model.onnx", "--int8"], "--calibration"),
+        (["org/model", "--output", "model.onnx", "--int8", "--calibration", "d", "--half"], "one of them"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(arguments, said, capsys):
@@ -201,12 +267,12 @@ def test_half_the_size_gives_nearly_the_same(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_predict_and_serve_give_the_same_by_either_runtime(exported, tmp_path):
+def test_predict_and_serve_give_the_same_by_every_runtime(exported, tmp_path):
     from modeling_resformer.serving.server import Served, load_handler
 
     image = sorted((exported / "examples").glob("*.jpg"))[0]
     masks = {}
-    for runtime in ("torch", "onnx"):
+    for runtime in RUNTIMES:
         output = tmp_path / runtime
         arguments = [
             "--model",
@@ -221,16 +287,18 @@ def test_predict_and_serve_give_the_same_by_either_runtime(exported, tmp_path):
         ]
         assert predict_main([*arguments, "--device", "cpu"]) == 0
         masks[runtime] = np.asarray(Image.open(output / "masks" / f"{image.stem}.png"))
-    assert (masks["torch"] == masks["onnx"]).mean() >= 0.999
+    for runtime in RUNTIMES[1:]:
+        assert (masks["torch"] == masks[runtime]).mean() >= 0.999, runtime
     scores = [
         load_handler(Served(str(exported), runtime=runtime), Limits())(
             {"inputs": image.read_bytes(), "parameters": {"task": "classification"}}
         )
-        for runtime in ("torch", "onnx")
+        for runtime in RUNTIMES
     ]
-    for one, other in zip(*scores, strict=True):
-        assert one["label"] == other["label"]
-        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    for of_another in scores[1:]:
+        for one, other in zip(scores[0], of_another, strict=True):
+            assert one["label"] == other["label"]
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -311,3 +311,12 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(endpoint):
     with pytest.raises(RequestError, match=r"A JPEG of 5\d\d scans takes too long") as caught:
         endpoint({"inputs": data[:last] + 500 * scan + b"\xff\xd9"})
     assert caught.value.status == 413
+
+
+def test_a_jpeg_of_endless_scans_does_not_pass_as_several_pictures(endpoint):
+    white, buffer = Image.new("RGB", (64, 64), "white"), BytesIO()
+    white.save(buffer, "MPO", save_all=True, append_images=[white])
+    data = buffer.getvalue()
+    assert endpoint({"inputs": data})
+    with pytest.raises(RequestError, match=r"A JPEG of \d+ scans takes too long"):
+        endpoint({"inputs": data + 500 * b"\xff\xda"})

@@ -25,6 +25,7 @@ from modeling_resformer.metrics.scores import (
     classification_scores,
     dice,
     jaccard,
+    mask_calibration_scores,
     roc_curve,
     segmentation_scores,
 )
@@ -497,10 +498,11 @@ print(json.dumps([masks, labels]))
 def test_the_table_of_scores_has_those_that_are_computed():
     counts, rows = Counts(*np.ones((4, 2, 2), dtype=int)), np.arange(2)
     of_masks = segmentation_scores(counts, rows, ["", ""], pixel_volume=np.ones(2))
+    of_masks |= mask_calibration_scores(np.ones((2, 1, 10, 2)), rows, ["", ""])
     of_classes = classification_scores(np.eye(2), np.eye(2), rows, ["", ""], thresholds=None)
     for of, computed in (("masks", of_masks), ("classes", of_classes)):
         assert {score.name for score in SCORES if score.of == of} == {name for name in computed if name[-1] != "_"}
-    lower = {"volume_difference", "false_positive_rate_empty", "calibration_error"}
+    lower = {"volume_difference", "false_positive_rate_empty", "calibration_error", "mask_calibration_error", "brier"}
     assert {score.name for score in SCORES if score.better == "lower"} == lower
     assert is_better_lower("calibration_error_melanoma")
     assert not is_better_lower("auc_melanoma")

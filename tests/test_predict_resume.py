@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,14 +21,14 @@ from modeling_resformer.prediction import case_loop
 
 TABLES = ("predictions.csv", "predictions.parquet")
 
-# Dies while the ninth file is put in its place, as a power cut would have it.
+# Dies while the 17th file is put in its place, a thumbnail, as a power cut would have it.
 KILLED = """
 import os, signal, sys
 from modeling_resformer.commands.predict import main
 replace, calls = os.replace, []
 def replace_or_die(*paths):
     calls.append(paths)
-    if len(calls) == 9:
+    if len(calls) == 17:
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
 os.replace = replace_or_die
@@ -52,15 +53,35 @@ def same_results(one: Path, other: Path) -> None:
         files = {path.name: path.read_bytes() for path in (one / kind).iterdir()}
         assert files == {path.name: path.read_bytes() for path in (other / kind).iterdir()}
     assert (one / "sheet.png").read_bytes() == (other / "sheet.png").read_bytes()
+    for kind in ("reports", "thumbnails"):
+        pages = {path.name: undated(path.read_bytes()) for path in (one / kind).glob("*")}
+        assert pages == {path.name: undated(path.read_bytes()) for path in (other / kind).glob("*")}
+
+
+def undated(page: bytes) -> bytes:
+    """A report without the time at which it was made."""
+    return re.sub(rb"predicted [-\d]+ [:\d]+ UTC", b"", page)
 
 
 def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been(predict, model, images, tmp_path):
-    arguments = [model, str(images), "--batch-size", "3", "--cpu-threads", "1", "--device", "cpu", "--output"]
+    arguments = [
+        model,
+        str(images),
+        "--batch-size",
+        "3",
+        "--cpu-threads",
+        "1",
+        "--device",
+        "cpu",
+        "--report",
+        "--output",
+    ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-c", KILLED, *arguments, str(killed)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
-    assert not (killed / "predictions.csv").exists()
+    assert not (killed / "predictions.csv").exists() and not (killed / "worklist.html").exists()
+    assert all(path.read_bytes().endswith(b"</html>\n") for path in (killed / "reports").glob("[!.]*"))
     finished = [*(killed / "masks").glob("[!.]*"), *(killed / "overlays").glob("[!.]*")]
     assert 6 <= len(finished) < 14 and len(list(killed.rglob(".partial-*"))) == 1
     for path in finished:
@@ -69,6 +90,8 @@ def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been
 
     assert predict([*arguments, str(killed)]) == predict([*arguments, str(whole)]) == 0
     same_results(killed, whole)
+    assert (killed / "worklist.html").read_bytes() == (whole / "worklist.html").read_bytes()
+    assert len(list((killed / "reports").iterdir())) == 7
     assert not list(killed.rglob(".partial-*"))
 
 

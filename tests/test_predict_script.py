@@ -1,6 +1,8 @@
 """scripts/predict.py on real photographs: what it writes, and what it does with what it cannot read."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +31,29 @@ from modeling_resformer.drawing import (
 from modeling_resformer.errors import OutputError
 from modeling_resformer.prediction import case_loop, job, result_files
 from modeling_resformer.prediction.cases import find_cases
+from modeling_resformer.prediction.predictor import Predictor
 from modeling_resformer.prediction.result_files import mask_image, write_result
 from modeling_resformer.prediction.result_tables import said_of
 
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = sorted((ROOT / "examples/isic2017_sample/ISIC-2017_Training_Data").glob("*.jpg"))[:3]
+
+
+def test_the_rate_from_file_to_file_stands_beside_the_networks_own(predict, model, tmp_path, capsys, monkeypatch):
+    plain = Predictor.forward
+
+    def slow(self, batch):
+        time.sleep(0.5 * len(batch))
+        return plain(self, batch)
+
+    monkeypatch.setattr(Predictor, "forward", slow)
+    assert predict([model, *map(str, PHOTOGRAPHS), "--output", str(tmp_path / "out"), "--no-overlays"]) == 0
+    said = re.search(
+        r"([\d.]+) a second from file to file and ([\d.]+) a second in the network", capsys.readouterr().out
+    )
+    whole, alone = map(float, said.groups())
+    assert whole <= alone <= 2  # images a second, of which each takes half a second and more
 
 
 def test_masks_overlays_and_scores_are_written(predict, model, tmp_path, capsys):

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 from prepared_data import prepared_dataset
 from small_model import ARCHITECTURE
 
+from modeling_resformer.benchmarking import cell_runs
+from modeling_resformer.benchmarking.cell_costs import Cost, CostBook, epochs_within
 from modeling_resformer.benchmarking.cell_runs import cell_folder
 from modeling_resformer.benchmarking.grid import GRIDS, Cell, Grid
 from modeling_resformer.benchmarking.paper import rows_of
@@ -209,3 +213,69 @@ def test_which_masks_are_kept_has_nothing_to_do_with_the_order_of_the_images():
     kept = [i for i, mask in enumerate(with_mask_share(rows, 0.2, seed=0)["mask"]) if mask is not None]
     first = list(EpochSampler(400, seed=0))[:80]
     assert len(kept) == 80 and len(set(kept) & set(first)) < 40
+
+
+def test_a_process_leaves_the_cells_that_another_has_to_it(ran, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(cell_runs, "run_cell", lambda grid, cell, *given: trained.append(cell) or True)
+    grid = Grid.read(str(ran / "grid.json"), "tiny")
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom modeling_resformer.benchmarking import cell_runs, grid\n"
+        "with cell_runs.taken(Path(sys.argv[1]), grid.Cell('isic2017', 'sequential', 0)) as mine:\n"
+        "    print(mine, flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "True\n"
+        assert cell_runs.run_cells(grid, CELLS, {"isic2017": ran / "data"}, tmp_path, None, None) == []
+        assert trained == CELLS[1:]
+        other.kill()
+    cell_runs.run_cells(grid, CELLS[:1], {"isic2017": ran / "data"}, tmp_path, None, None)
+    assert trained == [CELLS[1], CELLS[0]]
+
+
+def test_a_row_that_cannot_be_built_fails_alone_and_the_exit_status_says_so(ran, tmp_path, monkeypatch, caplog):
+    broken = {"text": "broken", "flags": {"rival": "smp/Unet:resnet34", "image_size": 64, "learning_rate": -1.0}}
+    rows = [{"row": "broken"}, {"row": "sequential"}]
+    table = {**GRID["tables"][0], "rows": rows, "reference": "sequential"}
+    grid = {**GRID, "models": {**GRID["models"], "broken": broken}, "tables": [table]}
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    monkeypatch.setattr("modeling_resformer.benchmarking.reproduction.run_baselines", lambda *given: None)
+    monkeypatch.setattr("modeling_resformer.benchmarking.reproduction.draw_figures", lambda *given: [])
+    monkeypatch.setattr(CostBook, "of", lambda self, cell: Cost(1, 1.0, 1.0, 1.0, None, 1.0, 1.0, 1.0))
+    flags = ["--budget", "tiny", "--data", f"isic2017={ran / 'data'}", "--bootstrap-samples", "0"]
+    assert main([str(tmp_path / "grid.json"), "--output", str(tmp_path / "out"), *flags]) == 1
+    assert "isic2017-broken-0 failed" in caplog.text
+    assert [path.name for path in (tmp_path / "out" / "cells").iterdir()] == ["isic2017-sequential-0"]
+    assert "Not run: broken" in (tmp_path / "out" / "tables.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "epochs"),
+    [
+        (1.0, 0.5),  # 50 s of learning and one validation of 10 s
+        (3.5, 1.9),  # 190 s of learning and two of 10 s
+        (2.0, 1.0),  # a second validation would leave nothing of a second epoch
+        (0.0, 0.01),
+    ],
+)
+def test_a_budget_of_time_buys_epochs_and_a_validation_of_each_begun_one(minutes, epochs):
+    assert epochs_within(minutes, Cost(1, 1.0, 1.0, 1.0, None, 100.0, 10.0, 0.0)) == pytest.approx(epochs)
+
+
+def test_a_table_is_finished_for_all_seeds_before_the_next_begins(ran):
+    second = {**GRID["tables"][0], "name": "second", "rows": [{"row": "unet"}, {"row": "sequential/plain"}]}
+    variants = {"plain": {"text": "plain", "flags": {}}}
+    (ran / "two.json").write_text(
+        json.dumps({**GRID, "seeds": [0, 1], "tables": [*GRID["tables"], second], "variants": variants})
+    )
+    told = [(cell.row, cell.seed) for cell in Grid.read(str(ran / "two.json")).cells()]
+    assert told == [
+        ("sequential", 0),
+        ("unet", 0),
+        ("sequential", 1),
+        ("unet", 1),
+        ("sequential/plain", 0),
+        ("sequential/plain", 1),
+    ]

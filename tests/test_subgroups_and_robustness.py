@@ -23,7 +23,15 @@ def test_numbers_are_cut_into_thirds_and_the_rest_stays():
 
 
 def test_the_largest_gap_leaves_groups_of_few_cases_out():
-    gaps = largest_gaps({"a": part(0.9, 20), "b": part(0.7, 10), "c": part(0.1, 9), "d": part(float("nan"), 30)})
+    gaps = largest_gaps(
+        {
+            "a": part(0.9, 20),
+            "b": part(0.7, 10),
+            "c": part(0.1, 9),
+            "d": part(float("nan"), 30),
+            "unknown": part(0.2, 50),
+        }
+    )
     assert gaps["dice"] == {"gap": pytest.approx(0.2), "highest": "a", "lowest": "b"}
     assert largest_gaps({"a": part(0.9, 20)}) == {}
 

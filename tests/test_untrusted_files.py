@@ -29,7 +29,7 @@ from modeling_resformer.data.prepared import load_prepared
 from modeling_resformer.data.splits import read_manifest, write_manifest
 from modeling_resformer.errors import BadInputError, Problems
 from modeling_resformer.escaping import safe_cell, stored_cell
-from modeling_resformer.image_processing_pil_resformer import MAX_PIXELS
+from modeling_resformer.image_processing_pil_resformer import MAX_PIXELS, open_image
 from modeling_resformer.limits import DEFAULT_LIMITS, InputLimits
 from modeling_resformer.prediction.journal import Journal
 from modeling_resformer.prediction.result_tables import write_tables
@@ -147,6 +147,31 @@ def test_a_volume_may_be_larger_where_its_user_says_so(tmp_path):
     with pytest.raises(BadInputError, match="--max-pixels"):
         read_scan(source, InputLimits(pixels=119))
     assert read_scan(source, InputLimits(120, 360)).voxels.shape == SHAPE
+
+
+def skipping_bmp(width):
+    """A run-length encoded BMP of one row, whose only code skips 255 rows; Pillow makes memory for them."""
+    code, colours = bytes([0, 2, 0, 255, 0, 1]), bytes(4 * 256)
+    start = 14 + 40 + len(colours)
+    head = b"BM" + struct.pack("<IHHI", start + len(code), 0, 0, start)
+    return head + struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, len(code), 0, 0, 256, 0) + colours + code
+
+
+def tiled_tiff(side):
+    """A TIFF of 100 x 100 pixels whose only tile has so many on each side."""
+    tags = {256: 100, 257: 100, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 134, 325: 8}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + bytes(8)
+
+
+@pytest.mark.parametrize("content", [skipping_bmp(4_000_000), tiled_tiff(16_384)], ids=["bmp", "tiff"])
+def test_an_image_is_no_larger_inside_than_outside(tmp_path, content):
+    """A kilobyte of such a BMP took 2 GB; a tile of a TIFF is decoded whole, however little of it the image shows."""
+    path = tmp_path / "small"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"pixels, more than max_pixels=100000000") as caught:
+        open_image(path)
+    line_of(caught, path)
 
 
 def test_an_image_that_claims_more_pixels_than_allowed(tmp_path, predict, model, capsys):

@@ -51,7 +51,11 @@ def test_it_holds_package_templates_and_recipes_and_nothing_else(wheel):
         "hub_cards/model_card.md",
         *(f"hub_cards/dataset_card_{name}.md" for name in ("folder", "isic2017", "retouch")),
         *(f"hub_cards/space/{name}" for name in ("README.md", "analysis.py", "app.py", "requirements.txt")),
-        *(path.relative_to(ROOT).as_posix() for path in (ROOT / "hub_cards" / "web").iterdir()),
+        *(
+            path.relative_to(ROOT).as_posix()
+            for name in ("pages", "web")
+            for path in (ROOT / "hub_cards" / name).iterdir()
+        ),
         *(path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts" / "recipes").glob("*.json")),
         *(path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts" / "grids").iterdir()),
     }

@@ -12,10 +12,12 @@ Trainings happen in `work/NAME`, resume from their own checkpoints, and are dele
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,15 @@ import numpy as np
 from PIL import Image
 
 from ..data.prepared import PreparedDataset, load_prepared
-from ..errors import NonFiniteLossError, named_write_failure, one_line
-from ..files import write_whole
+from ..errors import named_write_failure, one_line
+from ..files import LOCK, fcntl, hold, write_whole
 from ..training.arguments import EvaluationArguments, parse_arguments
 from ..training.building import build_collator, build_image_processor, build_metrics, load_model
 from ..training.seed_runs import TRAIN
 from ..training.seeds import is_finished
 from ..training.trainer import ResFormerTrainer
 from ..training.training_run import train
-from .cell_costs import Cost, CostBook, epochs_within
+from .cell_costs import ROW_ERRORS, Cost, CostBook, epochs_within
 from .grid import Cell, Grid
 
 
@@ -69,6 +71,8 @@ def run_cells(
 ) -> list[Cell]:
     """Runs every cell that is not finished; returns those that failed, of which each said why.
 
+    Several processes may share a grid: each takes the next cell that none of them has.
+
     Args:
         grid: whose cells they are.
         cells: in the order to run them in.
@@ -80,19 +84,46 @@ def run_cells(
     """
     failed = []
     for number, cell in enumerate(cells, start=1):
-        if is_kept(output, cell):
-            continue
-        logger.info("== %d of %d: %s", number, len(cells), cell.name)
-        recipe = sized_recipe(grid, cell, costs.of(cell))
-        folder = data[grid.source(cell.dataset)]
-        if not train_cell(recipe, folder, output / "work" / cell.name, launcher):
-            failed.append(cell)
-            continue
-        with named_write_failure(output, "--output"):
-            keep(output, cell, recipe, folder, costs.of(cell))
-        if not keep_models:
-            shutil.rmtree(output / "work" / cell.name, ignore_errors=True)
+        with taken(output, cell) as is_mine:
+            if not is_mine or is_kept(output, cell):
+                continue
+            logger.info("== %d of %d: %s", number, len(cells), cell.name)
+            if not run_cell(grid, cell, data[grid.source(cell.dataset)], output, costs, launcher):
+                failed.append(cell)
+            elif not keep_models:
+                shutil.rmtree(output / "work" / cell.name, ignore_errors=True)
     return failed
+
+
+@contextmanager
+def taken(output: Path, cell: Cell) -> Iterator[bool]:
+    """Whether a cell is this process's for a block; a killed process has none."""
+    lock = output / "work" / f".{cell.name}{LOCK}"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = hold(lock)
+    try:
+        yield held is not None or fcntl is None
+    finally:
+        if held is not None:
+            lock.unlink(missing_ok=True)
+            os.close(held)
+
+
+def run_cell(
+    grid: Grid, cell: Cell, data: Path, output: Path, costs: CostBook, launcher: Sequence[str] | None
+) -> bool:
+    """Trains one and keeps what tables need; whether that went well. Why not is logged."""
+    try:
+        cost = costs.of(cell)
+        recipe = sized_recipe(grid, cell, cost)
+        if not train_cell(recipe, data, output / "work" / cell.name, launcher):
+            return False
+    except (subprocess.CalledProcessError, *ROW_ERRORS) as error:
+        logger.error("%s failed: %s", cell.name, one_line(error))
+        return False
+    with named_write_failure(output, "--output"):
+        keep(output, cell, recipe, data, cost)
+    return True
 
 
 def sized_recipe(grid: Grid, cell: Cell, cost: Cost) -> dict[str, Any]:
@@ -104,7 +135,11 @@ def sized_recipe(grid: Grid, cell: Cell, cost: Cost) -> dict[str, Any]:
 
 
 def train_cell(recipe: Mapping[str, Any], data: Path, work: Path, launcher: Sequence[str] | None) -> bool:
-    """Trains, or goes on training; whether it is finished. Its CPU time is added up in `cpu_seconds.json`."""
+    """Trains, or goes on training; whether it is finished. Its CPU time is added up in `cpu_seconds.json`.
+
+    Raises:
+        what training raises, one of `ROW_ERRORS`, or `CalledProcessError`.
+    """
     run, file = work / "run", work / "recipe.json"
     if is_finished(run):
         return True
@@ -120,9 +155,6 @@ def train_cell(recipe: Mapping[str, Any], data: Path, work: Path, launcher: Sequ
             train(*parse_arguments(["--recipe", str(file), *flags]))
         else:
             subprocess.run([*launcher, *TRAIN, "--recipe", str(file), *flags], check=True)
-    except (ValueError, RuntimeError, NonFiniteLossError, subprocess.CalledProcessError) as error:
-        # Other libraries complain as they like, and one row that cannot be trained is no reason to stop the others.
-        logger.error("%s failed: %s", work.name, one_line(error))
     finally:
         write_whole(work / "cpu_seconds.json", json.dumps(spent + _cpu_seconds() - before) + "\n")
     return is_finished(run)

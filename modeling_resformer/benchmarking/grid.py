@@ -165,15 +165,15 @@ class Grid:
         return self.settings["datasets"][dataset].get("source", dataset)
 
     def cells(self, seeds: Sequence[int] = (), only: Sequence[str] = ()) -> Iterator[Cell]:
-        """Every cell once: of all the first seed, then the next.
+        """Every cell once, table by table: of each all rows with the first seed, then with the next.
 
         Args:
             seeds: default those of the grid.
             only: names of tables, datasets, models, rows or cells, one of which a cell must belong to; default all.
         """
         seen = set()
-        for seed in seeds or self.seeds:
-            for table in self.tables:
+        for table in self.tables:
+            for seed in seeds or self.seeds:
                 for dataset in table.datasets:
                     for row in table.rows:
                         cell = Cell(dataset, row.key, seed)

@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (255, 220, 0), (230, 30, 30), (40, 180, 60)
 FLUIDS = ((0, 0, 0), (230, 30, 30), (40, 180, 60), (50, 90, 230))
 STRENGTH = 0.55  # of the colour over the image
-CAPTION, LETTER = 34, 7  # pixels above a picture, and of a letter there
+CAPTION, LETTER = 46, 7  # pixels above a picture, and of a letter there
 LEAST_SIDE = 150  # pixels of a picture's place
+COLUMNS = 8  # pictures beside each other
 MARKERS = {"ours": "*", "rival": "o"}
 PLOTTED = ("dice_present", "auc")
 
@@ -83,30 +84,44 @@ def pareto(title: str, lines: Mapping[str, Line]) -> "Figure | None":
     shown = [name for name in columns if any(not math.isnan(value_of(line, name)) for line in lines.values())]
     if not shown or not all(line.cost for line in lines.values()):
         return None
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(7 * len(shown), 5), layout="constrained", squeeze=False)
+    number = {text: i for i, text in enumerate(lines, start=1)}
+    size = 6 * len(shown) + 4, max(5, 0.21 * len(lines))
+    figure, axes = pyplot.subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
     for one, name in zip(axes[0], shown, strict=True):
         points = [(line.cost["milliseconds"], 100 * value_of(line, name), line) for line in lines.values()]
         points = sorted((point for point in points if not math.isnan(point[1])), key=lambda point: point[:2])
         for x, y, line in points:
-            ours = line.kind == "ours"
-            one.plot(x, y, MARKERS[line.kind], color="C1" if ours else "C0", markersize=13 if ours else 7)
-            one.annotate(short_name(line.text), (x, y), (5, 3), textcoords="offset points", fontsize=7)
+            one.plot(x, y, **marker_of(line))
+            one.annotate(str(number[line.text]), (x, y), (6, 4), textcoords="offset points", fontsize=8)
         front = pareto_front([point[:2] for point in points])
         one.step(*zip(*front, strict=True), where="post", color="0.6", zorder=0)
         one.set(
             xscale="log", xlabel="milliseconds an image, forward", ylabel=f"{columns[name]}, per cent", title=title
         )
-        one.margins(x=0.25)
+        one.margins(x=0.08)
         plain_ticks(one)
+    named = [
+        pyplot.Line2D([], [], label=f"{number[t]}  {short_name(t, 64)}", **marker_of(line))
+        for t, line in lines.items()
+    ]
+    figure.legend(handles=named, loc="outside right upper", fontsize=8)
     return figure
+
+
+def marker_of(line: Line) -> dict[str, Any]:
+    """How matplotlib draws the point of a line."""
+    ours = line.kind == "ours"
+    look = {"color": "C1" if ours else "C0", "markersize": 13 if ours else 7}
+    return {"marker": MARKERS[line.kind], "linestyle": "", **look}
 
 
 def plain_ticks(axes: "Axes") -> None:
     """Numbers as they are below a logarithmic axis."""
-    from matplotlib.ticker import LogLocator, ScalarFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    low, high = axes.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    steps = (1, 2, 5) if high > 8 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
+    ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_formatter("")
 
 
@@ -172,7 +187,7 @@ def short_name(text: str, most: int = 34) -> str:
 def masks_sheet(
     grid: Grid, parts: Sequence[Part], dataset: str, prepared: PreparedDataset, output: Path
 ) -> Image.Image | None:
-    """A row of pictures for each shown image: the image, its truth, and what each model of the first seed made of it."""
+    """Rows of pictures for each shown image: the image, its truth, and what each model of the first seed made of it."""
     models = {text: line for lines in trained_lines(parts).values() for text, line in lines.items()}
     folders = {}
     for text, line in models.items():
@@ -191,8 +206,8 @@ def masks_sheet(
         for text, place in folders.items():
             file = place / f"{name}.png"
             if file.is_file():
-                tiles.append((short_name(text, 42), coloured(image, true, np.asarray(Image.open(file)))))
-        lines.append(tiles)
+                tiles.append((short_name(text, 62), coloured(image, true, np.asarray(Image.open(file)))))
+        lines += [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     return pasted(lines)
 
 
@@ -215,7 +230,7 @@ def coloured(image: Image.Image, true: np.ndarray, predicted: np.ndarray) -> Ima
 
 
 def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
-    """Pictures in rows, the name of each column above every picture, on two lines where it is long."""
+    """Pictures in rows, the name of each above it, on up to three lines."""
     side = max(LEAST_SIDE, *(max(image.size) for line in lines for _, image in line)) + 4
     width, height = side * max(map(len, lines)), (side + CAPTION) * len(lines)
     sheet = Image.new("RGB", (width, height), "white")
@@ -223,7 +238,7 @@ def pasted(lines: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
     for number, line in enumerate(lines):
         for column, (text, image) in enumerate(line):
             corner = column * side, number * (side + CAPTION)
-            words = textwrap.wrap(text, side // LETTER)[:2]
+            words = textwrap.wrap(text, side // LETTER)[:3]
             draw.text((corner[0] + 2, corner[1] + 3), "\n".join(words), fill="black")
             scale = (side - 4) / max(image.size)
             size = round(image.width * scale), round(image.height * scale)

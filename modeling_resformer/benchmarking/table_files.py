@@ -53,16 +53,27 @@ def cells_of_line(part: Part, line: Line, markup: Markup) -> list[str]:
     """One line of a table, a string a column."""
     scores = [score_cell(part, line, score.name, markup) for score in shown_scores(part)]
     printed = [f"{line.paper[name]:.1f}" for name in papers_names(part) if name in line.paper]
-    cost, minutes = line.cost, line.cpu_minutes
-    costs = [
-        f"{cost['parameters'] / 1e6:.2f}" if cost else "",
-        f"{cost['gmac']:.2f}" if cost else "",
-        f"{cost['milliseconds']:.0f}" if cost else "",
-        f"{cost['memory'] / GIB:.1f}" if cost.get("memory") else "",
-        "" if minutes is None else f"{minutes:.1f}",
-    ]
+    costs = [costs_of_line(line)[title] for title in cost_titles(part)]
     seeds = str(len(line.answers)) if line.kind in ("ours", "rival") else ""
     return [markup.text(line.text), seeds, *scores, *([" / ".join(printed)] if papers_names(part) else []), *costs]
+
+
+def costs_of_line(line: Line) -> dict[str, str]:
+    """By the title of the column; empty where it is not known."""
+    cost, minutes = line.cost, line.cpu_minutes
+    return {
+        "M parameters": f"{cost['parameters'] / 1e6:.2f}" if cost else "",
+        "GMAC": f"{cost['gmac']:.2f}" if cost else "",
+        "ms an image": f"{cost['milliseconds']:.0f}" if cost else "",
+        "GiB to train": f"{cost['memory'] / GIB:.1f}" if cost.get("memory") else "",
+        "CPU minutes": "" if minutes is None else f"{minutes:.1f}",
+    }
+
+
+def cost_titles(part: Part) -> list[str]:
+    """Of the columns that any line fills; a rehearsal measures no memory."""
+    costs = [costs_of_line(line) for line in part.lines]
+    return [title for title in costs[0] if any(one[title] for one in costs)]
 
 
 def papers_names(part: Part) -> list[str]:
@@ -74,7 +85,7 @@ def header_of(part: Part) -> list[str]:
     paper = papers_names(part)
     names = [f"the paper's {' / '.join(PAPERS_NAMES[name] for name in paper)}"] if paper else []
     scores = [score.column or score.title for score in shown_scores(part)]
-    return ["", "seeds", *scores, *names, "M parameters", "GMAC", "ms an image", "GiB to train", "CPU minutes"]
+    return ["", "seeds", *scores, *names, *cost_titles(part)]
 
 
 def score_cell(part: Part, line: Line, name: str, markup: Markup) -> str:

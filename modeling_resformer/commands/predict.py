@@ -20,6 +20,8 @@ predicted only where you name it. Written below --output:
     predictions.csv, .parquet   one row per image or slice: scores, labels, areas, lesions, diameters
     volumes.csv, .parquet       one row per volume (not for --dataset): mm3, slices affected, the largest slice
     sheet.png                   the first 36 overlays of images
+    reports/NAME.html           with --report, one page on each image or volume, complete in itself and printable
+    worklist.html               with --report or --worklist, all cases, the doubtful first, with thumbnails/NAME.jpg
     problems.json               what could not be done, and why
 
 Lengths in mm stand only where the input says its spacing. Columns: modeling_resformer/prediction/result_tables.py.
@@ -100,6 +102,13 @@ def make_parser() -> Parser:
         help="what mask classes mean in --dicom-seg, by SNOMED CT: "
         '{"lesion": {"value": "95324001", "meaning": "Skin lesion"}}',
     )
+    add(
+        "--keep-identifiers",
+        action="store_true",
+        help="in --dicom-seg, name patient and study as the images do (default: the case's name stands for both)",
+    )
+    add("--report", action="store_true", help="write a report of each case as a page of HTML, and the worklist")
+    add("--worklist", action="store_true", help="write worklist.html, all cases sorted by doubt")
     add("--batch-size", type=int, default=8, help="images, or windows, a forward pass (default: 8)")
     add("--device", help='torch device, such as "cpu" (default: a GPU if there is one)')
     add_runtime(parser)
@@ -124,6 +133,8 @@ def check_given(parser: Parser, given: argparse.Namespace) -> None:
         parser.error("--dicom-seg lays masks over DICOM files; expected inputs, not --dataset")
     if given.segment_codes is not None and not given.dicom_seg:
         parser.error("--segment-codes says what the segments of --dicom-seg mean; expected --dicom-seg with it")
+    if given.keep_identifiers and not given.dicom_seg:
+        parser.error("--keep-identifiers is for --dicom-seg, nothing else carries any; expected --dicom-seg with it")
     for flag in ("overlap", "window_scale"):
         if getattr(given, flag) is not None and not given.sliding_window:
             parser.error(f"--{flag.replace('_', '-')} says how windows are laid; expected --sliding-window with it")
@@ -167,6 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             draw=not given.no_overlays,
             dicom_seg=given.dicom_seg,
             segment_codes=given.segment_codes,
+            keep_identifiers=given.keep_identifiers,
+            report=given.report,
+            worklist=given.worklist,
             batch_size=given.batch_size,
             cpu_threads=given.cpu_threads,
             limits=take_limits(given),

@@ -12,7 +12,10 @@ What it will cost is told before anything is trained, and all that is told with 
 scripts/train.py; the same command goes on after a kill, and finished cells are kept. On several GPUs of a machine:
 
     python scripts/reproduce.py paper --launcher "accelerate launch" --data ... --output runs/paper
-    CUDA_VISIBLE_DEVICES=1 python scripts/reproduce.py paper --part 1/4 --data ... --output runs/paper
+    CUDA_VISIBLE_DEVICES=1 python scripts/reproduce.py paper --data ... --output runs/paper
+
+Several processes may share an output folder: each takes the next cell that no other has. Where they have no folder in common,
+`--part 1/4` takes every fourth cell.
 
 Into the output folder go `tables.md`, `tables.csv`, `tables.tex` (package booktabs), `analyses.md` and `figures/`, and
 `cells/` with all that these are made from: --tables-only writes them again without data or models.

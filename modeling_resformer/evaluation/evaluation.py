@@ -21,6 +21,7 @@ from .row_images import RowImages
 DEFAULT_GROUP = "vendor"
 FEW_CASES = 10  # below which no figure is more than an impression
 NAMED_GROUPS = 5
+UNKNOWN = "unknown"  # the group of rows without a value
 MOST_VALUES = 10  # of a column of numbers that is not cut into thirds
 REFUSED_SHARE = 0.1  # of the answers, the least confident ones
 
@@ -203,13 +204,16 @@ def cut_into_thirds(values: Sequence[Any]) -> list[Any]:
 
 
 def largest_gaps(groups: Mapping[str, PartScores]) -> dict[str, dict[str, Any]]:
-    """By main score, the groups between which it differs most, of those with `FEW_CASES` cases or more."""
+    """By main score, the groups between which it differs most, of those that are known and have `FEW_CASES` cases or more."""
     gaps = {}
     for score in MAIN_SCORES:
         found = {
             name: part.model[score].value
             for name, part in groups.items()
-            if score in part.model and part.cases >= FEW_CASES and not np.isnan(part.model[score].value)
+            if name != UNKNOWN
+            and score in part.model
+            and part.cases >= FEW_CASES
+            and not np.isnan(part.model[score].value)
         }
         if len(found) > 1:
             highest, lowest = max(found, key=found.get), min(found, key=found.get)
@@ -238,7 +242,7 @@ def _pixel_volumes(table: datasets.Dataset, scored: ScoredRows, areas: np.ndarra
 def _parts(length: int, column: Sequence[Any]) -> Iterator[tuple[str | None, np.ndarray]]:
     """(N,) booleans of the rows of every part: first of all rows, under None, then of each value, ascending."""
     yield None, np.ones(length, dtype=bool)
-    values = np.array(["unknown" if value is None else str(value) for value in column])
+    values = np.array([UNKNOWN if value is None else str(value) for value in column])
     for value in sorted(set(values.tolist())):
         yield value, values == value
 

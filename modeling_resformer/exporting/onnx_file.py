@@ -49,8 +49,29 @@ def export(pipe: ResFormerPipeline, path: Path, half: bool = False) -> None:
     network = network_model(pipe.model, settings)
     if half:
         network = in_float16(network)
+    write_file(path, pipe, settings, network, "float16" if half else "float32")
+
+
+def write_file(
+    path: Path,
+    pipe: ResFormerPipeline,
+    settings: AnalysisSettings,
+    network: onnx.ModelProto,
+    precision: str,
+    measured: dict[str, Any] | None = None,
+) -> None:
+    """Writes a network with what stands around it, and what is known of it.
+
+    Args:
+        path: of the file.
+        pipe: whose network it is.
+        settings: of that pipeline.
+        network: from `pixel_values` to logits.
+        precision: in which it computes.
+        measured: what that costs, for the metadata.
+    """
     whole = analysis_model(network, settings)
-    onnx.helper.set_model_props(whole, file_metadata(pipe, settings, half))
+    onnx.helper.set_model_props(whole, file_metadata(pipe, settings, precision, measured))
     onnx.checker.check_model(whole)
     with whole_file(path) as beside:
         onnx.save(whole, beside)
@@ -121,7 +142,9 @@ def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelPro
     return exported.model_proto
 
 
-def file_metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: bool) -> dict[str, str]:
+def file_metadata(
+    pipe: ResFormerPipeline, settings: AnalysisSettings, precision: str, measured: dict[str, Any] | None = None
+) -> dict[str, str]:
     """What a reader of the file has to know, each value as JSON."""
     config = pipe.model.config
     values: dict[str, Any] = {
@@ -129,7 +152,8 @@ def file_metadata(pipe: ResFormerPipeline, settings: AnalysisSettings, half: boo
         "size": settings.size,
         "keep_aspect_ratio": settings.keep_aspect_ratio,
         "keep_largest_component": settings.keep_largest_component,
-        "precision": "float16" if half else "float32",
+        "precision": precision,
+        **({} if measured is None else {"measured": measured}),
         "weights": weights_digest(pipe.model),
     }
     if settings.mask_classes:

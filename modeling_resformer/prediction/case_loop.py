@@ -6,10 +6,12 @@ Images are decoded once for the network and again for their overlay, which costs
 
 import logging
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ from ..volumes.finding import mask_suffix
 from .cases import Case, Stamp, StillCase, VolumeCase, is_dicom_case
 from .journal import Journal, Record
 from .measurements import measure_mask
-from .predictor import Logits, Predictor, Prepared
+from .predictor import Logits, Predictor, Prepared, mean_entropy
 from .result_files import check_room, mask_image, overlay_image, write_result
 from .result_tables import Row, printable, rounded, said_of
 
@@ -33,6 +35,7 @@ from .result_tables import Row, printable, rounded, said_of
 if TYPE_CHECKING:
     from ..volumes.dicom_seg import SegmentationWriter
     from ..volumes.scan import ScanVolume
+    from .case_report import CasePages, Strongest
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +105,9 @@ class Run:
         limits: the largest input.
         draw: whether to write overlays, sheets and en-face views.
         segmentations: who writes the masks of DICOM as DICOM; None where nobody does.
+        pages: who makes reports and thumbnails; None where nobody does.
         problems: what could not be done, filled by the run.
+        passed, seconds: images and slices that went through the network, and the time of that alone.
     """
 
     predictor: Predictor
@@ -115,7 +120,10 @@ class Run:
     bar: tqdm
     limits: InputLimits = DEFAULT_LIMITS
     segmentations: "SegmentationWriter | None" = None
+    pages: "CasePages | None" = None
     problems: list[Problem] = field(default_factory=list)
+    passed: int = 0
+    seconds: float = 0.0
 
     @property
     def output(self) -> Path:
@@ -156,6 +164,7 @@ class Run:
         self, batch: list[tuple[Any, Prepared]], note: Callable[[Any, Exception], None]
     ) -> list[tuple[Any, Logits]]:
         """Where the network refuses a batch, its images are tried one by one."""
+        began = time.monotonic()
         try:
             logits = self.predictor.forward([inputs for _, inputs in batch])
         except ValueError as error:
@@ -163,6 +172,8 @@ class Run:
                 return [pair for one in batch for pair in self.forwarded([one], note)]
             note(batch[0][0], error)
             return []
+        self.seconds += time.monotonic() - began
+        self.passed += len(batch)
         return [(item, answer) for (item, _), answer in zip(batch, logits, strict=True)]
 
     def note(self, case: Case, error: Exception) -> None:
@@ -173,18 +184,28 @@ class Run:
             self.bar.write(f"ERROR: {printable(message)}", file=sys.stderr)
 
     def finish_image(self, case: StillCase, logits: Logits) -> Record:
-        """Writes mask and overlay of one image; returns its record."""
+        """Writes what is wanted of one image; returns its record."""
         row, mask = self.described(logits, case.spacing)
         row |= {"source": case.source, "case_id": case.case_id, "slice_index": case.slice_index}
+        is_drawn = self.draw and mask is not None
+        image = upright(case.open(self.limits))[0] if is_drawn or self.pages else None
         if mask is not None:
             if self.segmentations and is_dicom_case(case):
                 row["dicom_seg"] = self.written_segmentation(case, mask[None], [Path(case.source)])
             row["mask"] = self.written(Path("masks") / f"{case.name}.png", mask_image(mask))
-            if self.draw:
-                image, _ = upright(case.open(self.limits))
-                overlay = overlay_image(image, mask, said_of(row, self.predictor.classes.image))
-                row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay)
-        return self.record(case, [row], [row[kind] for kind in ("mask", "dicom_seg", "overlay") if row.get(kind)])
+        if is_drawn:
+            overlay = overlay_image(image, mask, said_of(row, self.predictor.classes.image))
+            row["overlay"] = self.written(Path("overlays") / f"{case.name}.png", overlay)
+        files = [row[kind] for kind in ("mask", "dicom_seg", "overlay") if row.get(kind)]
+        if self.pages:
+            evidence = partial(self.predictor.evidence_at, logits)
+            files += self.written_pages(self.pages.of_image(case.name, row, image, mask, evidence))
+        return self.record(case, [row], files)
+
+    def written_pages(self, contents: Mapping[str, bytes]) -> list[str]:
+        for name, content in contents.items():
+            write_result(self.output / name, content)
+        return list(contents)
 
     def written(self, name: Path, image: Image.Image) -> str:
         write_result(self.output / name, image)
@@ -218,6 +239,8 @@ class Run:
             row["flags"], row["doubt"] = " ".join(answer["flags"]), answer["doubt"]
         if not classes.mask:
             return row, None
+        if self.pages and not classes.image:
+            row["mask_entropy"] = rounded(mean_entropy(logits["segmentation_logits"]))
         mask = answer["segmentation"].numpy().astype(np.uint8)
         for name, measured in measure_mask(mask, self.predictor.mask_class_names, None, spacing).items():
             facts = vars(measured) | {"mean_probability": answer["mask_classes"][name]["mean_probability"]}
@@ -253,14 +276,35 @@ class Run:
             batches, lambda index: self.predictor.prepare(scan.voxels[index], intensity_range), fail
         )
         shown = tqdm(predicted, case.name, len(indices), unit="slice", leave=False, disable=self.bar.disable)
-        rows = []
-        for (index, _), row, error in ordered(self.pool, finish, shown, 2 * self.workers):
+        rows, strongest = [], {}
+        for (index, logits), row, error in ordered(self.pool, finish, shown, 2 * self.workers):
             if error:
                 fail(index, error)
             rows.append(row)
-        return self.volume_record(case, scan, masks, rows)
+            if self.pages:
+                strongest |= self.stronger(strongest, row, logits)
+        return self.volume_record(case, scan, masks, rows, strongest)
 
-    def volume_record(self, case: VolumeCase, scan: "ScanVolume", masks: np.ndarray, rows: list[Row]) -> Record:
+    def stronger(self, before: Mapping[str, "Strongest"], row: Row, logits: Logits) -> dict[str, "Strongest"]:
+        """By class, a slice whose score is higher than that of all slices before; it keeps the slice's evidence alone."""
+        from .case_report import Strongest
+
+        kept = {"evidence": logits["evidence"]} if "evidence" in logits else {}
+        scores = {name: row[f"score_{name}"] for name in self.predictor.classes.image}
+        return {
+            name: Strongest(score, row["slice_index"], partial(self.predictor.evidence_at, kept))
+            for name, score in scores.items()
+            if name not in before or score > before[name].score
+        }
+
+    def volume_record(
+        self,
+        case: VolumeCase,
+        scan: "ScanVolume",
+        masks: np.ndarray,
+        rows: list[Row],
+        strongest: Mapping[str, "Strongest"],
+    ) -> Record:
         """Writes the mask volume and what is drawn of it; returns the record with a row for each slice and one for all."""
         from ..volumes.scan import write_mask_volume
         from .measurements import measure_volume
@@ -280,8 +324,9 @@ class Run:
         for name in classes.image:
             whole[f"highest_score_{name}"] = max(row[f"score_{name}"] for row in rows)
             whole[f"slices_labelled_{name}"] = sum(row[f"label_{name}"] for row in rows)
+        pages = partial(self.volume_pages, case, whole, rows, scan, masks, strongest)
         if not classes.mask:
-            return self.record(case, rows, [], volume=whole)
+            return self.record(case, rows, pages(), volume=whole)
         for name, measured in measure_volume(masks, self.predictor.mask_class_names, scan.spacing).items():
             whole |= {f"{fact}_{name}": rounded(value) for fact, value in vars(measured).items()}
         if self.segmentations and is_dicom_case(case):
@@ -301,7 +346,22 @@ class Run:
             said = [said_of(row, classes.image) for row in rows]
             whole |= self.drawn_volume(case, scan, masks, said)
         kinds = ("mask", "dicom_seg", "en_face", "sheet")
-        return self.record(case, rows, [whole[kind] for kind in kinds if kind in whole], volume=whole)
+        files = [whole[kind] for kind in kinds if kind in whole]
+        return self.record(case, rows, [*files, *pages()], volume=whole)
+
+    def volume_pages(
+        self,
+        case: VolumeCase,
+        whole: Row,
+        rows: list[Row],
+        scan: "ScanVolume",
+        masks: np.ndarray,
+        strongest: Mapping[str, "Strongest"],
+    ) -> list[str]:
+        if self.pages is None:
+            return []
+        made = self.pages.of_volume(case.name, whole, rows, scan.voxels, masks, scan.spacing, strongest)
+        return self.written_pages(made)
 
     def drawn_volume(
         self, case: VolumeCase, scan: "ScanVolume", masks: np.ndarray, said: Sequence[Sequence[str]]

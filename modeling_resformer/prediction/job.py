@@ -21,12 +21,13 @@ from .cases import Case, VolumeCase, dataset_cases, find_cases, is_dicom_case
 from .journal import Journal, Record, prepare_output
 from .predictor import Predictor, Windows, load_pipelines
 from .processes import Processes
-from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_sheet
+from .result_files import SHEET_IMAGES, sheet_tile, write_json, write_result, write_sheet
 from .result_tables import Row, prediction_columns, printable, said_of, volume_columns, write_tables
 
 
 if TYPE_CHECKING:
     from ..volumes.dicom_seg import SegmentationWriter
+    from .case_report import CasePages
 
 MOST_WORKERS = 8
 SHOWN_ROWS = 10
@@ -46,11 +47,14 @@ class Request:
         keep_aspect_ratio: whether to fit images into the network's input and pad them; as the checkpoint does where None.
         sliding_window: whether masks are predicted in windows, with their `overlap` and the image's `window_scale`.
         draw: whether to draw overlays, sheets and en-face views.
-        dicom_seg: whether to write the masks of DICOM as DICOM Segmentation too, with `segment_codes`, a JSON file.
+        dicom_seg: whether to write the masks of DICOM as DICOM Segmentation too, with `segment_codes`, a JSON file, and, if
+            `keep_identifiers`, with patient and study as the images have them.
+        report: whether to write a report of each case, and the worklist.
+        worklist: whether to write the worklist.
         batch_size: images a forward pass, or windows.
         cpu_threads: of each process; 1 also reads and writes on that one; None for all there are.
         limits: the largest input.
-        runtime: what runs the network, "torch" or "onnx".
+        runtime: what runs the network, "torch", "onnx" or "openvino".
     """
 
     model: str
@@ -70,6 +74,9 @@ class Request:
     draw: bool = True
     dicom_seg: bool = False
     segment_codes: Path | None = None
+    keep_identifiers: bool = False
+    report: bool = False
+    worklist: bool = False
     batch_size: int = 8
     cpu_threads: int | None = None
     limits: InputLimits = DEFAULT_LIMITS
@@ -96,6 +103,7 @@ class Summary:
         files: that were written for the whole run.
         problems: what could not be done.
         members: how many models answered, whose probabilities were averaged.
+        network_rate: images a second of the network alone, over all processes.
     """
 
     rows: list[Row]
@@ -105,6 +113,7 @@ class Summary:
     files: list[Path]
     problems: list[Problem]
     members: int = 1
+    network_rate: float = 0.0
 
     def text(self) -> str:
         in_volumes = {volume["source"] for volume in self.volumes}
@@ -115,6 +124,8 @@ class Summary:
             *map(str, self.files),
         ]
         rate = f", {self.done_now / self.seconds:.1f} a second" if self.done_now else ""
+        if rate and self.network_rate:
+            rate += f" from file to file and {self.network_rate:.1f} a second in the network alone"
         lines.append(
             f"{len(self.rows)} images and slices, {self.done_now} of them now in {self.seconds:.1f} s{rate}; "
             f"{len(self.problems)} problems{f'; ensemble of {self.members} models' if self.members > 1 else ''}"
@@ -176,15 +187,19 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
     pipe, *others = load_pipelines(
         models, request.revision, processes.device, request.keep_aspect_ratio, request.runtime
     )
-    predictor = Predictor(pipe, request.threshold, request.tta, tuple(others), request.windows)
+    predictor = Predictor(pipe, request.threshold, request.tta, tuple(others), request.windows, request.report)
     if request.sliding_window and not predictor.classes.mask:
         raise BadInputError(f"--sliding-window needs a model with masks; {request.model} only classifies")
     segmentations = segmentation_writer(request, predictor, cases) if request.dicom_seg else None
+    pages = case_pages(request, predictor) if request.report or request.worklist else None
     with processes.together():
         if processes.is_first:
             settings = {**predictor.settings(), "overlays": request.draw}
             if segmentations:
                 settings["dicom_seg"] = {name: vars(code) for name, code in segmentations.codes.items()}
+                settings["identifiers"] = "kept" if request.keep_identifiers else "replaced"
+            if pages:
+                settings["pages"] = "reports" if pages.reports else "worklist"
             prepare_output(request.output, settings, request.overwrite)
     with (
         processes.together()
@@ -193,19 +208,20 @@ def predict_alone(request: Request, processes: Processes) -> Summary:
         before = set(finished(journal, cases, stamps))
     started = time.monotonic()
     with processes.together():
-        problems = run_share(request, processes, predictor, journal, cases, before, stamps, segmentations)
-    problems = processes.gather(problems)
+        run = run_share(request, processes, predictor, journal, cases, before, stamps, segmentations, pages)
+    problems = processes.gather(run.problems)
+    rate = sum(processes.gather([run.passed / run.seconds if run.passed else 0.0]))
     seconds = time.monotonic() - started
     if not processes.is_first:
         return Summary([], [], 0, seconds, [], problems)
     order = {case.source: number for number, case in enumerate(cases)}
     problems.sort(key=lambda problem: order[problem["source"]])
     records = finished(journal, cases, stamps)
-    files = write_outputs(request, predictor, records, problems)
+    files = write_outputs(request, predictor, records, problems, pages)
     rows = [row for record in records.values() for row in record["rows"]]
     volumes = [record["volume"] for record in records.values() if "volume" in record]
     done_now = sum(len(record["rows"]) for source, record in records.items() if source not in before)
-    return Summary(rows, volumes, done_now, seconds, files, problems, len(predictor.members))
+    return Summary(rows, volumes, done_now, seconds, files, problems, len(predictor.members), rate)
 
 
 def check_flips(tta: str | bool, cases: Sequence[Case]) -> None:
@@ -242,7 +258,31 @@ def segmentation_writer(request: Request, predictor: Predictor, cases: Sequence[
         raise BadInputError("--dicom-seg needs highdicom; install 'modeling-resformer[dicom-seg]'") from error
     classes = predictor.classes.mask
     codes = read_segment_codes(request.segment_codes, classes) if request.segment_codes else {}
-    return SegmentationWriter(classes, codes, predictor.fingerprint())
+    return SegmentationWriter(classes, codes, predictor.fingerprint(), request.keep_identifiers)
+
+
+def case_pages(request: Request, predictor: Predictor) -> "CasePages":
+    """Who makes the pages.
+
+    Raises:
+        BadInputError: there is no Jinja2.
+    """
+    try:
+        from .case_report import CasePages, ModelFacts
+    except ImportError as error:
+        raise BadInputError("--report and --worklist need Jinja2; install 'modeling-resformer[predict]'") from error
+    config, classes = predictor.pipe.model.config, predictor.classes
+    # Of a folder its own name alone: where it lies is nobody's business.
+    is_folder = Path(request.model).exists()
+    model = ModelFacts(
+        name=Path(request.model).resolve().name if is_folder else request.model,
+        revision=request.revision or (None if is_folder else getattr(config, "_commit_hash", None)),
+        weights=predictor.fingerprint(),
+        members=len(predictor.members),
+        is_calibrated=getattr(config, "is_calibrated", False),
+        label_set_level=getattr(config, "label_set_level", None),
+    )
+    return CasePages(predictor.mask_class_names if classes.mask else (), classes, model, request.report)
 
 
 def finished(journal: Journal, cases: Sequence[Case], stamps: dict[str, list[int]]) -> dict[str, Record]:
@@ -264,8 +304,9 @@ def run_share(
     before: set[str],
     stamps: dict[str, list[int]],
     segmentations: "SegmentationWriter | None",
-) -> list[Problem]:
-    """Predicts this process's share of what is left; returns what could not be done."""
+    pages: "CasePages | None",
+) -> Run:
+    """Predicts this process's share of what is left; the run, as it ended."""
     left = [
         unit for unit in units_of(cases, request.images_at_once) if any(case.source not in before for case in unit)
     ]
@@ -279,9 +320,9 @@ def run_share(
         tqdm(desc="Predicting", total=len(todo), unit="case", disable=None if processes.is_first else True) as bar,
     ):
         shown = predictor, journal, todo, pool, workers, request.images_at_once, request.draw, bar
-        run = Run(*shown, limits=request.limits, segmentations=segmentations)
+        run = Run(*shown, limits=request.limits, segmentations=segmentations, pages=pages)
         run.do(share)
-    return run.problems
+    return run
 
 
 def worker_count(cpu_threads: int | None) -> int:
@@ -307,7 +348,11 @@ def pool_of(workers: int) -> Iterator[Executor | None]:
 
 
 def write_outputs(
-    request: Request, predictor: Predictor, records: dict[str, Record], problems: list[Problem]
+    request: Request,
+    predictor: Predictor,
+    records: dict[str, Record],
+    problems: list[Problem],
+    pages: "CasePages | None",
 ) -> list[Path]:
     """Writes tables, sheet and problems from the records alone, so that a resumed run leaves what one run would have."""
     output, classes, members = request.output, predictor.classes, len(predictor.members)
@@ -320,6 +365,11 @@ def write_outputs(
     drawn = [row for row in rows if row.get("overlay")]
     if drawn:
         written.append(write_drawn(output, drawn, predictor))
+    if pages:
+        from .worklist import WORKLIST, worklist_page
+
+        made = worklist_page(list(records.values()), classes, pages.model, len(problems))
+        written.append(write_result(output / WORKLIST, made))
     (output / "problems.json").unlink(missing_ok=True)
     if problems:
         shown = [{name: printable(text) for name, text in problem.items()} for problem in problems]

@@ -20,9 +20,11 @@ RESULTS = (
     "dicom_seg",
     "overlays",
     "en_face",
+    "reports",
+    "thumbnails",
     JOURNAL_FOLDER,
 )  # folders of results, which --overwrite removes
-RESULT_FILES = ("predictions", "volumes", "sheet", "problems", "settings")
+RESULT_FILES = ("predictions", "volumes", "sheet", "worklist", "problems", "settings")
 
 LONGEST_NAME = 255  # bytes
 

@@ -1,6 +1,7 @@
 """Checkpoints made ready to predict, and the three steps of a pipeline one by one, so that they can overlap."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -8,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -17,7 +19,7 @@ from ..data.fold_folders import FOLDS_NAME, read_fold_folders
 from ..errors import BadInputError, named_load_failure
 from ..exporting.weights import weights_digest
 from ..heads import task_named
-from ..image_processing_pil_resformer import ResFormerImageProcessing
+from ..image_processing_pil_resformer import ResFormerImageProcessing, resized_logits
 from ..metrics.thresholds import DEFAULT_THRESHOLD, mean_thresholds
 from ..pipeline_resformer import (
     OVERLAP,
@@ -27,6 +29,7 @@ from ..pipeline_resformer import (
     checked_views,
     trust_of,
 )
+from .evidence import FeatureMaps, input_evidence, seen_by_head
 from .result_tables import ClassNames
 
 
@@ -50,7 +53,7 @@ def load_pipeline(
         revision: of a Hub id.
         device: where the model goes.
         keep_aspect_ratio: of images; as the checkpoint's image processor was saved where None.
-        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx".
+        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx" or "openvino".
 
     Never by code of the folder: what it holds must be a ResFormer of this package.
 
@@ -74,10 +77,10 @@ def load_pipeline(
         raise BadInputError(f"{name}: no weights for {', '.join(missing)}; predictions need a trained checkpoint.")
     # Under several processes a pipeline stays on the device its model is on.
     pipe = ResFormerPipeline(model=model.to(device).eval(), image_processor=image_processor, device=device)
-    if runtime == "onnx":
-        from ..exporting.onnx_network import onnx_network  # which needs onnxruntime
+    if runtime != "torch":
+        from ..exporting.onnx_network import onnx_network  # which needs onnx
 
-        pipe.model = onnx_network(pipe.model, name, revision)
+        pipe.model = onnx_network(pipe.model, name, revision, runtime)
     return pipe
 
 
@@ -212,6 +215,7 @@ class Predictor:
         tta: flips to average over, as `ResFormerPipeline` names them; False for none.
         others: further members of an ensemble.
         windows: in which masks are predicted; None where the whole image is resized for them.
+        evidence: whether `forward` also tells where the evidence for each image-level class lies.
     """
 
     pipe: ResFormerPipeline
@@ -219,6 +223,7 @@ class Predictor:
     tta: str | bool = False
     others: tuple[ResFormerPipeline, ...] = ()
     windows: Windows | None = None
+    evidence: bool = False
 
     @property
     def members(self) -> tuple[ResFormerPipeline, ...]:
@@ -226,10 +231,8 @@ class Predictor:
 
     @property
     def classes(self) -> ClassNames:
-        told = [trust_of(pipe.model) for pipe in self.members]
-        return replace(
-            class_names_of(self.pipe), trust=tuple(name for name in told[0] if all(name in one for one in told))
-        )
+        names, *others = (class_names_of(pipe) for pipe in self.members)
+        return replace(names, trust=tuple(one for one in names.trust if all(one in other.trust for other in others)))
 
     @property
     def mask_class_names(self) -> list[str]:
@@ -256,6 +259,7 @@ class Predictor:
             "image_classes": self.classes.image,
             "image_processor": processor_fields(self.pipe),
             "thresholds": self.thresholds if self.classes.image else None,
+            **self._precision(),
             **(
                 {"limits": [self.pipe.model.config.distance_limit, self.pipe.model.config.confidence_limit]}
                 if self.classes.trust
@@ -265,6 +269,11 @@ class Predictor:
             "tta": self.tta,
             "sliding_window": self.windows and {"overlap": self.windows.overlap, "scale": self.windows.scale},
         }
+
+    def _precision(self) -> dict[str, Any]:
+        """In what the networks compute, where it is not float32 for all."""
+        each = [getattr(pipe.model, "precision", "float32") for pipe in self.members]
+        return {} if set(each) == {"float32"} else {"precision": each}
 
     def fingerprint(self) -> str:
         """64 characters that another checkpoint, or ensemble, does not have."""
@@ -296,12 +305,45 @@ class Predictor:
         return {**self._forward_all(one, **options), "target_size": one["target_size"]}
 
     def _forward_all(self, inputs: Prepared, **options: Any) -> dict[str, torch.Tensor]:
-        """The logits of the checkpoint, or those of the members' mean probabilities."""
-        views = checked_views(self.tta)
-        answers = [pipe.forward(inputs, views=views, **options) for pipe in self.members]
-        each = [{name: logits for name, logits in one.items() if name != "target_size"} for one in answers]
-        return averaged_logits(each, self.pipe.model.config.classes_exclude) if self.others else each[0]
+        """The logits of the checkpoint, or those of the members' mean probabilities; and `evidence` where that is told, the
+        mean over views and members, (B, K, height, width) of the network's input."""
+        views, each, evidence = checked_views(self.tta), [], []
+        for pipe in self.members:
+            # With windows the whole image comes last.
+            with seen_by_head(pipe.model, max(1, len(views)) if self.evidence else 0) as seen:
+                answer = pipe.forward(inputs, views=views, **options)
+            each.append({name: logits for name, logits in answer.items() if name != "target_size"})
+            evidence += evidence_of_views(pipe, seen, views, inputs["pixel_values"].shape[-2:])
+        told = {"evidence": torch.stack(evidence).mean(dim=0)} if evidence else {}
+        averaged = averaged_logits(each, self.pipe.model.config.classes_exclude) if self.others else each[0]
+        return {**averaged, **told}
+
+    def evidence_at(self, logits: Logits, number: int, size: Sequence[int]) -> np.ndarray | None:
+        """Evidence for an image-level class at a size (height, width) of the whole image, signed; None where it is not told."""
+        if "evidence" not in logits:
+            return None
+        keeps = self.pipe.image_processor.keep_aspect_ratio
+        (resized,) = resized_logits(logits["evidence"][:, number : number + 1], [size], keeps)
+        return resized[0].cpu().numpy()
 
     def answer(self, logits: Logits) -> dict[str, Any]:
         """Mask, scores and labels of one image at its own size, as the pipeline gives them."""
         return self.pipe.postprocess(logits, threshold=self.threshold)
+
+
+def evidence_of_views(
+    pipe: ResFormerPipeline, seen: Sequence[FeatureMaps], views: Sequence[Sequence[int]], size: Sequence[int]
+) -> list[torch.Tensor]:
+    """The evidence in each view that a head has seen, flipped back; none where it saw nothing."""
+    flips = views or ((),)
+    if len(seen) != len(flips):
+        return []
+    return [input_evidence(pipe.model, maps, size).flip(axes).cpu() for maps, axes in zip(seen, flips, strict=True)]
+
+
+def mean_entropy(mask_logits: torch.Tensor) -> float:
+    """Mean entropy of a mask's probabilities over the pixels, from logits (1, S, h, w): 0 where all are sure, 1 where all
+    classes are as probable everywhere."""
+    logarithms = mask_logits.float().log_softmax(dim=1)
+    entropy = -(logarithms.exp() * logarithms).sum(dim=1).mean()
+    return float(entropy / math.log(mask_logits.shape[1]))

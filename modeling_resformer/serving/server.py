@@ -28,7 +28,7 @@ class Served:
         revision: of a Hub id.
         device: torch's name of it.
         cpu_threads: of one forward pass; torch's own choice if None.
-        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx".
+        runtime: what runs the network, "torch" or, by the file of `scripts/export.py`, "onnx" or "openvino".
     """
 
     model: str
@@ -52,10 +52,10 @@ def load_handler(served: Served, limits: Limits) -> EndpointHandler:
         limits=limits,
         device=served.device,
     )
-    if served.runtime == "onnx":
-        from ..exporting.onnx_network import onnx_network  # which needs onnxruntime
+    if served.runtime != "torch":
+        from ..exporting.onnx_network import onnx_network  # which needs onnx
 
-        handler.model = onnx_network(handler.model, served.model, served.revision)
+        handler.model = onnx_network(handler.model, served.model, served.revision, served.runtime)
     handler.logits(Image.new("RGB", (32, 32)))
     logger.info("%s is loaded; it answers %s", served.model, " and ".join(handler.tasks))
     return handler

@@ -32,6 +32,7 @@ except ImportError:  # Windows
 SLOW_SECONDS = 10.0  # a step that takes longer is not measured at batch size 2
 VERY_SLOW_SECONDS = 60.0  # nor repeated
 ENOUGH_SECONDS = 3.0
+ENOUGH_OF_BATCHES = 15.0
 QUICK_SECONDS = 2.0  # all of these where the measurement shall be quick
 
 
@@ -49,6 +50,7 @@ class Workload:
         checkpointing: recompute activations in the backward pass.
         quick: repeat as little as may be.
         cpu_time: measure by the time of the CPU, and not by the wall's clock.
+        batch: images of a further measurement, of a step on so many at once; None: none.
     """
 
     task: str
@@ -60,6 +62,7 @@ class Workload:
     checkpointing: bool = False
     quick: bool = False
     cpu_time: bool = False
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Stage:
     """One measurement.
 
     Attributes:
-        name: `start`, `forward`, `step` (a training step on one image) or `step_of_two`.
+        name: `start`, `forward`, `step` (a training step on one image), `step_of_two` or `step_of_batch`.
         seconds: of the fastest repetition.
         peak: most memory in bytes up to here: of the process on a CPU, of torch's allocator on a GPU, None elsewhere.
         free: bytes free on the GPU at the start; None elsewhere.
@@ -111,6 +114,9 @@ def measure(workload: Workload) -> Iterator[Stage]:
     yield Stage("step", seconds, peak_memory(device))
     if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
         yield Stage("step_of_two", timed(lambda: step(2), device, workload.quick, clock), peak_memory(device))
+    if (images := workload.batch) is not None:
+        seconds = timed(lambda: step(images), device, workload.quick, clock, ENOUGH_OF_BATCHES)
+        yield Stage("step_of_batch", seconds, peak_memory(device))
 
 
 def model_of(task: Task, config: dict[str, Any]) -> ResFormerPreTrainedModel:
@@ -158,13 +164,14 @@ def timed(
     device: torch.device,
     quick: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    enough: float = ENOUGH_SECONDS,
 ) -> float:
     """Seconds of the fastest repetition after the first, which also chooses kernels and fills caches.
 
-    The others are five, or as many as `ENOUGH_SECONDS` allow, but one at least unless the first was slow; if it shall be
+    The others are five, or as many as fit into `enough` seconds, but one at least unless the first was slow; if it shall be
     `quick`, one at most.
     """
-    enough, slow = (0.0, QUICK_SECONDS) if quick else (ENOUGH_SECONDS, VERY_SLOW_SECONDS)
+    enough, slow = (0.0, QUICK_SECONDS) if quick else (enough, VERY_SLOW_SECONDS)
     spent: list[float] = []
     while len(spent) < 2 or (len(spent) < 6 and sum(spent) < enough):
         started = clock()

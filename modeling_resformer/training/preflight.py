@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -199,13 +199,13 @@ def local_processes(world_size: int) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
 
 
-def reading_seconds(trainer: ResFormerTrainer) -> float:
+def reading_seconds(trainer: ResFormerTrainer, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds to read, augment and collate one training image: the median of some, once files are open."""
     rows, spent = trainer.train_dataset, []
     for position in range(5):
-        started = time.perf_counter()
+        started = clock()
         trainer.data_collator([rows[position * len(rows) // 5]])
-        spent.append(time.perf_counter() - started)
+        spent.append(clock() - started)
     return statistics.median(spent)
 
 
@@ -236,7 +236,7 @@ def measure_here(workload: Workload) -> Measurement:
     return Measurement(stages if device.type == "cuda" else [replace(stage, peak=None) for stage in stages])
 
 
-def run_measurement(workload: Workload) -> Measurement:
+def run_measurement(workload: Workload, timeout: float = TIMEOUT_SECONDS) -> Measurement:
     """Trains on one image and on two in a process of its own, which may be killed for want of memory, or be too slow."""
     alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS_VARIABLES}
     package = str(Path(__file__).resolve().parents[2])
@@ -244,10 +244,10 @@ def run_measurement(workload: Workload) -> Measurement:
     command = [sys.executable, "-m", f"{__package__}.image_cost"]
     given = json.dumps(asdict(workload))
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(command, input=given, capture_output=True, text=True, env=alone, timeout=timeout)
     except subprocess.TimeoutExpired as expired:
         written = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout
-        return Measurement(read_stages(written or ""), f"one image took more than {TIMEOUT_SECONDS:.0f} s")
+        return Measurement(read_stages(written or ""), f"it took more than {timeout:.0f} s")
     stages = read_stages(done.stdout)
     if done.returncode == 0:
         return Measurement(stages)

@@ -2,6 +2,11 @@
 
 The only file that imports highdicom, which copies patient, study and place from the images. One binary segment for each mask
 class: binary, since few viewers know label maps yet. What a class means is said by a code; who predicts says which.
+
+Of the images' headers only what says where pixels lie, and the UIDs without which no viewer could lay a mask over its image, is
+taken over: the patient is called as the case is, and dates, numbers, people and places are left out, as the basic profile of
+DICOM's PS3.15 asks for (with its option to retain UIDs). A PACS files such an object under another patient, or asks; where it
+shall lie beside its images, `keep_identifiers` copies patient and study.
 """
 
 import json
@@ -35,6 +40,14 @@ MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName", "Modality"),
 )
+# What a header keeps without its identifiers, beside what describes the pixels (group 0028) and the places of frames (5200).
+KEPT = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("Modality", "ImageType", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("SliceThickness", "SpacingBetweenSlices"),
+)
+PIXELS, FRAMES = 0x0028, 0x5200
+REMOVED = "patient and study removed (PS3.15 basic), UIDs retained"  # at most 64 characters
 SNOMED = "SCT"
 STRUCTURE = Code("49755003", SNOMED, "Morphologically Abnormal Structure")  # of CID 7150
 # What stands where no code was given: a private scheme, as DICOM wants them named, which claims no meaning.
@@ -60,17 +73,19 @@ class SegmentationWriter:
         mask_classes: names of the foreground classes, in the order of their indices from 1.
         codes: of those whose meaning is known, by name.
         model: fingerprint of the weights, which the object names as the device's serial number.
+        keep_identifiers: whether patient and study stand in the object as in the images.
     """
 
     mask_classes: tuple[str, ...]
     codes: Mapping[str, SegmentCode]
     model: str
+    keep_identifiers: bool = False
 
     def write(self, path: Path, mask: np.ndarray, files: Sequence[Path], slice_spacing: float | None = None) -> Path:
         """Writes one mask; whole or not at all.
 
         Args:
-            path: file to write.
+            path: file to write; without identifiers its name is the patient's.
             mask: (slices, rows, columns) uint8 class indices.
             files: the DICOM files that were segmented: one with as many frames, or one for each slice, in their order.
             slice_spacing: distance of neighbouring slices in mm, if known.
@@ -79,7 +94,10 @@ class SegmentationWriter:
             BadInputError: the images lack what a segmentation must repeat of them, as their place in the patient.
             OSError: it cannot be written.
         """
-        headers = [completed(read_dataset(file), slice_spacing) for file in files]
+        headers = [read_dataset(file) for file in files]
+        if not self.keep_identifiers:
+            headers = [without_identifiers(header, path.stem) for header in headers]
+        headers = [completed(header, slice_spacing) for header in headers]
         for header in headers[1:]:
             if "ImageOrientationPatient" in header:  # equal but for rounding, or the volume would not have been read
                 header.ImageOrientationPatient = headers[0].get("ImageOrientationPatient")
@@ -130,6 +148,19 @@ class SegmentationWriter:
             ),
             display_color=CIELabColor.from_rgb(*class_colour(number)),
         )
+
+
+def without_identifiers(header: Dataset, name: str) -> Dataset:
+    """A header of what a segmentation needs alone, whose patient is called `name`."""
+    kept = Dataset()
+    kept.file_meta = header.file_meta
+    for element in header:
+        if element.tag.group in (PIXELS, FRAMES) or element.keyword in KEPT:
+            kept.add(element)
+    kept.PatientID = name[:LONGEST_TEXT]
+    kept.PatientIdentityRemoved, kept.DeidentificationMethod = "YES", REMOVED
+    kept.LongitudinalTemporalInformationModified = "REMOVED"
+    return kept
 
 
 def completed(header: Dataset, slice_spacing: float | None) -> Dataset:
