@@ -8,9 +8,11 @@ import sklearn.decomposition
 import sklearn.linear_model
 import torch
 from PIL import Image
+from prepared_data import CLASS_LABELS, MASK_CLASSES, prepared_dataset
 from small_model import tiny_config
 
 from modeling_resformer import ResFormerForImageClassification, ResFormerForMultiTask, ResFormerImageProcessor
+from modeling_resformer.commands import evaluate
 from modeling_resformer.evaluation.row_statistics import row_statistics
 from modeling_resformer.handler import EndpointHandler
 from modeling_resformer.heads import task_of
@@ -197,6 +199,41 @@ def test_autocast_does_not_blur_the_distance():
     by_hand = (3 * 100.3**2 / 1e4 + (len(module.mean) - 3) * 1e-4 / 1e-2) / len(module.mean)
     with torch.autocast("cpu", torch.bfloat16):
         assert module(away).item() == pytest.approx(by_hand, rel=0.1)
+
+
+def test_the_command_fits_the_distance_to_the_training_split_and_fits_it_again_alike(tmp_path):
+    """The buffers against scikit-learn's PCA and the limit by hand, of features that are read from the network by themselves."""
+    splits, checkpoint = prepared_dataset(train=12, validation=9, test=4), tmp_path / "checkpoint"
+    splits.save_to_disk(str(tmp_path / "dataset"))
+    config = tiny_config(id2label=dict(enumerate(MASK_CLASSES)), classification_labels=CLASS_LABELS)
+    ResFormerForMultiTask(config).save_pretrained(checkpoint)
+    ResFormerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(checkpoint)
+    flags = ["--model", str(checkpoint), "--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "out")]
+    flags += ["--use_cpu", "--bootstrap_samples", "0", "--batch_size", "5", "--fit_confidence"]
+    configs = []
+    for _ in range(2):
+        assert evaluate.main(flags) == 0
+        configs.append(json.loads((checkpoint / "config.json").read_text()))
+    first, again = (config.pop("distance_limit") for config in configs)
+    assert again == pytest.approx(first, rel=1e-4)
+    assert configs[1] == configs[0]
+    model, processor = (
+        ResFormerForMultiTask.from_pretrained(checkpoint).eval(),
+        ResFormerImageProcessor.from_pretrained(checkpoint),
+    )
+    features = {}
+    for split in ("train", "validation"):
+        pixels = processor([row["image"] for row in splits[split]], return_tensors="pt")["pixel_values"]
+        maps = model(pixels, output_hidden_states=True).hidden_states[-2:]
+        features[split] = torch.cat([one.mean((2, 3)) for one in maps], dim=1).detach().double().numpy()
+    pca = sklearn.decomposition.PCA(10, svd_solver="full").fit(features["train"])
+    assert model.familiarity.variances.numpy() == pytest.approx(pca.explained_variance_, rel=1e-3)
+    # Fewer rows than features, of which scikit-learn would take the rest of the variance for that of as many directions.
+    away, size, total = features["validation"] - pca.mean_, len(pca.mean_), np.trace(np.cov(features["train"].T))
+    noise = (total - pca.explained_variance_.sum()) / (size - 10)
+    spread = (pca.components_.T * (pca.explained_variance_ - noise)) @ pca.components_ + noise * np.eye(size)
+    distances = np.einsum("nc,cd,nd->n", away, np.linalg.inv(spread), away) / size
+    assert model.config.distance_limit == pytest.approx(np.quantile(distances, 0.98), rel=1e-2)
 
 
 def test_pixels_fall_into_bins_as_in_numpy():
