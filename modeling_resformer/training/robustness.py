@@ -54,6 +54,9 @@ def measure_robustness(trainer: ResFormerTrainer, rows: datasets.Dataset, split:
     """
     path, main = output / FILE_NAME, trainer.is_world_process_zero()
     key = [weights_digest(trainer.accelerator.unwrap_model(trainer.model)), rows._fingerprint]
+    # How images are resized and masks cleaned may be given by flags; where the processor's code lies is of no matter.
+    settings = json.loads(trainer.processing_class.to_json_string())
+    key.append({name: value for name, value in settings.items() if name != "auto_map"})
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("key") != key:
         found = {"key": key, "split": split, "images": len(rows), "scores": {}}
