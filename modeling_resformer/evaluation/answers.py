@@ -11,11 +11,11 @@ import torch
 
 from ..configuration_resformer import CONFIDENT_DICE, ResFormerConfig, decisions
 from ..metrics.counts import Counts
-from ..metrics.score_table import CALIBRATION_SCORES
 from ..metrics.scores import (
     Bootstrap,
     Score,
     Statistic,
+    class_calibration_scores,
     classification_scores,
     dice,
     mask_calibration_scores,
@@ -236,8 +236,13 @@ def row_scores(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None =
 
 def calibration_scores_of(rows: ScoredRows, classes: Classes, bootstrap: Bootstrap | None = None) -> dict[str, Score]:
     """Those of the scores that calibration moves, decisions aside."""
-    scores = row_scores(rows, classes, bootstrap)
-    return {name: score for name, score in scores.items() if name.startswith(CALIBRATION_SCORES)}
+    scores: dict[str, Score] = {}
+    if rows.mask_gaps is not None:
+        scores |= mask_calibration_scores(rows.mask_gaps, rows.case_index, classes.masks, bootstrap)
+    if rows.probabilities is not None:
+        labels, cases = rows.class_labels, rows.case_index
+        scores |= class_calibration_scores(rows.probabilities, labels, cases, classes.labels, bootstrap)
+    return scores
 
 
 def row_score_functions(rows: ScoredRows, classes: Classes) -> dict[str, Statistic]:

@@ -299,17 +299,29 @@ def classification_scores(
     known = decided.annotated > 0
     rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
     scores |= _auc(probabilities, true, case_index, _named("auc", class_names), rows, bootstrap)
-    scores |= _calibration(probabilities, true, case_index, _named("calibration_error", class_names), rows, bootstrap)
-    squares = np.where(known, (probabilities - true) ** 2, np.nan)
-    columns = np.flatnonzero(known.any(axis=0))
-    basis = _with_fewest(_number_of_cases(known, case_index), columns)
-    statistic = _class_means(squares, columns)
-    scores |= _estimate(statistic, case_index, _named("brier", class_names), rows, basis, bootstrap)
+    scores |= class_calibration_scores(probabilities, true, case_index, class_names, bootstrap)
     if auc_classes:
         chosen = np.array([list(class_names).index(name) for name in auc_classes])
         names, n = ["auc_" + "+".join(auc_classes)], [int(known[:, chosen].any(axis=1).sum())]
         scores |= _auc(probabilities, true, case_index, names, n, bootstrap, chosen)
     return scores
+
+
+def class_calibration_scores(
+    probabilities: np.ndarray,
+    true: np.ndarray,
+    case_index: np.ndarray,
+    class_names: Sequence[str],
+    bootstrap: Bootstrap | None = None,
+) -> dict[str, Score]:
+    """`calibration_error` and `brier`, of the mean and of every class; arguments as `classification_scores` has them."""
+    known = (true == 0) | (true == 1)
+    rows = [int(known.any(axis=1).sum()), *known.sum(axis=0).tolist()]
+    scores = _calibration(probabilities, true, case_index, _named("calibration_error", class_names), rows, bootstrap)
+    columns = np.flatnonzero(known.any(axis=0))
+    basis = _with_fewest(_number_of_cases(known, case_index), columns)
+    statistic = _class_means(np.where(known, (probabilities - true) ** 2, np.nan), columns)
+    return scores | _estimate(statistic, case_index, _named("brier", class_names), rows, basis, bootstrap)
 
 
 def label_set_scores(
