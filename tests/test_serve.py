@@ -1,5 +1,6 @@
 """`scripts/serve.py`: real Python clients, statuses, limits, the queue, and what must never be opened or logged."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -28,6 +29,7 @@ from modeling_resformer.handler import EndpointHandler, Limits
 
 uvicorn = pytest.importorskip("uvicorn")
 from modeling_resformer.serving.app import ROUTES, ServerSettings, create_app
+from modeling_resformer.serving.decoding import Decoders
 from modeling_resformer.serving.patience import PatientProtocol
 
 
@@ -295,6 +297,17 @@ def test_while_the_model_loads_clients_are_told_to_come_again():
         may_load.set()
         waiting.join()
         assert results[0][0] == 200
+
+
+def test_who_waits_for_the_model_is_answered_though_decoders_are_slow_to_start(monkeypatch):
+    async def start(decoders):
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(Decoders, "start", start)
+    slow = SlowHandler()
+    slow.go.set()
+    with running(lambda: slow) as port:
+        assert ask(port, body=PNG, headers={"X-Wait-For-Model": "true"})[0] == 200
 
 
 def test_one_is_answered_some_wait_and_the_rest_are_sent_away():

@@ -79,8 +79,8 @@ def create_app(
 
     async def start() -> None:
         try:
-            await decoders.start()
-            await worker.start()
+            # The model's thread is asked first, before any request that waits for the model can ask it.
+            await asyncio.gather(worker.start(), decoders.start())
         except Exception as error:
             on_failure(error)
 
