@@ -508,7 +508,8 @@ def three_repositories(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("code", ["package", "repository"])
+# The README's own example, with the package, is run by test_docs.py.
+@pytest.mark.parametrize("code", [pytest.param("package", marks=pytest.mark.slow), "repository"])
 def test_the_examples_run_and_masks_fit_the_upright_image(three_repositories, code, tmp_path):
     command = [sys.executable, "-P", "-c", EXAMPLES, code]
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
