@@ -3,11 +3,12 @@
 
 A batch norm in evaluation mode is a factor and an offset for each channel, which the convolution before it can have in its
 weights; so can a convolution that a 1 x 1 convolution follows. Which layers follow each other is seen by running the
-network on torch's meta device, which computes nothing; so it works for backbones of any library.
+network once on a small image; so it works for backbones of any library.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ def fuse_convolutions(model: nn.Module, run: Callable[[nn.Module], Iterable[torc
 
     Args:
         model: changed in place; parameters may be shared with another, which stays as it is.
-        run: calls the model on tensors of the meta device and gives every output that anyone could want.
+        run: calls the model, recording gradients, and gives every output that anyone could want.
     """
     for following in (is_norm, is_pointwise):
         for first, second in followers(model, run, following):
@@ -145,10 +146,13 @@ def with_weights(convolution: nn.Conv2d, weight: torch.Tensor, bias: torch.Tenso
     return changed
 
 
-def stand_ins(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors of the meta device for a model's parameters and buffers, the parameters of which ask for gradients."""
-    parameters = {
-        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.is_floating_point())
-        for name, tensor in model.named_parameters()
+def tensors_to_record(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A model's parameters, asking for gradients, and buffers, by name and in the same memory; its own stay as they are."""
+    tensors = {
+        # What was made in inference mode can be no part of a graph.
+        name: tensor.clone() if tensor.is_inference() else tensor.detach()
+        for name, tensor in chain(model.named_parameters(), model.named_buffers())
     }
-    return parameters | {name: torch.empty_like(tensor, device="meta") for name, tensor in model.named_buffers()}
+    for name, parameter in model.named_parameters():
+        tensors[name].requires_grad_(parameter.is_floating_point())
+    return tensors

@@ -36,9 +36,9 @@ from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from .backbone_resformer import LOOKED_AT, StageInput, build_backbone, stage_inputs, stage_modules
+from .backbone_resformer import StageInput, build_backbone, stage_inputs, stage_modules
 from .configuration_resformer import ResFormerConfig
-from .fusing_resformer import fuse_convolutions, stand_ins
+from .fusing_resformer import fuse_convolutions, tensors_to_record
 
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ PIPELINE_TASK = "multitask-image-analysis"
 UNLABELLED = -100
 FOCAL_GAMMA = 2.0
 SHARE_TOLERANCE = 1e-3  # of the shares of classes of one image, whose sum is 1 but for rounding
+FUSED_AT = 64  # pixels, side of the image that shows `fuse` which layers follow each other
 POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
 # Parameters that a loaded model may have by byte of its weights, and on top, for new heads.
 LOADED_RATIO, SPARE_PARAMETERS = 4, 1 << 26
@@ -1165,11 +1166,12 @@ def room_of(folder: Any) -> int | None:
 
 
 def every_output(model: "ResFormerPreTrainedModel") -> list[torch.Tensor]:
-    """What a model gives for a small image, feature maps included, on the meta device."""
-    shape = (1, model.config.num_channels, LOOKED_AT, LOOKED_AT)
+    """What a model gives for a small grey image, feature maps included, with the graph that leads there."""
     options = {"output_hidden_states": True, "output_attentions": False, "return_dict": True}
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
-        output = torch.func.functional_call(model, stand_ins(model), (torch.empty(shape, dtype=model.dtype),), options)
+    with torch.inference_mode(False), torch.enable_grad():
+        # Twenty times as fast as on the meta device, where batch norms run in Python.
+        image = torch.zeros(1, model.config.num_channels, FUSED_AT, FUSED_AT, dtype=model.dtype, device=model.device)
+        output = torch.func.functional_call(model, tensors_to_record(model), (image,), options)
     return [
         tensor
         for value in output.to_tuple()

@@ -257,6 +257,47 @@ def test_each_vendor_has_its_entry_and_its_table(render):
     assert (card["license"], card["license_name"]) == ("other", "ask-the-owner")
 
 
+def test_subgroups_come_with_their_largest_gap(render):
+    def group(images, dice, auc):
+        scores = {"dice": {"value": dice, "low": dice - 0.1, "high": dice + 0.1, "n": images}, "auc": auc}
+        return {"images": images, "cases": images, "unannotated": 0, "model": scores}
+
+    results = made_up_results(ISIC)
+    results["subgroups"] = {
+        "age": {
+            "groups": {
+                "over 60": group(40, 0.75, {"value": 0.9, "low": None, "high": None, "n": 40}),
+                "unknown": group(7, 0.95, {"value": None, "low": None, "high": None, "n": 0}),
+                "up to 45": group(50, 0.85, {"value": 0.7, "low": 0.6, "high": 0.8, "n": 50}),
+            },
+            "largest_gaps": {"dice": {"gap": 0.1, "highest": "up to 45", "lowest": "over 60"}},
+        }
+    }
+    text = render(results=results)
+    lines = [line for line in text.splitlines() if line.startswith(("| up to 45", "| over 60", "| unknown"))]
+    assert [line.split(" | ")[0] for line in lines] == ["| up to 45", "| over 60", "| unknown"]
+    assert "0.850 (0.750 to 0.950)" in lines[0] and "0.900" in lines[1] and lines[2].count("| - ") >= 1
+    assert "0.100 (up to 45 against over 60)" in text
+    assert "### By subgroup" not in render()
+
+
+def test_whether_it_knows_what_it_does_not_know_is_told(render):
+    assert "It has no way to say that an image is not of its kind" in render()
+    results = made_up_results(ISIC)
+    results["trust"] = {
+        "rows": 300,
+        "right": 0.65,
+        "mean_confidence": 0.64,
+        "auroc": 0.83,
+        "errors_refused": {"share": 0.1, "wrong": 0.267, "dice": None},
+        "flags": {"unlike_training_images": 0.007, "low_confidence": 0.1},
+    }
+    text = render(results=results)
+    assert "no way to say" not in text and "outline and score anything, an image of another kind too" in text
+    assert "65% of the answers were right and the mean confidence was 64%" in text
+    assert "held 27% of the wrong answers. 0.7% of these images" in text and "missing Dice" not in text
+
+
 def test_a_phantoms_card_says_so_and_sets_no_figure_of_the_paper_beside_its_own(render):
     text = render(FLUIDS, record=made_up_record(FLUIDS, source="retouch_phantom", config="all"))
     assert "the OCT PHANTOM in the layout of RETOUCH" in text
@@ -467,7 +508,8 @@ def three_repositories(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("code", ["package", "repository"])
+# The README's own example, with the package, is run by test_docs.py.
+@pytest.mark.parametrize("code", [pytest.param("package", marks=pytest.mark.slow), "repository"])
 def test_the_examples_run_and_masks_fit_the_upright_image(three_repositories, code, tmp_path):
     command = [sys.executable, "-P", "-c", EXAMPLES, code]
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}

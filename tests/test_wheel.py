@@ -68,6 +68,7 @@ def test_the_console_command_predicts(installed, tmp_path):
     assert (tmp_path / "out" / "predictions.csv").read_text().count("\n") == 2
 
 
+@pytest.mark.slow  # every file of the wheel is looked for above
 def test_a_repository_and_its_space_are_made_from_the_templates_inside(installed, tmp_path):
     terms = ["--repo-id", "org/resformer-lite-isic2017", "--dataset-id", "org/isic2017"]
     terms += ["--space-id", "org/try-resformer", "--with-space"]

@@ -260,6 +260,8 @@ def tables(facts: Facts) -> dict[str, Any]:
         "decision_table": card_tables.decision_table(facts),
         "reliability_table": card_tables.reliability_table(facts),
         "groups": card_tables.group_sections(facts),
+        "subgroups": card_tables.subgroup_tables(facts),
+        "doubt": card_tables.doubt_sentences(facts),
         "cross_validation": card_tables.cross_validation(facts),
         "paper_table": card_tables.paper_table(facts),
         "training_table": card_tables.training_table(facts),

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ..configuration_resformer import CONFIDENT_DICE
 from ..escaping import plain_name
-from ..metrics.score_table import CALIBRATION_SCORES, SCORES, main_first
+from ..metrics.score_table import CALIBRATION_SCORES, MAIN_SCORES, SCORES, main_first
 from ..metrics.scores import figure
 from .facts import NOT_RECORDED, Facts, Interval
 
@@ -180,6 +181,57 @@ def group_sections(facts: Facts) -> str:
         parts += [mask_class_table(facts, part["model"]), image_class_table(facts, part["model"])]
         sections.append("\n\n".join(text for text in parts if text))
     return "\n\n".join(sections)
+
+
+def subgroup_tables(facts: Facts) -> str:
+    """Main scores by what is known of the people or images (`--subgroups`), and the largest gap of each."""
+    sections = []
+    for column, part in (facts.results.get("subgroups") or {}).items():
+        names = [name for name in MAIN_SCORES if facts.score(name) is not None]
+        rows = [
+            [plain_name(str(group)), str(found["images"]), *(_score(facts, name, found["model"]) for name in names)]
+            for group, found in sorted(part["groups"].items(), key=lambda pair: _place(str(pair[0])))
+        ]
+        titles = [next(entry.card_title for entry in SCORES if entry.name == name) for name in names]
+        gaps = [
+            f"{title} {figure(gap['gap'])} ({plain_name(str(gap['highest']))} against {plain_name(str(gap['lowest']))})"
+            for name, title in zip(names, titles, strict=True)
+            if (gap := part["largest_gaps"].get(name))
+        ]
+        sections.append(markdown_table([plain_name(column), "images", *titles], rows))
+        if gaps:
+            sections.append(f"Largest gaps between groups that are known: {'; '.join(gaps)}.")
+    return "\n\n".join(sections)
+
+
+def _place(group: str) -> tuple[bool, bool, str]:
+    """Thirds of a number from below, what is unknown last."""
+    return group == "unknown", not group.startswith("up to "), group
+
+
+def _score(facts: Facts, name: str, scores: Mapping[str, Any]) -> str:
+    score = facts.score(name, scores)
+    return "-" if score is None else str(score)
+
+
+def doubt_sentences(facts: Facts) -> str:
+    """What the confidence and the flags of the answers were worth on the scored split; empty where the model has none."""
+    trust = facts.results.get("trust")
+    if not trust or trust.get("right") is None:
+        return ""
+    flags, refused = trust["flags"], trust["errors_refused"]
+    told = " and ".join(
+        f"{refused[name]:.0%} of {what}"
+        for name, what in (("wrong", "the wrong answers"), ("dice", "the missing Dice"))
+        if refused.get(name) is not None
+    )
+    return (
+        f"Each answer says how far to trust it: `distance` from the training images, `confidence`, the estimated chance that "
+        f"it is right (a Dice of {CONFIDENT_DICE} or more and every label decided rightly), and `flags`. Here {trust['right']:.0%} of the answers were right and the mean confidence "
+        f"was {trust['mean_confidence']:.0%}; the tenth with the least held {told}. "
+        f"{flags.get('unlike_training_images', 0):.1%} of these images were flagged as unlike the training images, which "
+        "says nothing about how many others would be."
+    )
 
 
 def cross_validation(facts: Facts) -> str:

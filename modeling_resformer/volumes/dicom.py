@@ -2,11 +2,13 @@
 
 Grey frames become volumes: the files of one series, or the frames of one file (Ophthalmic Tomography, enhanced CT and MR).
 Stored values pass Modality LUT's slope and intercept; MONOCHROME1 is inverted, so that high always means bright. What a
-file says of bits (BitsStored) and not what its type could hold gives the range of unsigned values.
+file says of bits (BitsStored) and not what its type could hold gives the range of unsigned values. pydicom's
+warnings are off: they quote what they find, and where a length is wrong that may be a person's name.
 """
 
 import math
 import mmap
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.config import disable_value_validation
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, iter_pixels
@@ -47,6 +51,8 @@ DICOM_ERRORS = (
 )
 VOLUME, SLICE, IMAGE = "volume", "slice", "image"
 GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
+QUOTED = re.compile(r"""b?(['"])(.*?)\1""")
 SAME_DIRECTION = 1e-3  # largest difference of two cosines taken as equal
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntax of a header and pixels that are deflated together
 HEAD_BYTES = 1 << 12  # in which a file names its transfer syntax
@@ -82,6 +88,7 @@ class Frame:
     pixel_spacing: tuple[float, float] | None
 
 
+@disable_value_validation()
 def sort_files(files: Sequence[Path], folder: Path) -> tuple[list[VolumeSource], list[Path]]:
     """Sorts DICOM files of one folder into volumes and single images.
 
@@ -123,13 +130,29 @@ def _kind(header: Dataset) -> str | None:
 
 
 def _series_number(header: Dataset) -> str:
-    """As text for names; empty where there is none that can be read."""
+    """As text for names; empty where there is no number that can be read."""
     try:
-        return str(header.get("SeriesNumber") or "")
+        number = str(header.get("SeriesNumber"))
     except Exception:
         return ""
+    return number if re.fullmatch(r"-?\d{1,12}", number) else ""
 
 
+def without_values(error: Exception) -> str:
+    """What pydicom met, on one line, without the values that it quotes: where a length is wrong, they may be a name."""
+
+    def blanked(quoted: re.Match[str]) -> str:
+        return quoted[0] if tag_for_keyword(quoted[2].replace(" ", "")) else "a value"
+
+    return one_line(QUOTED.sub(blanked, one_line(error)), 160)
+
+
+def field_text(value: object) -> str:
+    """A field for a message: numbers and kinds of pixels as they are, other text not, which may be a person's."""
+    return str(value) if isinstance(value, int) or value in (None, *GREY, *COLOURS) else "no such value"
+
+
+@disable_value_validation()
 def read_dataset(path: Path) -> Dataset:
     """Reads all but the pixels.
 
@@ -145,7 +168,7 @@ def read_dataset(path: Path) -> Dataset:
         raise
     except DICOM_ERRORS as error:
         raise BadInputError(
-            f"{path}: not a DICOM file that can be read ({one_line(error, 160)}); copy it again"
+            f"{path}: not a DICOM file that can be read ({without_values(error)}); copy it again"
         ) from error
     return dataset
 
@@ -169,6 +192,7 @@ def frame_count(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
+@disable_value_validation()
 def read_dicom_volume(files: Sequence[Path], limits: InputLimits = DEFAULT_LIMITS) -> DicomVolume:
     """Reads one series or one file of several frames.
 
@@ -192,7 +216,7 @@ def read_dicom_volume(files: Sequence[Path], limits: InputLimits = DEFAULT_LIMIT
     except BadInputError:
         raise
     except DICOM_ERRORS as error:
-        raise BadInputError(f"{files[0]}: its header does not hold together ({one_line(error, 160)})") from error
+        raise BadInputError(f"{files[0]}: its header does not hold together ({without_values(error)})") from error
 
 
 def _read_series(files: Sequence[Path], headers: Sequence[Dataset]) -> DicomVolume:
@@ -200,8 +224,8 @@ def _read_series(files: Sequence[Path], headers: Sequence[Dataset]) -> DicomVolu
         for name in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation"):
             if header.get(name) != headers[0].get(name):
                 raise BadInputError(
-                    f"{path}: {name} is {header.get(name)}, that of {files[0].name} in the same series "
-                    f"{headers[0].get(name)}; give volumes whose slices are of one kind"
+                    f"{path}: {name} is {field_text(header.get(name))}, that of {files[0].name} in the same series "
+                    f"{field_text(headers[0].get(name))}; give volumes whose slices are of one kind"
                 )
         if frame_count(header) > 1:
             raise BadInputError(f"{path}: holds several frames amid a series; move it to a folder of its own")
@@ -394,7 +418,7 @@ def _decoded(path: Path, count: int) -> Iterator[np.ndarray]:
                     yield frame
     except DICOM_ERRORS as error:
         raise BadInputError(
-            f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); copy it again, or export it uncompressed"
+            f"{path}: its pixels cannot be decoded ({without_values(error)}); copy it again, or export it uncompressed"
         ) from error
     if found != count:
         raise BadInputError(f"{path}: holds {found} frames, its header says {count}; copy it again")
@@ -405,9 +429,11 @@ def _check_samples(path: Path, header: Dataset) -> None:
         raise BadInputError(f"{path}: its header ends before the image begins; copy it again")
     photometric = header.get("PhotometricInterpretation")
     if photometric not in GREY:
-        raise BadInputError(f"{path}: frames in colour ({photometric}), expected grey; give single images instead")
+        raise BadInputError(
+            f"{path}: frames in colour ({field_text(photometric)}), expected grey; give single images instead"
+        )
     if header.get("BitsAllocated") not in (8, 16):
-        raise BadInputError(f"{path}: BitsAllocated is {header.get('BitsAllocated')}, expected 8 or 16")
+        raise BadInputError(f"{path}: BitsAllocated is {field_text(header.get('BitsAllocated'))}, expected 8 or 16")
 
 
 def _check_claim(path: Path, header: Dataset, count: int, limits: InputLimits) -> None:
@@ -455,6 +481,7 @@ def _value_range(header: Dataset) -> Range | None:
     return None if (low, high) == (0.0, float((1 << header.BitsAllocated) - 1)) else (min(low, high), max(low, high))
 
 
+@disable_value_validation()
 def read_dicom_image(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> Image.Image:
     """Reads a single photograph or X-ray: RGB, or grey of 8 bits or of 16, fewer bits spread over all sixteen.
 
@@ -464,8 +491,8 @@ def read_dicom_image(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> Image.
     header = read_dataset(path)
     if frame_count(header) > 1:
         raise BadInputError(f"{path}: holds {frame_count(header)} frames, a volume; expected one image")
-    photometric = header.get("PhotometricInterpretation")
     try:
+        photometric = header.get("PhotometricInterpretation")
         columns, rows = (int(header.get(name) or 0) for name in ("Columns", "Rows"))
         check_image(path, columns, rows, limits)
         _check_frames(path, header)
@@ -477,14 +504,14 @@ def read_dicom_image(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> Image.
         raise
     except DICOM_ERRORS as error:
         raise BadInputError(
-            f"{path}: its pixels cannot be decoded ({one_line(error, 160)}); convert it to PNG"
+            f"{path}: its pixels cannot be decoded ({without_values(error)}); convert it to PNG"
         ) from error
     try:
         return _as_image(path, header, pixels)
     except BadInputError:
         raise
     except DICOM_ERRORS as error:
-        raise BadInputError(f"{path}: its header does not hold together ({one_line(error, 160)})") from error
+        raise BadInputError(f"{path}: its header does not hold together ({without_values(error)})") from error
 
 
 def _as_image(path: Path, header: Dataset, pixels: np.ndarray) -> Image.Image:
@@ -493,7 +520,7 @@ def _as_image(path: Path, header: Dataset, pixels: np.ndarray) -> Image.Image:
         return Image.fromarray((pixels >> 8 if pixels.dtype == np.uint16 else pixels).astype(np.uint8))
     low, high = _bounds(header)
     if photometric not in GREY or low < 0:
-        raise BadInputError(f"{path}: {photometric} pixels that may be negative; convert it to PNG")
+        raise BadInputError(f"{path}: {field_text(photometric)} pixels that may be negative; convert it to PNG")
     values = high - pixels.astype(np.int64) if photometric == "MONOCHROME1" else pixels
     full = 255 if high <= 255 else 65535
     spread = np.rint(np.clip(values, 0, high) * (full / high))

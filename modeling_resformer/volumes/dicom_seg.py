@@ -29,7 +29,7 @@ from ..configuration_resformer import __version__
 from ..drawing import class_colour
 from ..errors import BadInputError, one_line
 from ..files import whole_file
-from .dicom import read_dataset
+from .dicom import read_dataset, without_values
 
 
 PRODUCT = "ResFormer"
@@ -105,7 +105,7 @@ class SegmentationWriter:
             segmentation = self.built(headers, mask)
         except Exception as error:  # highdicom raises what it meets in a header: key, type, attribute errors too
             raise BadInputError(
-                f"{files[0]}: no DICOM segmentation can be laid over it ({one_line(error, 160)}); predict it without "
+                f"{files[0]}: no DICOM segmentation can be laid over it ({without_values(error)}); predict it without "
                 "--dicom-seg"
             ) from error
         with whole_file(path) as partial:
