@@ -23,6 +23,7 @@ from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor, R
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.prediction.cases import find_cases
 from modeling_resformer.prediction.predictor import Predictor
+from modeling_resformer.volumes import nifti
 
 
 SIZE = 48
@@ -118,6 +119,7 @@ def test_a_longer_volume_needs_no_more_memory_but_for_its_voxels_and_its_mask(
         return answers
 
     monkeypatch.setattr(Predictor, "forward", counted)
+    monkeypatch.setattr(nifti, "PIECE_BYTES", 1 << 16)  # in which a written file is read again
     peaks, counts = [], []
     for slices in (10, 10, 50):  # the first warms caches up
         path = tmp_path / f"{len(peaks)}.tif"
