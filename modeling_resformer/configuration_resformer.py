@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 __version__ = "0.1.0.dev0"  # of the whole package; here, because a Hub repository carries this file and not `__init__`
 
 BLOCK_TYPES = ("sequential", "parallel")
-RECOMPUTED = ("attention", "activation")
+RECOMPUTED = ("normalization", "activation", "attention")
 CLASSIFICATION_TYPES = ("multi_label", "exclusive")
 DOUBTS = {  # by flag, the gravest first
     "unlike_training_images": "This image is unlike those the model was trained on: do not rely on what it answers.",
@@ -184,9 +184,11 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
         dice_include_background (`bool`, defaults to `True`): Whether class 0 counts in the Dice loss (ours).
         cross_entropy_weight (`float`, defaults to 0.0): Weight of a cross-entropy term added to the Dice loss.
         focal_weight (`float`, defaults to 0.0): Weight of a focal term (gamma 2) added to the Dice loss.
-        recompute (`list[str]`, defaults to none): What a training step computes again in its backward pass instead of
-            keeping it, of the Swin layers: `"attention"` from queries, keys and values on, `"activation"` of the
-            feed-forward network. Less memory for some time; gradient checkpointing saves more of both.
+        recompute (`list[str]`, defaults to `["normalization", "activation"]`): What a training step computes again in its
+            backward pass instead of keeping it: `"normalization"`, with what stands between it and the next convolution
+            or linear layer, and what the decoder joins; and of the Swin layers `"activation"` of the feed-forward
+            network and `"attention"` from queries, keys and values on. The first two take little time, the third takes
+            more; gradient checkpointing saves more of both.
         initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and position-bias tables (ours).
         resformer_version (`str`, *optional*): Version of this package that saved the config; filled in by saving.
         out_features, out_indices: Feature maps `ResFormerBackbone` returns, among `"stem", "stage1", ...`, or
@@ -246,7 +248,7 @@ class ResFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     dice_include_background: bool = True
     cross_entropy_weight: float | int = 0.0
     focal_weight: float | int = 0.0
-    recompute: list[str] | tuple[str, ...] = ()
+    recompute: list[str] | tuple[str, ...] = ("normalization", "activation")
     initializer_range: float | int = 0.02
     resformer_version: str | None = None
     _out_features: list[str] | None = None

@@ -97,6 +97,74 @@ class ResFormerMultiTaskOutput(ModelOutput):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What a training computes twice, to keep less
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FirstRun:
+    """Passed along with a call, tells its first run from a recomputation, which sees the same object again."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+
+@contextmanager
+def kept_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
+    """Lets batch norms inside `module` run on clones of their buffers, so that running statistics stay as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
+
+
+def recomputed(module: nn.Module, part: str, function: Callable) -> Callable:
+    """A function that keeps nothing for the backward pass of a training but what it is given, if the config says so.
+
+    torch runs it again up to the last tensor that is missing: not the convolution or linear layer that it ends with. What
+    is compiled is left alone, for the compiler itself weighs what to keep.
+
+    Args:
+        module: with everything that `function` calls and that has batch-norm statistics, which move once.
+        part: of `RECOMPUTED`.
+        function: of tensors.
+    """
+    config = module.config
+    if config is None or part not in config.recompute or not (module.training and torch.is_grad_enabled()):
+        return function
+    if torch.compiler.is_compiling():
+        return function
+    first_run = FirstRun()
+
+    def run(*given: Any) -> Any:
+        if not first_run.is_over:
+            first_run.is_over = True
+            return function(*given)
+        with kept_batch_norm_statistics(module):
+            return function(*given)
+
+    return partial(checkpoint, run, use_reentrant=False)
+
+
+def unchanged(hidden_states: torch.Tensor) -> torch.Tensor:
+    return hidden_states
+
+
+def as_map(tokens: torch.Tensor, is_training: bool) -> torch.Tensor:
+    """(B, h, w, C) -> (B, C, h, w), for convolutions to come.
+
+    Channels stay last, as tokens have them, but for a training on a CPU: gradients of the weights take oneDNN two to five
+    times as long then, unless it has AVX-512.
+    """
+    feature_map = tokens.permute(0, 3, 1, 2)
+    return feature_map.contiguous() if is_training and tokens.device.type == "cpu" else feature_map
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Encoder: ResNet part
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -109,24 +177,29 @@ class ResFormerStem(nn.Module):
         self.convolution = nn.Conv2d(config.num_channels, config.hidden_sizes[0], 7, padding=3, bias=False)
         self.normalization = nn.BatchNorm2d(config.hidden_sizes[0])
         self.pooling = nn.MaxPool2d(3, stride=2, padding=1)
+        self.config = config
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.pooling(F.relu(self.normalization(self.convolution(pixel_values))))
+        # What is pooled first is the same, and a quarter as much is rectified.
+        finish = recomputed(self, "normalization", lambda maps: F.relu(self.pooling(self.normalization(maps))))
+        return finish(self.convolution(pixel_values))
 
 
 class ResFormerResidualLayer(nn.Module):
     """ResNet-34 basic block of constant size: ReLU(x + BN(conv(ReLU(BN(conv(x)))))) (paper, section 3.1)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: ResFormerConfig | None = None) -> None:
         super().__init__()
+        self.config = config
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = F.relu(self.bn1(self.conv1(hidden_states)))
-        return F.relu(hidden_states + self.bn2(self.conv2(residual)))
+        finish = recomputed(self, "normalization", lambda maps: self.conv2(F.relu(self.bn1(maps))))
+        residual = finish(self.conv1(hidden_states))
+        return F.relu(hidden_states + self.bn2(residual))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,13 +391,16 @@ class ResFormerWindowAttention(nn.Module):
         self.position_bias = ResFormerRelativePositionBias(config.window_size, num_heads)
 
     def forward(
-        self, hidden_states: torch.Tensor, output_attentions: bool = False
+        self, hidden_states: torch.Tensor, output_attentions: bool = False, norm: Callable = unchanged
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The context (B, h, w, C) of a map that `norm` is applied to first, and the probabilities where asked for."""
         batch_size, height, width, channels = hidden_states.shape
         tokens = self.window_size**2
         grid = window_grid(height, width, self.window_size, self.shift_size, hidden_states.device)
-        windows = hidden_states.flatten(1, 2).index_select(1, grid.source)
-        qkv = self.qkv(windows).view(batch_size, -1, tokens, 3, self.num_heads, self.head_dim)
+        start = recomputed(
+            self, "normalization", lambda x: self.qkv(norm(x).flatten(1, 2).index_select(1, grid.source))
+        )
+        qkv = start(hidden_states).view(batch_size, -1, tokens, 3, self.num_heads, self.head_dim)
         attend = recomputed(self, "attention", self.attend)
         context, probabilities = attend(qkv, grid.apart, output_attentions)
         context = self.output(context[..., : self.head_dim].reshape(batch_size, -1, channels))
@@ -368,13 +444,6 @@ class ResFormerDropPath(nn.Module):
         return hidden_states * kept / (1.0 - self.rate)
 
 
-def recomputed(module: nn.Module, part: str, function: Callable) -> Callable:
-    """A function that keeps nothing for the backward pass of a training but what it is given, if the config says so."""
-    if not (module.training and torch.is_grad_enabled() and part in module.config.recompute):
-        return function
-    return partial(checkpoint, function, use_reentrant=False)
-
-
 class ResFormerFeedForward(nn.Module):
     """Linear, activation, Linear over the channels of a (B, h, w, C) map."""
 
@@ -388,9 +457,11 @@ class ResFormerFeedForward(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.reduce = nn.Linear(width, channels)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, norm: Callable = unchanged) -> torch.Tensor:
+        """Of a map that `norm` is applied to first."""
+        start = recomputed(self, "normalization", lambda x: self.expand(norm(x)))
         finish = recomputed(self, "activation", lambda expanded: self.reduce(self.activation(expanded)))
-        return finish(self.expand(hidden_states))
+        return finish(start(hidden_states))
 
 
 class ResFormerSwinLayer(nn.Module):
@@ -410,36 +481,15 @@ class ResFormerSwinLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        context, probabilities = self.attention(self.attention_norm(hidden_states), output_attentions)
+        context, probabilities = self.attention(hidden_states, output_attentions, self.attention_norm)
         hidden_states = hidden_states + self.drop_path(self.dropout(context))
-        update = self.feed_forward(self.feed_forward_norm(hidden_states))
+        update = self.feed_forward(hidden_states, self.feed_forward_norm)
         return hidden_states + self.drop_path(self.dropout(update)), probabilities
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Gradient checkpointing
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class FirstRun:
-    """Passed along with a call, tells its first run from a recomputation, which sees the same object again."""
-
-    def __init__(self) -> None:
-        self.is_over = False
-
-
-@contextmanager
-def kept_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
-    """Lets batch norms inside `module` run on clones of their buffers, so that running statistics stay as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
-            norm._buffers.update(buffers)
 
 
 class ResFormerCheckpointedLayer(GradientCheckpointingLayer):
@@ -475,7 +525,7 @@ class ResFormerBlock(nn.Module):
         channels, num_heads = config.hidden_sizes[level], config.num_attention_heads[level]
         self.block_type = config.block_type
         self.residual_layers = nn.Sequential(
-            *(ResFormerResidualLayer(channels) for _ in range(config.cnn_depths[level]))
+            *(ResFormerResidualLayer(channels, config) for _ in range(config.cnn_depths[level]))
         )
         self.swin_layers = nn.ModuleList(
             ResFormerSwinLayer(config, channels, num_heads, config.window_size // 2 * (index % 2), rate)
@@ -486,12 +536,12 @@ class ResFormerBlock(nn.Module):
         self, hidden_states: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         local = self.residual_layers(hidden_states)
-        tokens = (local if self.block_type == "sequential" else hidden_states).permute(0, 2, 3, 1)
+        tokens = (local if self.block_type == "sequential" else hidden_states).permute(0, 2, 3, 1).contiguous()
         attentions = []
         for layer in self.swin_layers:
             tokens, probabilities = layer(tokens, output_attentions)
             attentions.append(probabilities)
-        context = tokens.permute(0, 3, 1, 2)
+        context = as_map(tokens, self.training)
         return context if self.block_type == "sequential" else local + context, attentions
 
 
@@ -565,8 +615,9 @@ class ResFormerEncoder(nn.Module):
         """(B, num_channels, H, W) -> stem and level feature maps, and the attention probabilities where asked for."""
         padded = self.padding(pixel_values)
         # All maps then are channels last, as the Swin layers have them, and convolutions a seventh faster. Weights stay as
-        # they are loaded: in an exported graph such a layout of theirs would rule out batches of one.
-        if padded.device.type == "cpu":
+        # they are loaded: in an exported graph such a layout of theirs would rule out batches of one. Not in training, see
+        # `as_map`.
+        if padded.device.type == "cpu" and not self.training:
             padded = padded.contiguous(memory_format=torch.channels_last)
         hidden_states = self.stem(padded)
         feature_maps, attentions = [hidden_states], []
@@ -613,11 +664,11 @@ class ResFormerGlobalBranch(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """A stage's output (B, C, h, w) and its input -> the level's map (B, C, h, w), and attention probabilities."""
         start = local if self.patch_merging is None else self.patch_merging(stage_input)
-        tokens, attentions = start.permute(0, 2, 3, 1), []
+        tokens, attentions = start.permute(0, 2, 3, 1).contiguous(), []
         for layer in self.swin_layers:
             tokens, probabilities = layer(tokens, output_attentions)
             attentions.append(probabilities)
-        context = tokens.permute(0, 3, 1, 2)
+        context = as_map(tokens, self.training)
         return context if self.patch_merging is None else local + (context - start), attentions
 
     def join(self, stage: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -731,8 +782,11 @@ class ResFormerSpatialAttention(nn.Module):
 class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
     """Dilated branches summed, rectified and gated (paper, section 3.2): (B, in_channels, h, w) -> (B, C, h, w)."""
 
-    def __init__(self, in_channels: int, channels: int, dilation_rates: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, dilation_rates: Sequence[int], config: ResFormerConfig | None = None
+    ) -> None:
         super().__init__()
+        self.config = config
         self.projection = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else None
         self.branches = nn.ModuleList(
             nn.Sequential(
@@ -748,10 +802,15 @@ class ResFormerDilatedFeatureEnhancement(ResFormerCheckpointedLayer):
     def compute(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.projection is not None:
             hidden_states = self.projection(hidden_states)
-        total = self.branches[0](hidden_states)
+        total = self.branch_output(self.branches[0], hidden_states)
         for branch in self.branches[1:]:
-            total = total + branch(hidden_states)
+            total = total + self.branch_output(branch, hidden_states)
         return self.spatial_attention(F.relu(total))
+
+    def branch_output(self, branch: nn.Sequential, hidden_states: torch.Tensor) -> torch.Tensor:
+        dilated, norm, mixing, last_norm = branch
+        mix = recomputed(self, "normalization", lambda maps: mixing(norm(maps)))
+        return last_norm(mix(dilated(hidden_states)))
 
 
 class ResFormerSkipConnections(nn.ModuleList):
@@ -760,7 +819,7 @@ class ResFormerSkipConnections(nn.ModuleList):
     def __init__(self, config: ResFormerConfig) -> None:
         levels = zip(config.hidden_sizes, config.skip_sizes, config.level_dilation_rates, strict=True)
         super().__init__(
-            ResFormerDilatedFeatureEnhancement(size, skip, rates) if rates else self.plain(size, skip)
+            ResFormerDilatedFeatureEnhancement(size, skip, rates, config) if rates else self.plain(size, skip)
             for size, skip, rates in levels
         )
 
@@ -784,16 +843,20 @@ def upsample(hidden_states: torch.Tensor, factor: int = 2) -> torch.Tensor:
 
 
 class ResFormerDecoderLayer(nn.Module):
-    """ReLU(BN(conv(cat(skip, coarser)))), the two maps being of one size."""
+    """ReLU(BN(conv(cat(skip, up-sampled coarser)))), the two maps then being of one size."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: ResFormerConfig | None = None) -> None:
         super().__init__()
+        self.config = config
         self.convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.normalization = nn.BatchNorm2d(out_channels)
 
-    def forward(self, skip_connection: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = torch.cat([skip_connection, hidden_states], dim=1)
-        return F.relu(self.normalization(self.convolution(hidden_states)))
+    def forward(self, skip_connection: torch.Tensor, hidden_states: torch.Tensor, factor: int) -> torch.Tensor:
+        def convolved(skip: torch.Tensor, coarser: torch.Tensor) -> torch.Tensor:
+            return self.convolution(torch.cat([skip, upsample(coarser, factor)], dim=1))
+
+        convolve = recomputed(self, "normalization", convolved)
+        return F.relu(self.normalization(convolve(skip_connection, hidden_states)))
 
 
 class ResFormerDecoder(nn.Module):
@@ -807,7 +870,7 @@ class ResFormerDecoder(nn.Module):
         deepest, *skips = reversed(config.skip_sizes)
         sizes = [deepest, *config.decoder_sizes]
         self.layers = nn.ModuleList(
-            ResFormerDecoderLayer(skip + previous, size)
+            ResFormerDecoderLayer(skip + previous, size, config)
             for skip, previous, size in zip(skips, sizes[:-1], sizes[1:], strict=True)
         )
         strides = list(reversed(config.strides))
@@ -817,7 +880,7 @@ class ResFormerDecoder(nn.Module):
         hidden_states = skip_connections[-1]
         steps = zip(self.layers, reversed(skip_connections[:-1]), self.factors, strict=True)
         for layer, skip_connection, factor in steps:
-            hidden_states = layer(skip_connection, upsample(hidden_states, factor))
+            hidden_states = layer(skip_connection, hidden_states, factor)
         return hidden_states
 
 
@@ -971,7 +1034,8 @@ def classification_loss_sum_and_count(
     logits, labels = logits.float(), labels.float()
     known = (labels != UNLABELLED) & ~labels.isnan()
     truth = labels.masked_fill(~known, 0.0)
-    weights = logits.new_tensor(config.class_weights or [1.0] * logits.shape[1])
+    weights = torch.tensor(config.class_weights or [1.0] * logits.shape[1], dtype=logits.dtype)
+    weights = weights.to(logits.device, non_blocking=True)  # an accelerator is not waited for
     summed = exclusive_loss_sum_and_count if config.classes_exclude else multi_label_loss_sum_and_count
     return summed(logits, truth, known, weights, config.label_smoothing)
 

@@ -1,5 +1,6 @@
 """One ONNX file that answers like the pipeline."""
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,12 @@ import torch
 from PIL import Image
 from small_model import tiny_config
 
-from modeling_resformer import ResFormerConfig, ResFormerImageProcessorPil, ResFormerPipeline
+from modeling_resformer import (
+    ResFormerConfig,
+    ResFormerForMultiTask,
+    ResFormerImageProcessorPil,
+    ResFormerPipeline,
+)
 
 
 onnx = pytest.importorskip("onnx")
@@ -192,6 +198,8 @@ def test_what_no_graph_can_do_is_refused(settings, said):
     [
         (["org/model"], "--output is missing"),
         (["org/model", "--output", "model.bin"], "ends in .onnx"),
+        (["org/model", "--output", "model.onnx", "--format", "torch"], "ends in .pt2"),
+        (["org/model", "--output", "model.pt2", "--format", "torch", "--half"], "neither --int8 nor --half"),
         (["org/model", "--output", "model.onnx", "--int8"], "--calibration"),
         (["org/model", "--output", "model.onnx", "--int8", "--calibration", "d", "--half"], "one of them"),
     ],
@@ -200,6 +208,24 @@ def test_flags_that_do_not_fit_are_refused(arguments, said, capsys):
     with pytest.raises(SystemExit):
         export_main(arguments)
     assert said in capsys.readouterr().err
+
+
+def test_a_torch_program_answers_like_the_model_for_any_batch_and_size(model, tmp_path):
+    from modeling_resformer.exporting.torch_program import METADATA
+
+    assert export_main(["--model", model, "--output", str(tmp_path / "model.pt2"), "--format", "torch"]) == 0
+    extra = {METADATA: ""}
+    run = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    loaded = ResFormerForMultiTask.from_pretrained(model).eval()
+    for shape in ((1, 3, 32, 32), (1, 3, 50, 71), (3, 3, 64, 48)):
+        pixels = torch.randn(shape)
+        with torch.no_grad():
+            expected, found = loaded(pixels), run(pixels)
+        torch.testing.assert_close(found[0], expected.segmentation_logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[1], expected.classification_logits, atol=1e-4, rtol=1e-4)
+    facts = json.loads(extra[METADATA])
+    assert json.loads(facts["mask_classes"]) == loaded.config.mask_class_names
+    assert len(json.loads(facts["scale"])) == 3
 
 
 def test_another_runtime_runs_on_the_cpu_and_wants_its_file(model, tmp_path, capsys, caplog):

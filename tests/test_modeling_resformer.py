@@ -299,15 +299,42 @@ def test_recomputing_parts_saves_memory_and_changes_no_gradient(batch):
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             loss = model(**batch).loss
         loss.backward()
-        return sum(sizes), [parameter.grad for parameter in model.parameters()]
+        gradients = [parameter.grad for parameter in model.parameters()]
+        return sum(sizes), gradients, [loss, *model.buffers()]
 
-    plain, attention, both = (trained(parts) for parts in ([], ["attention"], ["attention", "activation"]))
-    assert plain[0] > attention[0] > both[0]
-    for one, *others in zip(plain[1], attention[1], both[1], strict=True):
-        for other in others:
+    parts = ([], ["attention"], ["attention", "activation"], ["attention", "activation", "normalization"])
+    kept, gradients, others = zip(*map(trained, parts), strict=True)
+    assert kept[0] > kept[1] > kept[2] > kept[3]
+    for one, *rest in [*zip(*gradients, strict=True), *zip(*others, strict=True)]:
+        for other in rest:
             torch.testing.assert_close(one, other)
-    with pytest.raises(ValueError, match=r"recompute=.*'all'.*attention, activation"):
+    assert tiny_config().recompute == ("normalization", "activation")
+    with pytest.raises(ValueError, match=r"recompute=.*'all'.*normalization, activation, attention"):
         tiny_config(recompute=["all"])
+
+
+def test_a_paper_sized_training_image_leaves_300_megabytes_and_with_checkpointing_76():
+    """Of activations in float32 at 224 x 224; each storage counts once, weights do not."""
+
+    def kept_megabytes(checkpointed):
+        model = ResFormerForSemanticSegmentation(ResFormerConfig(num_labels=4)).train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+        storages = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                storages[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(torch.zeros(1, 3, 224, 224), labels=torch.zeros(1, 224, 224, dtype=torch.long))
+        return sum(storage.nbytes() for storage in storages.values()) / 1e6
+
+    assert kept_megabytes(checkpointed=False) <= 300
+    assert kept_megabytes(checkpointed=True) <= 76
 
 
 def test_stochastic_depth_rises_linearly_and_stays_out_of_evaluation(batch):

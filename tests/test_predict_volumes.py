@@ -3,6 +3,10 @@
 import json
 import math
 import re
+import shutil
+import tracemalloc
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +22,8 @@ from small_model import tiny_config
 from modeling_resformer import ResFormerForMultiTask, ResFormerImageProcessor, ResFormerMultiTaskOutput
 from modeling_resformer.data.columns import dataset_features
 from modeling_resformer.prediction.cases import find_cases
+from modeling_resformer.prediction.predictor import Predictor
+from modeling_resformer.volumes import nifti
 
 
 SIZE = 48
@@ -85,6 +91,51 @@ def test_a_volume_becomes_masks_in_its_place_and_measurements_in_mm(predict, mod
     for kind in ("en_face", "sheet"):
         with Image.open(tmp_path / "out" / volume[kind]) as image:
             assert np.asarray(image.convert("L")).std() > 0
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_a_longer_volume_needs_no_more_memory_but_for_its_voxels_and_its_mask(
+    predict, model, tmp_path, monkeypatch, classes
+):
+    """Logits are counted, the bytes of arrays are measured; nothing of either lasts for the whole volume."""
+
+    def forward(self, pixel_values, **options):
+        logits = pixel_values[:, :1].expand(-1, classes, -1, -1).clone()
+        return ResFormerMultiTaskOutput(
+            segmentation_logits=logits, classification_logits=pixel_values.amax(dim=(2, 3))[:, :1]
+        )
+
+    settings = tiny_config(id2label=dict(enumerate("abcdef"[:classes])), classification_labels=["fluid"])
+    ResFormerForMultiTask(settings).save_pretrained(tmp_path / "model")
+    shutil.copy(Path(model) / "preprocessor_config.json", tmp_path / "model")
+    monkeypatch.setattr(ResFormerForMultiTask, "forward", forward)
+    alive, most, forward_batch = [], [], Predictor.forward
+
+    def counted(self, batch):
+        answers = forward_batch(self, batch)
+        alive.extend(weakref.ref(one["segmentation_logits"]) for one in answers)
+        alive[:] = [one for one in alive if one() is not None]
+        most.append(len(alive))
+        return answers
+
+    monkeypatch.setattr(Predictor, "forward", counted)
+    monkeypatch.setattr(nifti, "PIECE_BYTES", 1 << 16)  # in which a written file is read again
+    peaks, counts = [], []
+    for slices in (10, 10, 50):  # the first warms caches up
+        path = tmp_path / f"{len(peaks)}.tif"
+        voxels = np.random.default_rng(0).integers(0, 256, (slices, 256, 256), np.uint8)
+        pages = [Image.fromarray(slice_) for slice_ in voxels]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+        arguments = ["--batch-size", "2", "--no-overlays", "--cpu-threads", "1"]
+        tracemalloc.start()
+        assert predict([str(tmp_path / "model"), str(path), "--output", str(path.with_suffix("")), *arguments]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1] - 2 * voxels.nbytes)
+        tracemalloc.stop()
+        counts.append(max(most))
+        most.clear()
+    assert counts[2] == counts[1] <= 6
+    # An array of 8 bits for each of the 40 slices more, or for each class, would show.
+    assert peaks[2] - peaks[1] < 40 * 256 * 256 / 2
 
 
 def test_each_volume_is_one_line_with_what_was_found(predict, model, tmp_path, capsys):

@@ -8,11 +8,14 @@ import sklearn.metrics
 import torch
 from prepared_data import prepared_dataset
 from small_trainer import make_trainer, scores_of
+from transformers import TrainerCallback
 
+from modeling_resformer import modeling_resformer as network_code
 from modeling_resformer.data.rows import EpochSampler, EvaluationRows, TrainingRows
 from modeling_resformer.data.transforms import default_augmentation
 from modeling_resformer.errors import NonFiniteLossError
 from modeling_resformer.evaluation.row_statistics import RowStatistics
+from modeling_resformer.training import finite_losses
 
 
 def test_eval_loss_is_the_loss_of_one_batch_of_everything(dataset, tmp_path):
@@ -177,6 +180,60 @@ def test_a_loss_that_is_no_number_stops_training_and_names_the_cases(dataset, tm
     assert f"not finite after {number // 2} steps" in str(caught.value)
     assert "segmentation_loss nan" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+    """What is looked at on a CPU alone, where that costs nothing, is not looked at."""
+    monkeypatch.setattr(finite_losses, "is_at_hand", lambda values: False)
+    monkeypatch.setattr(network_code, "check_values", lambda *_: None)
+
+
+class Reads(TrainerCallback):
+    """Counts, within steps, calls that give Python a tensor's values: an accelerator has to be waited for then."""
+
+    def __init__(self) -> None:
+        self.names = []
+        self.patched = pytest.MonkeyPatch()
+
+    def on_step_begin(self, *_, **__):
+        for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__"):
+            plain = getattr(torch.Tensor, name)
+
+            def counted(*given, name=name, plain=plain, **options):
+                self.names.append(name)
+                return plain(*given, **options)
+
+            self.patched.setattr(torch.Tensor, name, counted)
+
+    def on_step_end(self, *_, **__):
+        self.patched.undo()
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+def test_a_training_step_waits_for_no_value(dataset, tmp_path):
+    trainer = make_trainer(dataset, tmp_path, max_steps=3, logging_steps=10, max_grad_norm=1.0)
+    reads = Reads()
+    trainer.add_callback(reads)
+    trainer.train()
+    assert reads.names == []
+    assert all(group["fused"] for group in trainer.optimizer.optimizer.param_groups)
+    reads.on_step_begin()
+    assert torch.ones(1) > 0  # is counted, which shows that anything is
+    reads.on_step_end()
+    assert reads.names == ["__bool__"]
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.parametrize("settings", [{"logging_steps": 3}, {"save_strategy": "steps", "save_steps": 4}], ids=str)
+def test_losses_not_waited_for_are_looked_at_before_a_log_and_a_checkpoint(dataset, tmp_path, settings):
+    trainer = make_trainer(dataset, tmp_path, max_steps=8, per_device_train_batch_size=4, **settings)
+    trainer.data_collator = poisoned(trainer.data_collator, "case_1")
+    with pytest.raises(NonFiniteLossError, match=r"not finite after [01] steps.*case_1"):
+        trainer.train()
+    assert trainer.state.global_step == next(iter(reversed(settings.values())))
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert not [line for line in trainer.state.log_history if "loss" in line]
 
 
 def test_an_output_that_is_no_number_stops_evaluation_and_names_that_case_alone(dataset, tmp_path):

@@ -3,6 +3,7 @@
     python scripts/export.py --model outputs/demo/model
     python scripts/export.py --model org/model --output model.onnx --half
     python scripts/export.py --model runs/mine --output model.onnx --int8 --calibration data/mine
+    python scripts/export.py --model outputs/demo/model --format torch
 
 The file takes `image`, 8-bit RGB of any size as (batch, height, width, 3), and holds all steps: resizing by the image
 processor's own filter, normalising, the network with its batch norms folded, sigmoid or softmax, the checkpoint's
@@ -20,6 +21,9 @@ goes by default, `predict.py` and `serve.py` use it with `--runtime onnx` or `--
 --int8 lets convolutions multiply 8-bit integers. Their scales are taken from images of the training split of --calibration, a
 prepared dataset; then both forms are scored on its validation split, and on its test split if there is one. A file is
 written only where Dice and AUC lose less than 0.005 each; both are printed, and stand in the metadata.
+
+--format torch writes the network alone as `model.pt2`, a program of `torch.export` for any batch and size, from normalised
+`pixel_values` to logits; it runs where torch is, without this package.
 """
 
 import argparse
@@ -37,7 +41,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "model.onnx"  # of exporting/onnx_network.py
+FILE_NAMES = {
+    "onnx": "model.onnx",
+    "torch": "model.pt2",
+}  # by format; of exporting/onnx_network.py and torch_program.py
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -46,7 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add_model(parser, help="what is exported")
     add = parser.add_argument
     add("--revision", help="revision of a Hub id")
-    add_output(parser, type=Path, help=f"file to write (default: {FILE_NAME} in the model's folder)")
+    add_output(parser, type=Path, help=f"file to write (default: {FILE_NAMES['onnx']} in the model's folder)")
+    add("--format", choices=tuple(FILE_NAMES), default="onnx", help="onnx: all steps; torch: the network alone")
     add("--half", action="store_true", help="the network in float16: half the size, for devices that compute in it")
     add(
         "--int8",
@@ -59,12 +67,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--int8 is made and measured by --calibration; expected both or neither")
     if given.int8 and given.half:
         parser.error("--int8 and --half are two forms; expected one of them")
+    if given.format == "torch" and (given.int8 or given.half):
+        parser.error("--format torch writes float32; expected neither --int8 nor --half")
     if given.output is None:
         if not Path(given.model).is_dir():
             parser.error(f"--output is missing; expected a file to write, since {given.model} is no folder")
-        given.output = Path(given.model) / FILE_NAME
-    if given.output.suffix != ".onnx":
-        parser.error(f"--output is {given.output}; expected a file that ends in .onnx")
+        given.output = Path(given.model) / FILE_NAMES[given.format]
+    if given.output.suffix != (ending := Path(FILE_NAMES[given.format]).suffix):
+        parser.error(f"--output is {given.output}; expected a file that ends in {ending}")
     return given
 
 
@@ -99,13 +109,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..errors import BadInputError
     from ..exporting.onnx_file import export
+    from ..exporting.torch_program import export_program
     from ..prediction.predictor import load_pipeline
     from ..training.progress import quieten_libraries
 
     quieten_libraries()
     try:
         pipe = load_pipeline(given.model, given.revision, torch.device("cpu"))
-        if given.int8:
+        if given.format == "torch":
+            export_program(pipe, given.output)
+        elif given.int8:
             sys.stdout.write(export_measured(pipe, given.output, given.calibration))
         else:
             export(pipe, given.output, given.half)

@@ -64,7 +64,7 @@ class Blend:
         return self._joined(outputs["loss"], total), self._joined(task.loss_parts(outputs), parts.detach())
 
     def _partners(self, values: torch.Tensor) -> torch.Tensor:
-        return values[self.partner.to(values.device)]
+        return values[self.partner.to(values.device, non_blocking=True)]
 
     def _joined(self, own: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
         return self.share * own + (1 - self.share) * partners

@@ -18,6 +18,7 @@ from ..heads import task_of
 from .backbone_rate import FrozenBackbone, check_backbone, scale_backbone_rate
 from .data_wait import DataWait
 from .distillation import Teacher
+from .finite_losses import FiniteLosses, LossOfCases
 from .mixup import Blend
 from .progress import ProgressLines
 from .resuming import ResumableTrainer
@@ -69,15 +70,22 @@ class ResFormerTrainer(ResumableTrainer):
         for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
             self.remove_callback(printing)
         self.add_callback(ProgressLines(bar=not self.args.disable_tqdm))
+        # A loss that is no number ends the run; the Trainer would look for one at every step, and wait for it.
+        self.args.logging_nan_inf_filter = False
+        self.finite_losses = FiniteLosses()
         self.data_wait = DataWait()
         self.add_callback(self.data_wait)
         self.task = task_of(self.model)
         self.loss_parts = [*self.task.losses, *([] if teacher is None else [DISTILLATION])]
 
     def _settle_data_loading(self) -> None:
-        """What torch would warn of: pinned memory without an accelerator, and more workers than cores."""
+        """What torch would warn of: pinned memory without an accelerator, and more workers than cores.
+
+        From pinned memory batches are copied while an accelerator works.
+        """
         if self.args.device.type == "cpu":
             self.args.dataloader_pin_memory = False
+        self.accelerator.dataloader_config.non_blocking = self.args.dataloader_pin_memory
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.args.dataloader_num_workers = min(self.args.dataloader_num_workers, cores)
 
@@ -128,12 +136,30 @@ class ResFormerTrainer(ResumableTrainer):
             taught = self.teacher.loss(outputs, self.task, inputs)
             loss = loss + self.teacher.weight * taught
             parts = torch.cat([parts, taught.detach().reshape(1)])
-        # The Trainer waits for the loss at every step in any case, to keep NaN out of its log.
-        if not loss.isfinite():
-            values = zip(self.loss_parts, parts.tolist(), strict=True)
-            self._stop(f"The loss ({', '.join(f'{name} {value}' for name, value in values)})", inputs["case_index"])
+        values = torch.cat([loss.detach().reshape(1), parts.to(loss.dtype)])
+        self.finite_losses.add(LossOfCases(self.state.global_step, values, inputs["case_index"]))
+        if self.finite_losses.is_due:
+            self._check_losses()
         self.sums.add_parts(parts)
         return (loss, outputs) if return_outputs else loss
+
+    def _check_losses(self) -> None:
+        """Raises `NonFiniteLossError` before anything is logged, measured or saved of a model that has diverged."""
+        wrong = self.finite_losses.first_wrong()
+        if wrong is not None:
+            values = zip(self.loss_parts, wrong.values[1:].tolist(), strict=True)
+            what = f"The loss ({', '.join(f'{name} {value}' for name, value in values)})"
+            self._stop(what, wrong.case_index, wrong.step)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The line of a run that is going well."""
+        self._check_losses()
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Model and image processor, see `ResumableTrainer`."""
+        self._check_losses()
+        super().save_model(output_dir, _internal_call)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         """Of the given rows. The Trainer keeps persistent workers, and gives those of the validation split for any."""
@@ -152,6 +178,7 @@ class ResFormerTrainer(ResumableTrainer):
         Under DDP each process counts its own batches into its running batch-norm statistics until the next forward
         pass in training, which shares the main process's.
         """
+        self._check_losses()
         with self.averaged_weights():
             for buffer in self.model.buffers():
                 buffer.copy_(broadcast(buffer))
@@ -179,7 +206,7 @@ class ResFormerTrainer(ResumableTrainer):
         ]
         finite = torch.cat(numbers, dim=1).isfinite().all(dim=1)
         if not finite.all():
-            self._stop("The model's output", inputs["case_index"][~finite])
+            self._stop("The model's output", inputs["case_index"][~finite], self.state.global_step)
         return None, statistics, inputs["row_index"]
 
     @torch.no_grad()
@@ -198,10 +225,10 @@ class ResFormerTrainer(ResumableTrainer):
         (mask,) = self.processing_class.post_process_semantic_segmentation({"logits": logits}, target_sizes=[size])
         return mask.cpu().numpy()
 
-    def _stop(self, what: str, case_index: torch.Tensor) -> NoReturn:
+    def _stop(self, what: str, case_index: torch.Tensor, step: int) -> NoReturn:
         cases = dict.fromkeys(self.data_collator.case_ids[index] for index in case_index.tolist())
         raise NonFiniteLossError(
-            f"{what} is not finite after {self.state.global_step} steps, for the cases {', '.join(cases)}. If other "
+            f"{what} is not finite after {step} steps, for the cases {', '.join(cases)}. If other "
             "cases follow when these are left out, the weights have diverged: lower --learning_rate, clip by "
             "--max_grad_norm 1, or train without --fp16."
         )
