@@ -54,11 +54,12 @@ function told({ slices, class_scores: scores, mask_classes: masks }, hasThreshol
 function showScores({ slices, class_scores: scores }, hasThresholds) {
   const [reached, missed] = hasThresholds ? ["flagged", "below"] : ["highest", ""];
   element("whole-scores").hidden = !scores.length;
+  element("whole-scores").caption.textContent = `Scores over all ${slices} slices`;
   element("whole-rule").textContent = hasThresholds ? "Threshold" : "";
   const lines = scores.map((one) => {
     const { name, highest_score: highest, threshold, predicted, slices_labelled: labelled } = one;
     const rule = threshold === null ? "" : figure(threshold);
-    const line = row(breakable(name), figure(highest), rule, predicted ? reached : missed, `${labelled} of ${slices}`);
+    const line = row(breakable(name), figure(highest), rule, predicted ? reached : missed, String(labelled));
     line.classList.toggle("flagged", predicted);
     return line;
   });
@@ -67,10 +68,10 @@ function showScores({ slices, class_scores: scores }, hasThresholds) {
 
 function showVolumes({ slices, mask_classes: masks }, goTo) {
   element("whole-masks").hidden = !masks.length;
+  element("whole-masks").caption.textContent = `What was outlined in all ${slices} slices`;
   const lines = masks.map((one) => {
     const largest = one.largest_slice === null ? "–" : sliceButton(one.largest_slice, one.name, goTo);
-    const affected = `${one.slices_affected} of ${slices}`;
-    return row(breakable(one.name), measure(one.volume_mm3), String(one.voxels), affected, largest);
+    return row(breakable(one.name), measure(one.volume_mm3), String(one.voxels), String(one.slices_affected), largest);
   });
   element("whole-masks").tBodies[0].replaceChildren(...lines);
 }

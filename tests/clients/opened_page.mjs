@@ -1,4 +1,5 @@
-// A page in headless Chromium, for the other files here: {context, page, problems, requests, status, give, saved, close}.
+// A page in headless Chromium, for the other files here: {context, page, problems, requests, status,
+// ready, give, saved, close}, where `ready` are the milliseconds until the model was loaded.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -23,15 +24,18 @@ export async function openedPage(url, folder, executablePath, flags = ["--disabl
   page.setDefaultTimeout(240_000);
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+  const begin = performance.now();
   await page.goto(url);
   const status = page.getByRole("status");
   await status.filter({ hasText: /^Ready|cannot/ }).waitFor();
+  const ready = performance.now() - begin;
   return {
     context,
     page,
     problems,
     requests,
     status,
+    ready,
     async give(file) {
       await page.locator("#file").setInputFiles(file);
       await status.filter({ hasText: new RegExp(`^${basename(file)}[:,]`) }).waitFor();
