@@ -4,8 +4,10 @@
 """
 
 import base64
+import gzip
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime
@@ -24,6 +27,7 @@ import pytest
 import SimpleITK
 from answering_model import NAMES, foreground, reference, sample_image, save_model
 from http_requests import serving, until, wait_until_loaded
+from huggingface_hub import SpaceCard
 from oct_phantom import plan_volumes
 from PIL import Image
 from prediction_tables import rows_of
@@ -151,9 +155,20 @@ def page(tmp_path_factory):
     return folder
 
 
+class WithHeaders(SimpleHTTPRequestHandler):
+    """Of a folder, with more headers in each answer."""
+
+    more: ClassVar[dict[str, str]] = {}
+
+    def end_headers(self):
+        for name, value in self.more.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+
 @contextmanager
-def served(folder):
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+def served(folder, headers=None):
+    handler = partial(type("Handler", (WithHeaders,), {"more": headers or {}}), directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -224,6 +239,8 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
         assert report["distance"] == pytest.approx(expected["distance"][0], rel=1e-2)
         shares = [one["share"] for one in report["mask_classes"]]
         np.testing.assert_allclose(shares, expected["area_fraction"][0], atol=1e-3)
+    loaded = [path for path in page.rglob("*.*") if path.suffix in (".html", ".css", ".js", ".mjs", ".wasm")]
+    assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in loaded) < 5e6, "before the model"
     assert len(set(shown["drawn"])) == 3, "a class switched off and an opaque fill look different"
     assert shown["overflow"] == 0, "a telephone is wide enough"
     assert "Not a medical device" in shown["text"] and shown["message"] == "half.png: the PNG file is damaged."
@@ -300,19 +317,25 @@ def compare_with_predict(model, volume, mask, told, output):
         assert one["volume_mm3"] == pytest.approx(float(whole[f"volume_mm3_{one['name']}"]), rel=1e-3)
 
 
-def test_webgpu_is_loaded_where_asked_for_alone_and_answers_alike(small, phantom, tmp_path):
-    """On a software adapter; no graphics card was tried."""
+def test_threads_and_webgpu_answer_as_one_thread_does(small, phantom, tmp_path):
+    """By the headers of the Space, and by `?device=webgpu` on a software adapter; no graphics card was tried."""
     grey = phantom[0][0][2]
     Image.fromarray(grey).save(tmp_path / "slice.png")
-    with served(small / "page") as url:
-        shown = node("page_webgpu.mjs", url, tmp_path, CHROMIUM, tmp_path / "slice.png")
-    if not shown["hasAdapter"]:
-        pytest.skip("this Chromium has no WebGPU")
-    assert shown["ready"].startswith("Ready, on WebGPU") and shown["plain"] == []
+    headers = SpaceCard.load(small / "page" / "README.md").data.custom_headers
+    with served(small / "page") as url, served(small / "page", headers) as isolated:
+        shown = node("page_runtimes.mjs", url, isolated, tmp_path, CHROMIUM, tmp_path / "slice.png")
     (expected,) = onnx_answers(small / "page" / "model.onnx", [grey])
-    assert np.mean(np.asarray(Image.open(shown["mask"])) == expected["segmentation"][0]) >= 0.999
-    scores = [one["score"] for one in json.loads(Path(shown["answer"]).read_text())["class_scores"]]
-    np.testing.assert_allclose(scores, expected["class_scores"][0], atol=1e-3)
+    assert (
+        re.fullmatch(r"Ready, on [2-4] threads\. .*", shown["threads"]["ready"]) and shown["threads"]["problems"] == []
+    )
+    assert not [one for one in shown["threads"]["requests"] if "webgpu" in one or "asyncify" in one], (
+        "on request alone"
+    )
+    assert shown["webgpu"]["ready"].startswith("Ready, on WebGPU") or not shown["webgpu"]["hasAdapter"]
+    for one in (found for found in shown.values() if "answer" in found):
+        assert np.mean(np.asarray(Image.open(one["mask"])) == expected["segmentation"][0]) >= 0.999
+        scores = [each["score"] for each in json.loads(Path(one["answer"]).read_text())["class_scores"]]
+        np.testing.assert_allclose(scores, expected["class_scores"][0], atol=1e-3)
 
 
 def test_the_page_is_for_keyboards_and_screen_readers(page_url, phantom, screenshots, tmp_path):
