@@ -297,6 +297,7 @@ def test_the_page_measures_whole_volumes_as_predict_does(small, phantom, screens
     compare_with_predict(small / "model", tmp_path / "eye.mha", shown["found"][0]["mask"], told, tmp_path / "out")
     stopped = shown["stopped"]
     assert stopped.pop("told") == "nowhere.nii: stopped after 1 of 5 slices."
+    assert stopped.pop("other") == "other.mha: no MetaImage that holds its own voxels."
     assert stopped == {"forgotten": True, "isFree": True, "isFocused": True, "whole": False}
 
 

@@ -14,7 +14,7 @@ let worker;
 let answer; // the last one: {name, width, height, pixels, outputs, areas, milliseconds, slice}
 let asked = 0; // number of the last question
 let name; // of the image that it is about
-let isNew = false; // whether that is another image than before
+let isNew = false; // whether that is another image than the one that is shown
 let run; // through all slices: {done, milliseconds}; null while there is none
 
 function start({ name, metadata, examples, licence }) {
@@ -76,6 +76,7 @@ const answers = {
   },
   refused({ id, message }) {
     if (id !== asked) return;
+    isNew = false;
     endRun();
     say(`${name}: ${message}.`, true);
   },
@@ -169,8 +170,8 @@ function analyse(file) {
 }
 
 function askForSlice(index) {
+  if (isNew) return; // the worker may have that one already
   name = answer.name;
-  isNew = false;
   worker.postMessage({ type: "slice", id: ++asked, index });
 }
 
@@ -182,8 +183,8 @@ function goToSlice(index) {
 }
 
 function startRun() {
+  if (isNew) return;
   name = answer.name;
-  isNew = false;
   run = { done: 0, milliseconds: 0 };
   showRun(run, answer.slice.count);
   say(`Looking at all ${answer.slice.count} slices of ${name}`);

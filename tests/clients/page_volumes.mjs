@@ -1,7 +1,7 @@
 // Whole volumes in the page, in headless Chromium: node page_volumes.mjs URL FOLDER CHROMIUM VOLUME... -> JSON on stdout.
 //
 // Has all slices of every volume analysed, saves the mask and the answer below FOLDER, and takes page_oct.png and
-// page_oct_phone.png of the first. A run through the last is stopped after its first slice, and must tell nothing of the whole.
+// page_oct_phone.png of the first. A run through the last is stopped after its first slice, and must tell nothing of the whole; then a damaged file is dropped.
 import { basename, join } from "node:path";
 
 import { openedPage } from "./opened_page.mjs";
@@ -53,6 +53,16 @@ try {
   };
   await give(volumes.at(-1)); // the worker answers again
   stopped.whole = await page.locator("#whole").isVisible();
+
+  // While another file is looked at, nothing is asked of the volume that is shown: it might be answered from that file.
+  await page.evaluate(() => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(["nothing"], "other.mha"));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer }));
+    document.getElementById("all-slices").click();
+  });
+  await status.filter({ hasText: /other\.mha:|, all / }).waitFor();
+  stopped.other = await status.innerText();
   process.stdout.write(JSON.stringify({ found, stopped, problems }));
 } finally {
   await opened.close();
