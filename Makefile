@@ -34,7 +34,7 @@ DEMO_STAMP := $(VENV)/.resformer-vision,data,train,predict-$(KEY)
 DEMO_OCT_STAMP := $(VENV)/.resformer-vision,data,train,predict,imagenet-$(KEY)
 DEV_EXTRAS ?= dev
 DEV_STAMP := $(VENV)/.resformer-$(DEV_EXTRAS)-$(KEY)
-CLIENTS_STAMP := $(VENV)/.resformer-dev,space-$(KEY)
+CLIENTS_STAMP := $(VENV)/.resformer-dev,space,notebook-$(KEY)
 
 $(VENV)/.resformer-%-$(KEY): setup.py $(CONSTRAINTS) | $(BIN)/python
 	$(INSTALL) -e ".[$*]"
@@ -81,14 +81,14 @@ test-slow: $(DEV_STAMP) $(ISIC_ENV)/.installed
 test-isic-scorer: $(DEV_STAMP) $(ISIC_ENV)/.installed
 	$(BIN)/python -m pytest tests/test_isic_scorer.py -m slow
 
-## make test-clients  try npm's client and widget, the Space and the page in Chromium (Debian: apt-get install chromium nodejs npm)
+## make test-clients  npm's client and widget, the Space and the page in Chromium, and the notebook (Debian: apt-get install chromium nodejs npm)
 test-clients: $(CLIENTS_STAMP)
 	cd tests/clients && npm ci --no-audit --no-fund
-	$(BIN)/python -m pytest tests/test_clients.py -m slow
+	$(BIN)/python -m pytest tests/test_clients.py tests/test_notebook.py -m slow
 
 ## make update-constraints  run the tests with the newest of everything and, once they pass, pin it in constraints.txt
 update-constraints:
-	$(MAKE) test CONSTRAINTS= DEV_EXTRAS=dev,space,export,trackio
+	$(MAKE) test CONSTRAINTS= DEV_EXTRAS=dev,space,notebook,export,trackio
 	.venv-newest/bin/python scripts/update_constraints.py --output constraints.txt
 
 ## make quality    check lint and formatting

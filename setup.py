@@ -36,6 +36,7 @@ EXTRAS = {
     "hub": ["Jinja2>=3.1.6"],
     "serve": ["starlette>=1.0", "uvicorn>=0.40"],
     "space": ["gradio>=6.31"],
+    "notebook": ["nbclient>=0.11", "ipykernel>=7.4"],
     "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2025.7"],
     "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5"],
     "openvino": ["onnx>=1.20", "openvino>=2026.4"],

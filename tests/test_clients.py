@@ -4,18 +4,22 @@
 """
 
 import base64
+import gzip
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime
@@ -23,11 +27,15 @@ import pytest
 import SimpleITK
 from answering_model import NAMES, foreground, reference, sample_image, save_model
 from http_requests import serving, until, wait_until_loaded
+from huggingface_hub import SpaceCard
+from oct_phantom import plan_volumes
 from PIL import Image
+from prediction_tables import rows_of
 from pypdf import PdfReader
 
 from modeling_resformer.commands.make_page import main as make_page_main
 from modeling_resformer.commands.predict import main as predict_main
+from modeling_resformer.prediction.measurements import measure_volume
 from modeling_resformer.publishing.space import make_space
 
 
@@ -147,13 +155,47 @@ def page(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def page_url(page):
-    handler = partial(SimpleHTTPRequestHandler, directory=str(page))
+class WithHeaders(SimpleHTTPRequestHandler):
+    """Of a folder, with more headers in each answer."""
+
+    more: ClassVar[dict[str, str]] = {}
+
+    def end_headers(self):
+        for name, value in self.more.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+
+@contextmanager
+def served(folder, headers=None):
+    handler = partial(type("Handler", (WithHeaders,), {"more": headers or {}}), directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture
+def page_url(page):
+    with served(page) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    """Small volumes of two devices, (slices, rows, columns) of 8 and of 16 bits, and their (slice, row, column) in mm."""
+    cirrus, _, _, spectralis, *_ = plan_volumes(3, 5, "small", 0)
+    return [(volume.draw()[0], volume.grid.spacing) for volume in (cirrus, spectralis)]
+
+
+@pytest.fixture(scope="module")
+def small(phantom, tmp_path_factory):
+    """A model that sees the first volume at its own size, and its page, with WebGPU beside."""
+    folder = tmp_path_factory.mktemp("small")
+    voxels, _ = phantom[0]
+    model = save_model(folder / "model", Image.fromarray(voxels[2]).convert("RGB"), voxels.shape[1:])
+    assert make_page_main(["--model", str(model), "--output", str(folder / "page"), "--webgpu"]) == 0
+    return folder
 
 
 def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screenshots, tmp_path):
@@ -197,12 +239,137 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
         assert report["distance"] == pytest.approx(expected["distance"][0], rel=1e-2)
         shares = [one["share"] for one in report["mask_classes"]]
         np.testing.assert_allclose(shares, expected["area_fraction"][0], atol=1e-3)
+    loaded = [path for path in page.rglob("*.*") if path.suffix in (".html", ".css", ".js", ".mjs", ".wasm")]
+    assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in loaded) < 5e6, "before the model"
     assert len(set(shown["drawn"])) == 3, "a class switched off and an opaque fill look different"
     assert shown["overflow"] == 0, "a telephone is wide enough"
     assert "Not a medical device" in shown["text"] and shown["message"] == "half.png: the PNG file is damaged."
     milliseconds = [json.loads(Path(one["report"]).read_text())["milliseconds"] for one in shown["answered"]]
     print(f"\nready {shown['ready']:.0f} ms, first answer {shown['answered'][0]['took']:.0f} ms, ", end="")
     print(f"network and steps {np.median(milliseconds):.0f} ms an image (median), one thread")
+
+
+def onnx_answers(model, images):
+    """Outputs by name of ONNX Runtime in Python, for each of several (height, width) grey images of 8 bits."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    given = (np.repeat(image[None, ..., None], 3, axis=3) for image in images)
+    return [dict(zip(names, session.run(None, {"image": image}), strict=True)) for image in given]
+
+
+def test_the_page_measures_whole_volumes_as_predict_does(small, phantom, screenshots, tmp_path):
+    """A volume of 8 bits at the network's own size against predict.py; others against ONNX Runtime, slice by slice."""
+    (cirrus, cirrus_mm), (spectralis, spectralis_mm) = phantom
+    turned = (0, 1, 0, 0, 0, 1, 1, 0, 0)
+    given = {"eye.mha": (cirrus, cirrus_mm), "deep.nii.gz": (spectralis, spectralis_mm), "nowhere.nii": (cirrus, None)}
+    for name, (voxels, spacing) in given.items():
+        image = SimpleITK.GetImageFromArray(voxels)
+        if spacing:
+            image.SetSpacing(spacing[::-1])
+            image.SetOrigin((1.5, -2.25, 30))
+            image.SetDirection(turned)
+        SimpleITK.WriteImage(image, str(tmp_path / name), useCompression=True)
+    with served(small / "page") as url:
+        shown = node("page_volumes.mjs", url, screenshots, CHROMIUM, *(tmp_path / name for name in given))
+    assert shown["problems"] == [] and shown["found"][0]["jumped"] and shown["found"][0]["overflow"] == 0
+    for (name, (voxels, spacing)), found in zip(given.items(), shown["found"], strict=True):
+        written, original = SimpleITK.ReadImage(found["mask"]), SimpleITK.ReadImage(str(tmp_path / name))
+        for place in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(written, place)() == getattr(original, place)()
+        mask, told = SimpleITK.GetArrayFromImage(written), json.loads(Path(found["answer"]).read_text())
+        assert mask.dtype == np.uint8 and found["mask"].endswith(name.partition(".")[2])
+        grey = voxels if voxels.dtype == np.uint8 else np.round(voxels / 257).astype(np.uint8)
+        answers = onnx_answers(small / "page" / "model.onnx", grey)
+        assert np.mean(mask == np.concatenate([one["segmentation"] for one in answers])) >= 0.999
+        scores = np.concatenate([one["class_scores"] for one in answers])
+        by_slice = [[one["score"] for one in each["class_scores"]] for each in told["by_slice"]]
+        np.testing.assert_allclose(by_slice, scores, atol=1e-3)
+        labelled = np.concatenate([one["predicted_classes"] for one in answers]).sum(axis=0)
+        for one, highest, count in zip(told["class_scores"], scores.max(axis=0), labelled, strict=True):
+            assert (one["slices_labelled"], one["predicted"]) == (count, count > 0)
+            assert one["highest_score"] == pytest.approx(highest, abs=1e-3)
+        for one, measured in zip(told["mask_classes"], measure_volume(mask, NAMES, spacing).values(), strict=True):
+            facts = {key: value for key, value in vars(measured).items() if key != "lesion_count"}
+            assert {key: one[key] for key in facts} == pytest.approx(facts, rel=1e-6)
+        assert "mm³" in found["told"] if spacing else "voxels" in found["told"]
+    assert "no mm³" in shown["found"][2]["text"]
+    told = json.loads(Path(shown["found"][0]["answer"]).read_text())
+    compare_with_predict(small / "model", tmp_path / "eye.mha", shown["found"][0]["mask"], told, tmp_path / "out")
+    stopped = shown["stopped"]
+    assert stopped.pop("told") == "nowhere.nii: stopped after 1 of 5 slices."
+    assert stopped.pop("other") == "other.mha: no MetaImage that holds its own voxels."
+    assert stopped == {"forgotten": True, "isFree": True, "isFocused": True, "whole": False}
+
+
+def compare_with_predict(model, volume, mask, told, output):
+    assert predict_main(["--model", str(model), str(volume), "--output", str(output), "--no-overlays"]) == 0
+    found = [
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))) for path in (mask, output / "masks" / volume.name)
+    ]
+    assert np.mean(found[0] == found[1]) >= 0.999 and set(np.unique(found[1])) == {0, 1, 2, 3}
+    (whole,) = rows_of(output, "volumes")
+    for key in ("slices", "height", "width", "spacing_slice_mm", "spacing_row_mm", "spacing_column_mm"):
+        assert told[key] == float(whole[key])
+    for one in told["class_scores"]:
+        assert one["slices_labelled"] == int(whole[f"slices_labelled_{one['name']}"])
+        assert one["highest_score"] == pytest.approx(float(whole[f"highest_score_{one['name']}"]), abs=1e-3)
+    for one in told["mask_classes"]:
+        assert one["slices_affected"] == int(whole[f"slices_affected_{one['name']}"])
+        assert one["volume_mm3"] == pytest.approx(float(whole[f"volume_mm3_{one['name']}"]), rel=1e-3)
+
+
+def test_threads_and_webgpu_answer_as_one_thread_does(small, phantom, tmp_path):
+    """By the headers of the Space, and by `?device=webgpu` on a software adapter; no graphics card was tried."""
+    grey = phantom[0][0][2]
+    Image.fromarray(grey).save(tmp_path / "slice.png")
+    headers = SpaceCard.load(small / "page" / "README.md").data.custom_headers
+    with served(small / "page") as url, served(small / "page", headers) as isolated:
+        shown = node("page_runtimes.mjs", url, isolated, tmp_path, CHROMIUM, tmp_path / "slice.png")
+    (expected,) = onnx_answers(small / "page" / "model.onnx", [grey])
+    assert (
+        re.fullmatch(r"Ready, on [2-4] threads\. .*", shown["threads"]["ready"]) and shown["threads"]["problems"] == []
+    )
+    assert not [one for one in shown["threads"]["requests"] if "webgpu" in one or "asyncify" in one], (
+        "on request alone"
+    )
+    assert shown["webgpu"]["ready"].startswith("Ready, on WebGPU") or not shown["webgpu"]["hasAdapter"]
+    for one in (found for found in shown.values() if "answer" in found):
+        assert np.mean(np.asarray(Image.open(one["mask"])) == expected["segmentation"][0]) >= 0.999
+        scores = [each["score"] for each in json.loads(Path(one["answer"]).read_text())["class_scores"]]
+        np.testing.assert_allclose(scores, expected["class_scores"][0], atol=1e-3)
+
+
+def test_the_page_is_for_keyboards_and_screen_readers(page_url, phantom, screenshots, tmp_path):
+    image = next(PHOTOGRAPHS.glob("*.jpg"))
+    voxels, spacing = phantom[0]
+    volume = SimpleITK.GetImageFromArray(voxels)
+    volume.SetSpacing(spacing[::-1])
+    SimpleITK.WriteImage(volume, str(tmp_path / "eye.mha"))
+    shown = node("page_access.mjs", page_url, screenshots, CHROMIUM, image, tmp_path / "eye.mha")
+    assert shown["problems"] == []
+    states = {"loaded", "answered", "volume", "running", "whole", "dark", "phone"}
+    assert {name: one["told"] for name, one in shown["axe"].items()} == {state: [] for state in states}
+    assert min(one["passed"] for one in shown["axe"].values()) > 30, "axe-core looked at the page"
+    first = ["Choose an image", "Take a photo", "Example 1", "Example 2", "Example 3"]
+    toggles = ["lesion", "Opacity of the fill"]
+    own, saving = ["Side of a pixel in mm, if you know it"], ["Save the mask (PNG)", "Save the answer (JSON)"]
+    stops = {state: [one["name"] for one in found] for state, found in shown["stops"].items()}
+    assert stops["loaded"] == first
+    assert stops["answered"] == [*first, *toggles, *own, *saving]
+    jump = [name for name in stops["whole"] if name.startswith("Show slice")]
+    whole = ["Slice", "Analyse all 5 slices", *jump, "Every slice", "Every slice"]
+    whole += ["Save the volume's mask (.mha)", "Save the volume's answer (JSON)"]
+    assert stops["whole"] == [*first, *whole, *toggles, *saving]
+    assert all(one["ring"] for found in shown["stops"].values() for one in found), "the focus can be seen"
+    assert shown["toggled"] and shown["keepsFocus"] and shown["unfolded"]
+    assert (shown["opacity"], shown["valueText"], shown["download"]) == ("26", "1 of 5", f"{image.stem}.json")
+    tree = [(one["role"], one["name"]) for one in shown["tree"]]
+    assert {"role": "status", "name": "", "live": "polite"} in shown["tree"]
+    assert ("image", shown["answered"]) in tree, "what is drawn is told in words"
+    assert {("region", "Image"), ("region", "Answer"), ("table", "Scores of the whole image"), ("main", "")} <= set(
+        tree
+    )
+    assert ("table", "Scores over all 5 slices") in {(one["role"], one["name"]) for one in shown["wholeTree"]}
 
 
 def printed(page, pdf):

@@ -1,7 +1,8 @@
-"""examples/resformer.ipynb: clean as it is kept, and its cells run from a folder to a report."""
+"""examples/resformer.ipynb: clean as it is kept, and its cells run from a folder to a page."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def test_it_is_kept_without_outputs_and_installs_first():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the runtime of the page")
 def test_its_cells_run_in_order(tmp_path, monkeypatch):
     """With one epoch; in a notebook of Jupyter's own, where the packages are there already."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
@@ -34,3 +36,6 @@ def test_its_cells_run_in_order(tmp_path, monkeypatch):
     assert re.search(r"dice 0\.\d{3} \(.*\), n = 14", said)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     assert (tmp_path / "trained/results.json").is_file()
+    described = json.loads((tmp_path / "page/model.json").read_text())
+    assert described["name"] == "my model" and described["metadata"]["image_classes"][0] == "melanoma"
+    assert (tmp_path / "page.zip").stat().st_size > 1e6

@@ -677,7 +677,7 @@ def test_a_page_for_the_browser_goes_up_beside_its_model(run, hub, untried, monk
         onnx.save(model, path)
 
     monkeypatch.setattr(web_page, "export", export)
-    monkeypatch.setattr(web_page, "add_runtime_files", lambda folder, package: folder.mkdir())
+    monkeypatch.setattr(web_page, "add_runtime_files", lambda folder, package, names: folder.mkdir())
     assert push_to_hub.main([str(run), "--repo-id", REPO, "--web-id", "org/page", "--with-web"]) == 0
     pushed = hub.repositories["org/page"]
     assert (pushed["type"], pushed["sdk"], pushed["private"]) == ("space", "static", True)

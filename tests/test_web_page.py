@@ -37,7 +37,7 @@ def package(tmp_path, monkeypatch):
     """A package laid out as npm's, and the page's pin set to it."""
     path, pinned = tmp_path / "runtime.tgz", web_page.pinned_runtime()
     with tarfile.open(path, "w:gz") as archive:
-        for name in pinned["files"]:
+        for name in (*pinned["files"], *pinned["webgpu_files"]):
             member = tarfile.TarInfo(f"package/dist/{name}")
             member.size = len(name)
             archive.addfile(member, io.BytesIO(name.encode()))
@@ -54,12 +54,25 @@ def test_the_folder_is_complete(package, tmp_path):
     assert len(told["examples"]) == 3 and all((page / name).is_file() for name in told["examples"])
     assert "CC0" in told["licence"]
     loaded = [page / told["file"], page / "runtime" / "ort-wasm-simd-threaded.wasm"]
-    assert told["bytes"] == sum(path.stat().st_size for path in loaded)
+    assert (told["bytes"], told["webgpu_bytes"]) == (sum(path.stat().st_size for path in loaded), None)
+    assert len(list((page / "runtime").iterdir())) == 4, "what only WebGPU needs is left out"
     scripts = "\n".join(path.read_text() for path in page.glob("*.js"))
-    named = re.findall(r'(?:from |address\(|fetch\()"(?:\./)?([\w./-]+)"', scripts)
+    named = re.findall(r'(?:from |fetch\(|module: )"(?:\./)?([\w./-]+)"', scripts)
+    named = [name for name in named if "webgpu" not in name]
     named += re.findall(r'(?:href|src)="([\w.]+)"', (page / "index.html").read_text())
-    assert len(named) >= 9 and all((page / name).is_file() for name in named)
+    assert len(named) >= 15 and all((page / name).is_file() for name in named)
     assert "MIT" in (page / "runtime" / "LICENSE.txt").read_text()
+
+
+def test_webgpu_lies_beside_the_plain_runtime_where_it_is_asked_for(package, tmp_path):
+    page = make_page(tmp_path / "page", None, "org/resformer-tiny", None, package, webgpu=True)
+    told = json.loads((page / "model.json").read_text())
+    gpu = page / "runtime" / "ort-wasm-simd-threaded.asyncify.wasm"
+    assert told["webgpu_bytes"] == (page / told["file"]).stat().st_size + gpu.stat().st_size
+    worker = (page / "worker.js").read_text()
+    for module, build in re.findall(r'module: "([\w./-]+)", build: "([\w./-]+)"', worker):
+        assert all((page / name).is_file() for name in (module, f"{build}.mjs", f"{build}.wasm"))
+    assert (page / "runtime" / "ort.wasm.min.mjs").is_file()
 
 
 def test_the_hub_takes_it_as_a_static_space(package, tmp_path):

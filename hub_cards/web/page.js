@@ -1,17 +1,21 @@
 // The page: what goes in, what is shown, what can be saved. worker.js decodes and computes.
 import { draw } from "./drawing.js";
+import { areasOf, scoresOf, trustOf } from "./measuring.js";
+import { breakable, element, figure, measure, percent, row, save, saveJson, say } from "./parts.js";
 import { encodedMask } from "./png.js";
+import { forgetWhole, saveVolume, saveWhole, showRun, showWhole } from "./whole_volume.js";
 
 const MOST_THREADS = 4;
-const element = (id) => document.getElementById(id);
 const describe = await fetch("model.json")
   .then((response) => response.json())
   .catch(() => say("model.json cannot be read; make the page again.", true));
 
 let worker;
-let answer; // the last one: {name, width, height, pixels, outputs, milliseconds, slice}
+let answer; // the last one: {name, width, height, pixels, outputs, areas, milliseconds, slice}
 let asked = 0; // number of the last question
 let name; // of the image that it is about
+let isNew = false; // whether that is another image than the one that is shown
+let run; // through all slices: {done, milliseconds}; null while there is none
 
 function start({ name, metadata, examples, licence }) {
   document.title = `${name} in your browser`;
@@ -29,7 +33,24 @@ function start({ name, metadata, examples, licence }) {
   say("Loading the model");
   // Without the headers that isolate a page, browsers share no memory among threads.
   const threads = crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
-  worker.postMessage({ type: "load", model: describe.file, total: describe.bytes, threads });
+  const device = chosenDevice();
+  const total = device === "webgpu" ? describe.webgpu_bytes : describe.bytes;
+  worker.postMessage({ type: "load", model: describe.file, total, threads, device });
+}
+
+// "wasm", or "webgpu" where the page was made with it, the browser has it and the address asks for it.
+function chosenDevice() {
+  if (!describe.webgpu_bytes) return "wasm";
+  const isAsked = new URLSearchParams(location.search).get("device") === "webgpu";
+  const device = isAsked && navigator.gpu ? "webgpu" : "wasm";
+  const size = Math.round(describe.webgpu_bytes / 1e6);
+  const link = Object.assign(document.createElement("a"), {
+    href: isAsked ? location.pathname : "?device=webgpu",
+    textContent: isAsked ? "Use the processor" : `Use WebGPU instead of the processor: loads ${size} MB, untested on graphics cards`,
+  });
+  element("device").hidden = false;
+  element("device").append(isAsked && device === "wasm" ? "This browser has no WebGPU; the processor computes. " : "", link);
+  return device;
 }
 
 // By way of a blob, since only such a worker is held to this page's Content-Security-Policy.
@@ -43,29 +64,41 @@ const answers = {
   progress({ share }) {
     element("progress").value = share;
   },
-  ready({ threads }) {
+  ready({ threads, device }) {
     element("progress").hidden = true;
     ready(true);
-    say(`Ready, on ${threads === 1 ? "one thread" : `${threads} threads`}. Choose an image.`);
+    const place = device === "webgpu" ? "WebGPU" : threads === 1 ? "one thread" : `${threads} threads`;
+    say(`Ready, on ${place}. Choose an image.`);
   },
   failed({ message }) {
     element("progress").hidden = true;
     say(`The model cannot be loaded: ${message}.`, true);
   },
   refused({ id, message }) {
-    if (id === asked) say(`${name}: ${message}.`, true);
+    if (id !== asked) return;
+    isNew = false;
+    endRun();
+    say(`${name}: ${message}.`, true);
   },
   answer({ id, ...found }) {
     if (id !== asked) return; // another image was given meanwhile
     answer = { name, ...found };
+    if (isNew) forgetWhole();
     show();
+    isNew = false;
+  },
+  done({ id, done, milliseconds }) {
+    if (id !== asked) return;
+    run = { done, milliseconds };
+    showRun(run, answer.slice.count);
+  },
+  whole({ id, ...found }) {
+    if (id !== asked) return;
+    endRun();
+    const told = showWhole(found, describe.metadata, { about: about(), stem: wholeStem(), goTo: goToSlice });
+    say(`${name}, all ${found.slices.length} slices: ${told}.`);
   },
 };
-
-function say(text, isProblem = false) {
-  element("status").textContent = text;
-  element("status").classList.toggle("problem", isProblem);
-}
 
 function ready(isReady) {
   for (const control of document.querySelectorAll("input[type=file], #examples button")) control.disabled = !isReady;
@@ -93,16 +126,14 @@ function listen() {
   document.addEventListener("paste", ({ clipboardData, target }) => {
     if (target.type !== "number") takeFrom(clipboardData);
   });
-  element("slice").addEventListener("input", ({ target }) => {
-    name = answer.name;
-    worker.postMessage({ type: "slice", id: ++asked, index: target.value - 1 });
-  });
+  element("slice").addEventListener("input", ({ target }) => askForSlice(target.value - 1));
+  element("all-slices").addEventListener("click", () => (run ? stopRun() : startRun()));
+  element("save-volume").addEventListener("click", saveVolume);
+  element("save-whole").addEventListener("click", saveWhole);
   element("opacity").addEventListener("input", redraw);
   element("spacing").addEventListener("input", showAreas);
   element("save-mask").addEventListener("click", saveMask);
-  element("save-answer").addEventListener("click", () => {
-    save(new Blob([`${JSON.stringify(report(), null, 2)}\n`], { type: "application/json" }), ".json");
-  });
+  element("save-answer").addEventListener("click", () => saveJson(report(), `${stem()}.json`));
 }
 
 function takeFrom({ files }) {
@@ -131,9 +162,44 @@ function kept(path) {
 
 function analyse(file) {
   if (element("file").disabled) return say("The model is still being loaded.", true);
+  endRun();
   name = file.name || "image";
+  isNew = true;
   say(`Looking at ${name}`);
   worker.postMessage({ type: "analyse", id: ++asked, file });
+}
+
+function askForSlice(index) {
+  if (isNew) return; // the worker may have that one already
+  name = answer.name;
+  worker.postMessage({ type: "slice", id: ++asked, index });
+}
+
+function goToSlice(index) {
+  if (run) return;
+  element("slice").value = index + 1;
+  askForSlice(index);
+  element("canvas").scrollIntoView({ block: "nearest" });
+}
+
+function startRun() {
+  if (isNew) return;
+  name = answer.name;
+  run = { done: 0, milliseconds: 0 };
+  showRun(run, answer.slice.count);
+  say(`Looking at all ${answer.slice.count} slices of ${name}`);
+  worker.postMessage({ type: "whole", id: ++asked });
+}
+
+function stopRun() {
+  say(`${name}: stopped after ${run.done} of ${answer.slice.count} slices.`);
+  endRun();
+  worker.postMessage({ type: "stop", id: ++asked });
+}
+
+function endRun() {
+  if (run) showRun(null, answer.slice.count);
+  run = null;
 }
 
 function show() {
@@ -152,23 +218,8 @@ function show() {
   say(told);
 }
 
-// As ResFormerConfig.trust has it.
-function trust() {
-  const { distance_limit, confidence_limit, doubts = {} } = describe.metadata;
-  const [distance] = answer.outputs.distance ?? [];
-  const [confidence] = answer.outputs.confidence ?? [];
-  if (distance === undefined) return null;
-  const crossed = {
-    unlike_training_images: typeof distance_limit === "number" && distance > distance_limit,
-    low_confidence: confidence !== undefined && typeof confidence_limit === "number" && confidence < confidence_limit,
-  };
-  const flags = Object.keys(doubts).filter((flag) => crossed[flag]);
-  const share = confidence === undefined ? "" : `${Math.round(100 * confidence)} %`;
-  return { distance, confidence, flags, doubt: flags.length ? doubts[flags[0]].replace("{share}", share) : "" };
-}
-
 function showTrust() {
-  const told = trust();
+  const told = trustOf(answer.outputs, describe.metadata);
   element("doubt").hidden = !told?.doubt;
   element("doubt").textContent = told?.doubt ?? "";
   // Of images that are unlike the validation images it says nothing.
@@ -182,43 +233,30 @@ function showTrust() {
 
 function showSlice() {
   const { slice } = answer;
-  element("slices").hidden = !slice;
+  element("volume").hidden = element("slice-heading").hidden = !slice;
   element("own-spacing").hidden = Boolean(slice?.spacing);
   if (!slice) return;
-  element("slice").max = slice.count;
+  const slider = element("slice");
+  slider.max = slice.count;
   // Not while it is moved on: an answer may come from a few slices before.
-  if (document.activeElement !== element("slice")) element("slice").value = slice.index + 1;
-  element("slice-number").textContent = `${slice.index + 1} of ${slice.count}`;
+  if (isNew || document.activeElement !== slider) slider.value = slice.index + 1;
+  slider.ariaValueText = element("slice-number").textContent = `${slice.index + 1} of ${slice.count}`;
+  if (!run) showRun(null, slice.count);
 }
 
 // mm² of a pixel, by the file or else by its reader; 0 where neither says.
 function pixelArea() {
-  const [row, column] = answer.slice?.spacing ?? [Number(element("spacing").value), Number(element("spacing").value)];
+  const own = Number(element("spacing").value);
+  const [row, column] = answer.slice?.spacing?.slice(1) ?? [own, own];
   return row > 0 ? row * column : 0;
 }
 
 function scores() {
-  const { image_classes: names = [], thresholds, label_set_thresholds: lowest } = describe.metadata;
-  return names.map((name, i) => ({
-    name,
-    score: answer.outputs.class_scores[i],
-    threshold: thresholds ? thresholds[i] : null,
-    predicted: Boolean(answer.outputs.predicted_classes[i]),
-    ...(lowest ? { in_label_set: answer.outputs.class_scores[i] >= lowest[i] } : {}),
-  }));
+  return scoresOf(answer.outputs, describe.metadata);
 }
 
 function areas() {
-  const { mask_classes: names = [] } = describe.metadata;
-  const pixels = new Array(names.length).fill(0);
-  for (const index of answer.outputs.segmentation ?? []) pixels[index]++;
-  return names.map((name, i) => ({
-    name,
-    pixels: pixels[i],
-    share: pixels[i] / (answer.width * answer.height),
-    mm2: pixelArea() ? pixels[i] * pixelArea() : null,
-    mean_probability: answer.outputs.mean_probability?.[i],
-  }));
+  return areasOf(answer.areas ?? [], answer.outputs, answer.width * answer.height, pixelArea(), describe.metadata);
 }
 
 function summary() {
@@ -233,14 +271,10 @@ function summary() {
     const told = flagged.map(({ name, score }) => `${name} (${score.toFixed(2)})`).join(", ");
     parts.push(describe.metadata.thresholds ? `flagged: ${told || "nothing"}` : `highest: ${told}`);
   }
-  const doubt = trust()?.doubt;
+  const doubt = trustOf(answer.outputs, describe.metadata)?.doubt;
   if (doubt) parts.push(doubt.replace(/\.$/, ""));
   const { slice } = answer;
   return `${answer.name}${slice ? `, slice ${slice.index + 1} of ${slice.count}` : ""}: ${parts.join("; ")}.`;
-}
-
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
 }
 
 function showScores() {
@@ -256,10 +290,6 @@ function showScores() {
   element("scores").tBodies[0].replaceChildren(...rows);
 }
 
-function figure(value) {
-  return value.toFixed(3);
-}
-
 function showAreas() {
   const body = element("areas").tBodies[0];
   const hidden = new Set([...body.querySelectorAll("input:not(:checked)")].map(({ value }) => value));
@@ -269,7 +299,7 @@ function showAreas() {
     box.addEventListener("change", redraw);
     const label = document.createElement("label");
     label.append(box, swatch(i + 1), breakable(name));
-    return row(label, String(pixels), percent(share), mm2 === null ? "–" : mm2.toPrecision(4), pixels ? figure(mean) : "–");
+    return row(label, String(pixels), percent(share), measure(mm2), pixels ? figure(mean) : "–");
   });
   body.replaceChildren(...rows);
 }
@@ -281,22 +311,6 @@ function swatch(index) {
   context.fillRect(0, 0, 1, 1);
   canvas.ariaHidden = "true";
   return canvas;
-}
-
-// A name that a narrow table may break after its underscores.
-function breakable(name) {
-  const parts = document.createElement("span");
-  for (const part of name.split(/(?<=_)/)) parts.append(part, document.createElement("wbr"));
-  return parts;
-}
-
-function row(first, ...others) {
-  const head = Object.assign(document.createElement("th"), { scope: "row" });
-  head.append(first);
-  const cells = others.map((text) => Object.assign(document.createElement("td"), { textContent: text }));
-  const line = document.createElement("tr");
-  line.append(head, ...cells);
-  return line;
 }
 
 function redraw() {
@@ -312,40 +326,39 @@ function redraw() {
   });
 }
 
-function report() {
+// The head of all that is saved.
+function about() {
   const { name: model, metadata } = describe;
+  const { weights, classification_type } = metadata;
+  return { note: "Not a medical device.", image: answer.name, model, weights, classification_type };
+}
+
+function report() {
   return {
-    note: "Not a medical device.",
-    image: answer.name,
+    ...about(),
     slice: answer.slice && answer.slice.index,
     width: answer.width,
     height: answer.height,
-    model,
-    weights: metadata.weights,
-    classification_type: metadata.classification_type,
     class_scores: scores(),
     mask_classes: areas(),
-    ...trust(),
+    ...trustOf(answer.outputs, describe.metadata),
     milliseconds: answer.milliseconds,
   };
 }
 
 async function saveMask() {
   const { outputs, width, height } = answer;
-  save(await encodedMask(outputs.segmentation, width, height, describe.colours), "_mask.png");
+  save(await encodedMask(outputs.segmentation, width, height, describe.colours), `${stem()}_mask.png`);
 }
 
-// The image's name without its ending, and the slice as Python counts it.
+// The image's name without its ending.
+function wholeStem() {
+  return answer.name.replace(/(\.nii)?\.\w+$/i, "");
+}
+
+// The same, with the slice as Python counts it.
 function stem() {
-  const whole = answer.name.replace(/(\.nii)?\.\w+$/i, "");
-  return answer.slice ? `${whole}_${answer.slice.index}` : whole;
-}
-
-function save(blob, ending) {
-  const href = URL.createObjectURL(blob);
-  const link = Object.assign(document.createElement("a"), { href, download: stem() + ending });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+  return answer.slice ? `${wholeStem()}_${answer.slice.index}` : wholeStem();
 }
 
 if (describe) start(describe);

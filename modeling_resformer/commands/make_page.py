@@ -30,6 +30,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add_output(parser, type=Path, required=True, help="folder to write")
     add("--name", help="of the model, as readers see it, such as its Hub id (default: of --model)")
     add("--runtime", type=Path, metavar="FILE", help="npm's package of the runtime, where npm cannot fetch it")
+    add(
+        "--webgpu",
+        action="store_true",
+        help="add the runtime's WebGPU build, 28 MB, loaded where the address ends in ?device=webgpu",
+    )
     add("--overwrite", action="store_true", help="replace an earlier page")
     return take_model(parser, parser.parse_args(arguments))
 
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = given.name or (folder.resolve().name if folder else given.model)
     try:
         pipe = load_pipeline(given.model, given.revision, torch.device("cpu"))
-        make_page(given.output, pipe, name, folder, given.runtime, given.overwrite)
+        make_page(given.output, pipe, name, folder, given.runtime, given.overwrite, given.webgpu)
     except (BadInputError, OSError) as error:
         logger.error("%s", error)
         return 1

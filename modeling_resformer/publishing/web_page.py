@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -24,7 +24,10 @@ from .repository_checks import RESULTS_NAME, RUN_NAME
 
 
 TEMPLATE = shipped("hub_cards/web")
-PAGE_FILES = ("index.html", "style.css", "page.js", "worker.js", "decoding.js", "png.js", "volumes.js", "drawing.js")
+PAGE_FILES = (
+    *("index.html", "style.css", "page.js", "parts.js", "whole_volume.js", "drawing.js"),
+    *("worker.js", "measuring.js", "decoding.js", "png.js", "volumes.js", "metaimage.js", "nifti.js", "packing.js"),
+)
 MODEL_FILE = "model.onnx"
 DESCRIPTION = "model.json"  # onnxruntime-web does not give out a file's metadata
 RUNTIME = "runtime"
@@ -39,6 +42,7 @@ def make_page(
     folder: Path | None = None,
     runtime: Path | None = None,
     overwrite: bool = False,
+    webgpu: bool = False,
 ) -> Path:
     """Writes the page with the model in it.
 
@@ -49,6 +53,7 @@ def make_page(
         folder: of the checkpoint, whose example images are shown where everybody may see them.
         runtime: npm's package of `hub_cards/web/runtime.json`; by default npm fetches it.
         overwrite: replace an earlier page.
+        webgpu: put the runtime's WebGPU build beside the plain one; the page loads it only where its address asks for it.
 
     Returns:
         `output`.
@@ -57,7 +62,8 @@ def make_page(
         BadInputError: the model cannot be exported, the runtime is not to be had or is another, or the folder exists.
     """
     with finished_folder(output, overwrite, "page of this project", is_page) as page:
-        add_runtime_files(page / RUNTIME, runtime)
+        files = runtime_files(webgpu)
+        add_runtime_files(page / RUNTIME, runtime, [name for names in files.values() for name in names])
         for file in PAGE_FILES:
             shutil.copyfile(template_file(file), page / file)
         export(pipe, page / MODEL_FILE)
@@ -65,7 +71,7 @@ def make_page(
         for path in examples:
             (page / "examples").mkdir(exist_ok=True)
             shutil.copyfile(path, page / "examples" / path.name)
-        description = page_facts(page, name, [f"examples/{path.name}" for path in examples], licence)
+        description = page_facts(page, name, [f"examples/{path.name}" for path in examples], licence, files)
         write_whole(page / DESCRIPTION, json.dumps(description, indent=2) + "\n")
         write_whole(page / "README.md", page_card(name))
         for path in page.rglob("*"):
@@ -88,15 +94,20 @@ def template_file(name: str) -> Path:
     return path
 
 
-def page_facts(page: Path, name: str, examples: Sequence[str], licence: str) -> dict[str, object]:
-    """What the page has to know of its model: the metadata of the ONNX file, and how many bytes are to be loaded."""
+def page_facts(
+    page: Path, name: str, examples: Sequence[str], licence: str, files: Mapping[str, Sequence[str]]
+) -> dict[str, object]:
+    """What the page has to know of its model: the metadata of the ONNX file, and how many bytes each of the runtimes loads."""
     metadata = known(onnx.load(page / MODEL_FILE))
     classes = len(metadata.get("mask_classes", []))
-    loaded = (page / MODEL_FILE, *(page / RUNTIME).glob("*.wasm"))
+    model = (page / MODEL_FILE).stat().st_size
+    binaries = {path.name: path.stat().st_size for path in (page / RUNTIME).glob("*.wasm")}
+    loaded = {device: model + sum(binaries.get(name, 0) for name in names) for device, names in files.items()}
     return {
         "name": name,
         "file": MODEL_FILE,
-        "bytes": sum(path.stat().st_size for path in loaded),
+        "bytes": loaded["wasm"],
+        "webgpu_bytes": loaded.get("webgpu"),
         "metadata": metadata,
         "colours": [(0, 0, 0), *(class_colour(index) for index in range(1, classes))],
         "examples": list(examples),
@@ -125,12 +136,18 @@ def page_card(name: str) -> str:
 
 
 def pinned_runtime() -> dict[str, object]:
-    """`runtime.json`: package, version, integrity as npm has it, and the files that the page loads."""
+    """`runtime.json`: package, version, integrity as npm has it, the files that the page loads, and those for WebGPU."""
     return json.loads(template_file("runtime.json").read_text(encoding="utf-8"))
 
 
-def add_runtime_files(folder: Path, package: Path | None) -> None:
-    """Writes the pinned files of ONNX Runtime Web, from npm's package or from npm.
+def runtime_files(webgpu: bool) -> dict[str, list[str]]:
+    """Files of ONNX Runtime Web by the device that they compute on."""
+    pinned = pinned_runtime()
+    return {"wasm": pinned["files"], **({"webgpu": pinned["webgpu_files"]} if webgpu else {})}
+
+
+def add_runtime_files(folder: Path, package: Path | None, names: Sequence[str]) -> None:
+    """Writes these files of ONNX Runtime Web, from npm's package or from npm, at the pinned version.
 
     Raises:
         BadInputError: there is no npm or it fails, or the package is not the pinned one.
@@ -141,7 +158,7 @@ def add_runtime_files(folder: Path, package: Path | None) -> None:
         check_integrity(package, str(pinned["integrity"]))
         folder.mkdir()
         with tarfile.open(package) as archive:
-            for name in pinned["files"]:
+            for name in names:
                 with archive.extractfile(f"package/dist/{name}") as source, open(folder / name, "wb") as target:
                     shutil.copyfileobj(source, target)
     shutil.copyfile(template_file(LICENCE), folder / "LICENSE.txt")

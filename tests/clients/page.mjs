@@ -3,56 +3,23 @@
 // Gives every image to the page, of a volume the slice after the middle one, saves what it offers for saving as FOLDER/NAME.json and NAME_mask.png, and tells the
 // times in milliseconds, all requests and whether each came after the model was loaded. Takes screenshots of the last
 // image (wide, without its first class, on a telephone, in the dark), then gives half a file and tells the message.
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 
-import { chromium } from "playwright-core";
+import { openedPage } from "./opened_page.mjs";
 
 const [url, folder, executablePath, ...images] = process.argv.slice(2);
-const profile = await mkdtemp(join(tmpdir(), "page-"));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  viewport: { width: 1200, height: 1000 },
-  acceptDownloads: true,
-  args: [
-    ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
-    ...["--disable-component-update", "--disable-sync"],
-  ],
-});
-
-const requests = [];
-const problems = [];
-let isLoaded = false;
-context.on("request", (request) => requests.push({ url: request.url(), afterLoading: isLoaded }));
-
-async function saved(page, button) {
-  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: button }).click()]);
-  const path = join(folder, download.suggestedFilename());
-  await download.saveAs(path);
-  return path;
-}
-
+const opened = await openedPage(url, folder, executablePath);
+const { page, problems, requests, status, ready, give, saved } = opened;
 try {
-  const page = await context.newPage();
-  page.setDefaultTimeout(240_000);
-  page.on("pageerror", (error) => problems.push(String(error)));
-  page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
-  const status = page.getByRole("status");
-  const begin = performance.now();
-  await page.goto(url);
-  await status.filter({ hasText: "Ready" }).waitFor();
   await page.waitForLoadState("networkidle");
-  const ready = performance.now() - begin;
   const readyText = await status.innerText();
-  isLoaded = true;
+  const whileLoading = requests.length;
 
   const answered = [];
   for (const image of images) {
     const asked = performance.now();
-    await page.locator("#file").setInputFiles(image);
-    await status.filter({ hasText: new RegExp(`^${basename(image)}[:,]`) }).waitFor();
+    await give(image);
     const slider = page.getByRole("slider", { name: "Slice" });
     if (await slider.isVisible()) {
       const next = Number(await slider.inputValue()) + 1;
@@ -61,8 +28,8 @@ try {
       await page.screenshot({ path: join(folder, "page_volume.png"), fullPage: true });
     }
     const took = performance.now() - asked;
-    const report = await saved(page, "Save the answer");
-    const mask = await saved(page, "Save the mask");
+    const report = await saved("Save the answer");
+    const mask = await saved("Save the mask");
     answered.push({ report, mask, took });
   }
   const text = await page.locator("body").innerText();
@@ -90,7 +57,7 @@ try {
   await page.emulateMedia({ colorScheme: "dark" });
   await page.screenshot({ path: shots.dark, fullPage: true });
 
-  const half = join(profile, "half.png");
+  const half = join(folder, "half.png");
   const bytes = await readFile(images.at(-1));
   await writeFile(half, bytes.subarray(0, bytes.length / 2));
   await page.locator("#file").setInputFiles(half);
@@ -108,10 +75,10 @@ try {
   ]);
   const refused = problems.filter((problem) => problem.includes("Content Security Policy"));
   const others = problems.filter((problem) => !refused.includes(problem));
+  const asked = requests.map((url, i) => ({ url, afterLoading: i >= whileLoading }));
   process.stdout.write(
-    JSON.stringify({ ready, readyText, answered, text, drawn, overflow, message, tries, refused, problems: others, requests }),
+    JSON.stringify({ ready, readyText, answered, text, drawn, overflow, message, tries, refused, problems: others, requests: asked }),
   );
 } finally {
-  await context.close();
-  await rm(profile, { recursive: true, force: true });
+  await opened.close();
 }

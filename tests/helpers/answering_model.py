@@ -22,14 +22,15 @@ def sample_image() -> Image.Image:
     return Image.fromarray(values).resize((70, 60), Image.Resampling.BICUBIC)
 
 
-def save_model(folder: Path) -> Path:
-    """A random multi-task model, set to find every mask class in the sample image."""
+def save_model(folder: Path, image: Image.Image | None = None, size: tuple[int, int] = (48, 64)) -> Path:
+    """A random multi-task model, set to find every mask class in the sample image, or in another."""
     torch.manual_seed(0)
     model = ResFormerForMultiTask(tiny_config(classification_labels=["a", "b", "c"])).eval()
-    processor = ResFormerImageProcessor(size={"height": 48, "width": 64})
+    processor = ResFormerImageProcessor(size={"height": size[0], "width": size[1]})
     head = model.segmentation_head.classifier
     with torch.no_grad():
-        head.bias -= model(**processor(sample_image(), return_tensors="pt")).segmentation_logits.mean((0, 2, 3))
+        given = processor(image or sample_image(), return_tensors="pt")
+        head.bias -= model(**given).segmentation_logits.mean((0, 2, 3))
         head.weight *= 80
         head.bias *= 80
         model.classification_head.classifier.weight *= 80
