@@ -18,16 +18,21 @@ what torch allocates at most beyond the weights, and of a training step what the
     compiled   torch.compile of that; of the plain form where it is trained
     onnx, openvino, int8    ONNX Runtime or OpenVINO on the fused form, and ONNX Runtime on its convolutions in 8-bit integers
     unet, unet++, deeplab, upernet, segformer, swinunetr    with random weights, channels last; with -onnx in ONNX Runtime
+
+--profile adds which kinds of operators the time of each way goes to, as torch's and ONNX Runtime's profilers tell.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from networks import (
     OURS,
@@ -54,6 +59,7 @@ HEADER = (
     "| way | CPU seconds | times as fast | GMAC | ms a GMAC | of the GEMM rate | MB |\n|---|---|---|---|---|---|---|\n"
 )
 IN_ONNX = ("onnx", "openvino", "int8")
+MOST_KINDS, PROFILED = 8, 5
 
 
 def parse() -> argparse.Namespace:
@@ -67,6 +73,7 @@ def parse() -> argparse.Namespace:
     add("--batch", type=int, default=1)
     add("--rounds", type=int, default=7)
     add("--training", action="store_true", help="a training step in place of a forward pass")
+    add("--profile", action="store_true", help="also the shares of kinds of operators")
     given = parser.parse_args()
     if "baseline" in given.ways and given.baseline is None:
         parser.error("--baseline is missing; give a checkout of the other code, or --ways without baseline")
@@ -97,6 +104,7 @@ def main() -> None:
                 calls[way]()
                 megabytes[way] = None if way.endswith(IN_ONNX) or way == "compiled" else peak_megabytes(calls[way])
         seconds, rates = alternating(calls, given.rounds)
+        shares = {way: operator_shares(calls[way]) for way in given.ways if given.profile}
     kind = "training" if given.training else "inference"
     sys.stdout.write(f"{kind}, size {given.size}, window {given.window}, batch {given.batch}, {given.rounds} rounds\n")
     sys.stdout.write(HEADER)
@@ -108,6 +116,31 @@ def main() -> None:
         sys.stdout.write(
             f"| {way} | {middle:.3f} | {ratio:.2f} | {macs[way] / 1e9:.1f} | {middle / work * 1e12:.1f} | {share:.2f} | {memory} |\n"
         )
+
+    for way, kinds in shares.items():
+        told = ", ".join(f"{kind} {share:.0%}" for kind, share in kinds.most_common(MOST_KINDS))
+        sys.stdout.write(f"{way}: {told}\n")
+
+
+def operator_shares(call: Callable[[], object]) -> Counter[str]:
+    """The share of each kind of operator in the time of a call."""
+    session = getattr(call, "session", None)
+    spent: Counter[str] = Counter()
+    if session is None:
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            call()
+        for event in seen.key_averages():
+            spent[event.key.removeprefix("aten::")] += event.self_cpu_time_total
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            profiled = session(f"{folder}/profile")
+            for _ in range(PROFILED):
+                profiled()
+            for event in json.loads(Path(profiled.end()).read_text()):
+                if event.get("cat") == "Node":
+                    spent[event["args"]["op_name"]] += event["dur"]
+    total = sum(spent.values())
+    return Counter({kind: time / total for kind, time in spent.items()})
 
 
 def network(way: str, given: argparse.Namespace, folder: str) -> nn.Module:
@@ -142,15 +175,50 @@ def runner(way: str, model: nn.Module, pixels: torch.Tensor) -> Callable[[], obj
 
 
 def onnx_runner(way: str, model: nn.Module, pixels: torch.Tensor) -> Callable[[], object]:
-    from modeling_resformer.exporting.onnx_network import onnxruntime_runner, openvino_runner
+    from modeling_resformer.exporting.onnx_network import openvino_runner
 
     graph, array = onnx_graph(model, pixels), pixels.numpy()
     if way == "int8":
         from modeling_resformer.exporting.eight_bits import in_int8
 
         graph = in_int8(graph, [array])  # other images would make other scales, at the same speed
-    run = (openvino_runner if way == "openvino" else onnxruntime_runner)(graph)
-    return lambda: run(array)
+    if way == "openvino":
+        run = openvino_runner(graph)
+        return lambda: run(array)
+    return OnnxCall(graph, array)
+
+
+class OnnxCall:
+    """Runs a graph in ONNX Runtime on one thread.
+
+    Args:
+        graph: from `pixel_values`.
+        array: its input.
+        profile: file that a profile's name begins with; none by default.
+    """
+
+    def __init__(self, graph: "onnx.ModelProto", array: np.ndarray, profile: str | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        self.graph, self.array = graph, array
+        self.runtime = onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self) -> list[np.ndarray]:
+        return self.runtime.run(None, {"pixel_values": self.array})
+
+    def session(self, profile: str) -> "OnnxCall":
+        """Another, which is profiled."""
+        return OnnxCall(self.graph, self.array, profile)
+
+    def end(self) -> str:
+        """Writes the profile; returns the file's name."""
+        return self.runtime.end_profiling()
 
 
 def onnx_graph(model: nn.Module, pixels: torch.Tensor) -> "onnx.ModelProto":
