@@ -33,8 +33,11 @@ from PIL import Image
 from prediction_tables import rows_of
 from pypdf import PdfReader
 
+from modeling_resformer import ResFormerConfig
 from modeling_resformer.commands.make_page import main as make_page_main
 from modeling_resformer.commands.predict import main as predict_main
+from modeling_resformer.configuration_resformer import DOUBTS
+from modeling_resformer.prediction.case_report import trust_told
 from modeling_resformer.prediction.measurements import measure_volume
 from modeling_resformer.publishing.space import make_space
 
@@ -261,7 +264,11 @@ def test_the_page_measures_whole_volumes_as_predict_does(small, phantom, screens
     """A volume of 8 bits at the network's own size against predict.py; others against ONNX Runtime, slice by slice."""
     (cirrus, cirrus_mm), (spectralis, spectralis_mm) = phantom
     turned = (0, 1, 0, 0, 0, 1, 1, 0, 0)
-    given = {"eye.mha": (cirrus, cirrus_mm), "deep.nii.gz": (spectralis, spectralis_mm), "nowhere.nii": (cirrus, None)}
+    given = {
+        "eye.mha": (cirrus, cirrus_mm),
+        "deep.nii.gz": (spectralis, spectralis_mm),
+        "nowhere.nii": (np.tile(cirrus, (8, 1, 1)), None),
+    }
     for name, (voxels, spacing) in given.items():
         image = SimpleITK.GetImageFromArray(voxels)
         if spacing:
@@ -289,14 +296,15 @@ def test_the_page_measures_whole_volumes_as_predict_does(small, phantom, screens
             assert (one["slices_labelled"], one["predicted"]) == (count, count > 0)
             assert one["highest_score"] == pytest.approx(highest, abs=1e-3)
         for one, measured in zip(told["mask_classes"], measure_volume(mask, NAMES, spacing).values(), strict=True):
-            facts = {key: value for key, value in vars(measured).items() if key != "lesion_count"}
-            assert {key: one[key] for key in facts} == pytest.approx(facts, rel=1e-6)
+            for fact, value in vars(measured).items():
+                if fact != "lesion_count":
+                    assert one[fact] == (value if value is None else pytest.approx(value, rel=1e-6)), fact
         assert "mm³" in found["told"] if spacing else "voxels" in found["told"]
     assert "no mm³" in shown["found"][2]["text"]
     told = json.loads(Path(shown["found"][0]["answer"]).read_text())
     compare_with_predict(small / "model", tmp_path / "eye.mha", shown["found"][0]["mask"], told, tmp_path / "out")
     stopped = shown["stopped"]
-    assert stopped.pop("told") == "nowhere.nii: stopped after 1 of 5 slices."
+    assert re.fullmatch(r"nowhere\.nii: stopped after \d+ of 40 slices\.", stopped.pop("told"))
     assert stopped.pop("other") == "other.mha: no MetaImage that holds its own voxels."
     assert stopped == {"forgotten": True, "isFree": True, "isFocused": True, "whole": False}
 
@@ -407,6 +415,40 @@ def test_the_report_of_an_image_prints_on_one_sheet_and_that_of_a_volume_on_two_
     assert len(sheets) <= 2 and "from the front" in "".join(sheets) and "mm³" in "".join(sheets)
     worklist = "".join(printed(output / "worklist.html", screenshots / "worklist.pdf"))
     assert all(path.stem in worklist for path in photographs) and "eye" in worklist
+
+
+@pytest.mark.parametrize("confidences", [(0.9, 0.4, 0.3), (0.9, 0.8, 0.7), None])
+def test_the_page_doubts_a_whole_volume_as_the_report_does(confidences, tmp_path):
+    """The slices' flags and doubt by the config, the volume's by the room of reports."""
+    config = ResFormerConfig(
+        distance_limit=1.5, confidence_limit=0.5, familiarity_components=1, classification_labels=["a"]
+    )
+    distances = (1.0, 1.2, 1.7 if confidences == (0.9, 0.4, 0.3) else 1.1)
+    trusted = [config.trust(*values) for values in zip(distances, confidences or (None,) * 3, strict=True)]
+    slices = [
+        {
+            "outputs": {
+                **{"class_scores": [score], "predicted_classes": [score >= 0.5], "distance": [one["distance"]]},
+                **({"confidence": [one["confidence"]]} if confidences else {}),
+            },
+            "pixels": [96, 4],
+        }
+        for score, one in zip((0.1, 0.7, 0.4), trusted, strict=True)
+    ]
+    metadata = {"image_classes": ["a"], "mask_classes": ["background", "b"], "thresholds": [0.5], "doubts": DOUBTS}
+    metadata |= {"distance_limit": config.distance_limit, "confidence_limit": config.confidence_limit}
+    volume = {"slices": slices, "width": 10, "height": 10, "spacing": [0.5, 0.1, 0.2]}
+    (tmp_path / "given.json").write_text(json.dumps({"volume": volume, "metadata": metadata}))
+    found = node("measuring.mjs", ROOT / "hub_cards" / "web" / "measuring.js", tmp_path / "given.json")
+    expected = trust_told(trusted)
+    assert (found["flags"], found["doubt"]) == (expected["flags"], expected["doubt"])
+    assert found.get("confidence") == (None if confidences is None else float(expected["confidence"]))
+    assert found["class_scores"] == [
+        {"name": "a", "highest_score": 0.7, "threshold": 0.5, "predicted": True, "slices_labelled": 1}
+    ]
+    (outlined,) = found["mask_classes"]
+    assert (outlined["voxels"], outlined["slices_affected"], outlined["largest_slice"]) == (12, 3, 0)
+    assert outlined["volume_mm3"] == pytest.approx(0.12)
 
 
 def test_the_pages_png_decoder_is_pillows(tmp_path):

@@ -115,7 +115,7 @@ try {
   const all = page.getByRole("button", { name: /^Analyse all/ });
   await all.focus();
   await page.keyboard.press("Enter");
-  await page.locator("#left").filter({ hasText: /^1 of/ }).waitFor();
+  await page.locator("#left").filter({ hasText: /^\d+ of/ }).waitFor();
   found.axe.running = await violations();
   await status.filter({ hasText: ", all " }).waitFor();
   found.keepsFocus = await all.evaluate((one) => one === document.activeElement);

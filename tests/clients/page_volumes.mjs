@@ -1,7 +1,7 @@
 // Whole volumes in the page, in headless Chromium: node page_volumes.mjs URL FOLDER CHROMIUM VOLUME... -> JSON on stdout.
 //
 // Has all slices of every volume analysed, saves the mask and the answer below FOLDER, and takes page_oct.png and
-// page_oct_phone.png of the first. A run through the last is stopped after its first slice, and must tell nothing of the whole; then a damaged file is dropped.
+// page_oct_phone.png of the first. A run through the last is stopped after its first slices, and must tell nothing of the whole; then a damaged file is dropped.
 import { basename, join } from "node:path";
 
 import { openedPage } from "./opened_page.mjs";
@@ -41,7 +41,7 @@ try {
   await give(volumes.at(-1)); // by which what was told of it is forgotten
   const forgotten = await page.locator("#whole").isHidden();
   await all.click();
-  await page.locator("#left").filter({ hasText: /^1 of/ }).waitFor();
+  await page.locator("#left").filter({ hasText: /^\d+ of/ }).waitFor();
   const stop = page.getByRole("button", { name: "Stop" });
   await stop.press("Enter");
   await status.filter({ hasText: "stopped after" }).waitFor();
