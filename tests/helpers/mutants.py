@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import struct
 
 
@@ -44,6 +45,7 @@ VALUES = (
     {"": 0},
     [1] * 99,
 )
+DICOM_TYPES = (b"AT", b"DA", b"DS", b"FD", b"IS", b"OB", b"SQ", b"UI", b"UL", b"UN", b"US")
 DEPTH = 3000  # of nested lists, beyond Python's own
 HEAD = 512  # bytes, where most headers are
 
@@ -112,6 +114,14 @@ def _extend(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
     data += rng.randbytes(rng.randint(1, 64))
 
 
+def _code(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    """Puts one type of DICOM's in the place of two capital letters, so that a field is read as what it is not."""
+    found = [match.start() for match in re.finditer(rb"[A-Z]{2}", data)]
+    if found:
+        at = rng.choice(found)
+        data[at : at + 2] = rng.choice(DICOM_TYPES)
+
+
 def _word(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
     """Puts a word in the place of a run of letters or digits."""
     ends = [i for i, byte in enumerate(data) if not (chr(byte).isalnum() or byte in b".-_")]
@@ -131,7 +141,7 @@ def _line(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
         data[:] = b"".join(lines)
 
 
-_BYTE_CHANGES = (_flip, _flip, _set_byte, _set_number, _set_number, _cut, _drop, _repeat, _splice, _extend)
+_BYTE_CHANGES = (_flip, _flip, _set_byte, _set_number, _set_number, _cut, _drop, _repeat, _splice, _extend, _code)
 _TEXT_CHANGES = (_word, _word, _word, _line)
 
 
