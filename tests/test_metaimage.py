@@ -93,6 +93,7 @@ def lengthen(tmp_path):
         ({"ElementDataFile": "sub/oct.raw"}, None, "points outside the header's own folder"),
         ({"ElementDataFile": "./oct.raw/../oct.raw"}, None, "points outside"),
         ({"ElementDataFile": "= oct.raw"}, None, "ElementDataFile has two separators"),
+        ({"ElementDataFile": "x" * 5000}, None, "is missing"),
         ({"ElementDataFile": "LIST"}, None, "list of files"),
         ({"ElementDataFile": "oct%03d.raw 1 5 1"}, None, "list of files"),
         ({"ElementDataFile": "other.raw"}, None, "'other.raw' is missing"),

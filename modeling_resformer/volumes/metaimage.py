@@ -360,7 +360,7 @@ def _data_path(fields: dict[str, str], path: Path) -> Path:
             f"{path}: ElementDataFile {_short(name)!r} is a list of files, expected one; merge the slices"
         )
     data_path = path.parent / name
-    if not data_path.is_file():
+    if not os.path.isfile(data_path):  # False of a name that is too long, too
         raise BadInputError(f"{path}: its data file {_short(name)!r} is missing; copy it beside the header")
     if data_path.resolve().parent != path.parent.resolve():
         raise BadInputError(
