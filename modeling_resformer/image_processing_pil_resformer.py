@@ -322,7 +322,7 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) -> (height, width) by the nearest pixel centre, the rule of Pillow and of torch's "nearest-exact"."""
     rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
-    return mask[rows[:, None], columns]
+    return mask[rows][:, columns]
 
 
 class ContentBox(NamedTuple):

@@ -210,6 +210,7 @@ def test_flags_that_do_not_fit_are_refused(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_torch_program_answers_like_the_model_for_any_batch_and_size(model, tmp_path):
     from modeling_resformer.exporting.torch_program import METADATA
 

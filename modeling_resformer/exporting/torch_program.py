@@ -1,5 +1,6 @@
 """Writes a checkpoint's network as a `torch.export` program: torch runs it without this package, ExecuTorch and AOTInductor compile it."""
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -34,9 +35,11 @@ def export_program(pipe: ResFormerPipeline, path: Path) -> None:
     settings = analysis_settings(pipe)
     # Odd sides, and two images: what is 1 or a multiple of a stride would be taken for a rule.
     example = torch.zeros(2, 3, 66, 98)
+    # Weights that lie channels last would rule out batches of one.
+    model = copy.deepcopy(pipe.model).to(memory_format=torch.contiguous_format)
     with torch.no_grad(), shape_config.patch(backed_size_oblivious=True):
         shapes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-        program = torch.export.export(Network(pipe.model), (example,), dynamic_shapes=shapes)
+        program = torch.export.export(Network(model), (example,), dynamic_shapes=shapes)
     facts = file_metadata(pipe, settings, "float32")
     facts |= {"scale": json.dumps(settings.scale), "offset": json.dumps(settings.offset)}
     content = io.BytesIO()
