@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         versions = resolved_versions()
     except PackageNotFoundError as error:
-        sys.stderr.write(f"error: {error.name} is not installed; install '.[dev,space,notebook,export,trackio]' first\n")
+        sys.stderr.write(
+            f"error: {error.name} is not installed; install '.[dev,space,notebook,export,trackio]' first\n"
+        )
         return 1
     beside = output.with_name(output.name + ".partial")
     beside.write_text(HEADER + "".join(f"{name}=={versions[name]}\n" for name in sorted(versions)), encoding="utf-8")

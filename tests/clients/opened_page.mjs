@@ -6,7 +6,7 @@ import { basename, join } from "node:path";
 
 import { chromium } from "playwright-core";
 
-export async function openedPage(url, folder, executablePath, flags = ["--disable-gpu"]) {
+export async function openedPage(url, folder, executablePath, flags = ["--disable-gpu"], cores = null) {
   const profile = await mkdtemp(join(tmpdir(), "page-"));
   const context = await chromium.launchPersistentContext(profile, {
     executablePath,
@@ -20,6 +20,8 @@ export async function openedPage(url, folder, executablePath, flags = ["--disabl
   });
   const [problems, requests] = [[], []];
   context.on("request", (request) => requests.push(request.url()));
+  // A browser that may use one core alone tells the page so.
+  if (cores) await context.addInitScript((count) => Object.defineProperty(navigator, "hardwareConcurrency", { value: count }), cores);
   const page = await context.newPage();
   page.setDefaultTimeout(240_000);
   page.on("pageerror", (error) => problems.push(String(error)));

@@ -10,8 +10,8 @@ const [url, isolated, folder, executablePath, image] = process.argv.slice(2);
 const GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
 
 // Saved files of the one must not replace those of the other.
-async function answered(kind, address, flags, before = async () => ({})) {
-  const opened = await openedPage(address, join(folder, kind), executablePath, flags);
+async function answered(kind, address, { flags, cores, before = async () => ({}) }) {
+  const opened = await openedPage(address, join(folder, kind), executablePath, flags, cores);
   const { page, problems, requests, status, give, saved } = opened;
   try {
     const found = { ...(await before(page)), ready: await status.innerText(), problems, requests };
@@ -30,6 +30,6 @@ async function adapter(page) {
   return { hasAdapter: await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter())) };
 }
 
-const webgpu = await answered("webgpu", `${url}?device=webgpu`, GPU, adapter);
-const threads = await answered("threads", isolated, ["--disable-gpu"]);
+const webgpu = await answered("webgpu", `${url}?device=webgpu`, { flags: GPU, before: adapter });
+const threads = await answered("threads", isolated, { cores: 2 });
 process.stdout.write(JSON.stringify({ webgpu, threads }));
