@@ -154,6 +154,15 @@ def unchanged(hidden_states: torch.Tensor) -> torch.Tensor:
     return hidden_states
 
 
+def as_tokens(feature_map: torch.Tensor, is_training: bool) -> torch.Tensor:
+    """(B, C, h, w) -> (B, h, w, C), of one piece where `as_map` has torn channels apart.
+
+    Not otherwise: to ask whether it is would rule out batches of one in an exported graph.
+    """
+    tokens = feature_map.permute(0, 2, 3, 1)
+    return tokens.contiguous() if is_training and tokens.device.type == "cpu" else tokens
+
+
 def as_map(tokens: torch.Tensor, is_training: bool) -> torch.Tensor:
     """(B, h, w, C) -> (B, C, h, w), for convolutions to come.
 
@@ -536,7 +545,7 @@ class ResFormerBlock(nn.Module):
         self, hidden_states: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         local = self.residual_layers(hidden_states)
-        tokens = (local if self.block_type == "sequential" else hidden_states).permute(0, 2, 3, 1).contiguous()
+        tokens = as_tokens(local if self.block_type == "sequential" else hidden_states, self.training)
         attentions = []
         for layer in self.swin_layers:
             tokens, probabilities = layer(tokens, output_attentions)
@@ -664,7 +673,7 @@ class ResFormerGlobalBranch(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """A stage's output (B, C, h, w) and its input -> the level's map (B, C, h, w), and attention probabilities."""
         start = local if self.patch_merging is None else self.patch_merging(stage_input)
-        tokens, attentions = start.permute(0, 2, 3, 1).contiguous(), []
+        tokens, attentions = as_tokens(start, self.training), []
         for layer in self.swin_layers:
             tokens, probabilities = layer(tokens, output_attentions)
             attentions.append(probabilities)
