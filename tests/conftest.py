@@ -42,6 +42,14 @@ def seed() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def bytecode() -> Iterator[None]:
+    """Processes that are started write bytecode, as they do for users, whatever the environment of the tests says."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def render() -> Iterator[Callable[..., None] | None]:
     """Report pages are laid out but not rendered, which is half the time of a small training; gives what renders them."""
     try:

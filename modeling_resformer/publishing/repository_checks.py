@@ -222,6 +222,7 @@ def check_reload(folder: Path, model: ResFormerPreTrainedModel) -> None:
         command = [
             sys.executable,
             "-P",
+            "-B",  # no bytecode of handler.py into the repository
             str(STRANGER),
             str(folder.resolve()),
             str(scratch / "expected.safetensors"),
