@@ -118,6 +118,8 @@ def decoded(
                         f"{name}: has {width} x {height} pixels, more than max_pixels={max_pixels}; give a smaller image, "
                         "or allow more."
                     )
+            if image.format == "TIFF" and stored_pixels(image) < image.width * image.height:
+                raise ValueError(f"holds {stored_pixels(image)} pixels of {image.width} x {image.height}")
             # Not n_frames: to count pages Pillow reads the headers of all, of which there may be any number.
             has_pages = image.format == "TIFF" and getattr(image, "is_animated", False)
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -145,6 +147,11 @@ def decoding_block(image: Image.Image) -> tuple[int, int]:
     if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):
         return image.width, max(image.height, MOST_ROWS_SKIPPED)
     return image.size
+
+
+def stored_pixels(image: Image.Image) -> int:
+    """How many pixels the strips or tiles of an opened TIFF are for; Pillow takes the others for black, be they millions."""
+    return sum(max(right - left, 0) * max(lower - upper, 0) for _, (left, upper, right, lower), *_ in image.tile)
 
 
 def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:

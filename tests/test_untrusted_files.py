@@ -174,6 +174,17 @@ def test_an_image_is_no_larger_inside_than_outside(tmp_path, content):
     line_of(caught, path)
 
 
+def test_a_tiff_holds_the_pixels_that_it_claims(tmp_path):
+    """One strip of 20 rows, and a height of millions: the rest was black, and a gigabyte."""
+    path = tmp_path / "small.tif"
+    tags = {256: 24, 257: 2_771_273, 258: 8, 259: 1, 262: 1, 273: 134, 277: 1, 278: 20, 279: 480}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + bytes(480 + 134))
+    with pytest.raises(ValueError, match="holds 480 pixels of 24 x 2771273") as caught:
+        open_image(path)
+    line_of(caught, path)
+
+
 def test_an_image_that_claims_more_pixels_than_allowed(tmp_path, predict, model, capsys):
     images = tmp_path / "mine" / "images"
     images.mkdir(parents=True)
