@@ -17,6 +17,7 @@ include_patterns = [
     "CHANGELOG.md",
     "SECURITY.md",
     "benchmarks/*/README.md",
+    "benchmarks/isic2017_tables/*.md",
     "hub_cards/resformer-lite-isic2017/README.md",
 ]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
