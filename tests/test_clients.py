@@ -242,6 +242,8 @@ def test_the_page_answers_as_python_does_and_asks_nobody(page, page_url, screens
         assert report["distance"] == pytest.approx(expected["distance"][0], rel=1e-2)
         shares = [one["share"] for one in report["mask_classes"]]
         np.testing.assert_allclose(shares, expected["area_fraction"][0], atol=1e-3)
+    handed = [json.loads(Path(path).read_text())["class_scores"] for path in shown["handed"]]
+    assert handed == [report["class_scores"]] * 2, "dropped and pasted it is the same image"
     loaded = [path for path in page.rglob("*.*") if path.suffix in (".html", ".css", ".js", ".mjs", ".wasm")]
     assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in loaded) < 5e6, "before the model"
     assert len(set(shown["drawn"])) == 3, "a class switched off and an opaque fill look different"

@@ -2,9 +2,10 @@
 //
 // Gives every image to the page, of a volume the slice after the middle one, saves what it offers for saving as FOLDER/NAME.json and NAME_mask.png, and tells the
 // times in milliseconds, all requests and whether each came after the model was loaded. Takes screenshots of the last
-// image (wide, without its first class, on a telephone, in the dark), then gives half a file and tells the message.
+// image (wide, without its first class, on a telephone, in the dark), drops and pastes it, then gives half a file and tells the
+// message.
 import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
 import { openedPage } from "./opened_page.mjs";
 
@@ -32,6 +33,7 @@ try {
     const mask = await saved("Save the mask");
     answered.push({ report, mask, took });
   }
+  const handed = [];
   const text = await page.locator("body").innerText();
 
   const colours = () =>
@@ -57,6 +59,24 @@ try {
   await page.emulateMedia({ colorScheme: "dark" });
   await page.screenshot({ path: shots.dark, fullPage: true });
 
+  // The last image by the two other ways: each time as a file of another name, which the status then begins with.
+  const content = (await readFile(images.at(-1))).toString("base64");
+  for (const way of ["drop", "paste"]) {
+    const name = `${way}_${basename(images.at(-1))}`;
+    await page.evaluate(
+      ([way, name, content]) => {
+        const files = new DataTransfer();
+        files.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
+        const event =
+          way === "drop" ? new DragEvent(way, { dataTransfer: files }) : new ClipboardEvent(way, { clipboardData: files });
+        document.dispatchEvent(event);
+      },
+      [way, name, content],
+    );
+    await status.filter({ hasText: new RegExp(`^${name}[:,]`) }).waitFor();
+    handed.push(await saved("Save the answer"));
+  }
+
   const half = join(folder, "half.png");
   const bytes = await readFile(images.at(-1));
   await writeFile(half, bytes.subarray(0, bytes.length / 2));
@@ -77,7 +97,7 @@ try {
   const others = problems.filter((problem) => !refused.includes(problem));
   const asked = requests.map((url, i) => ({ url, afterLoading: i >= whileLoading }));
   process.stdout.write(
-    JSON.stringify({ ready, readyText, answered, text, drawn, overflow, message, tries, refused, problems: others, requests: asked }),
+    JSON.stringify({ ready, readyText, answered, handed, text, drawn, overflow, message, tries, refused, problems: others, requests: asked }),
   );
 } finally {
   await opened.close();
