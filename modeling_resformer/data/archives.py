@@ -17,6 +17,8 @@ from ..files import leads_out
 
 BOMB_BYTES = 1 << 30  # what is smaller in all may be as compressible as it likes
 BOMB_RATIO = 200  # a source of scans or photographs stays far below
+# LZMA asks for as much memory as its header says, gigabytes for a few bytes.
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 NESTING = 2  # archives within archives
 # What zipfile and its decoders raise on archives that lie.
 ZIP_ERRORS = (
@@ -94,7 +96,11 @@ def unpack_zip(archive: Path, target: Path, total: Unpacked, depth: int = 1) -> 
     for inner in sorted(target.rglob("*.zip")):
         if depth >= NESTING:
             raise BadInputError(f"{archive}: archives nested deeper than {NESTING} ({inner.name}); unpack it yourself")
-        unpack_zip(inner, inner.with_suffix(""), total, depth + 1)
+        try:
+            unpack_zip(inner, inner.with_suffix(""), total, depth + 1)
+        except BadInputError as error:  # names a file that nobody but us has seen
+            told = str(error).removeprefix(str(inner))
+            raise BadInputError(f"{archive}: inside it {inner.relative_to(target)}{told}") from error
         inner.unlink()
 
 
@@ -108,6 +114,10 @@ def check_members(archive: Path, members: list[zipfile.ZipInfo], target: Path, t
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise BadInputError(f"{archive}: member {member.filename!r:.200} is a link; pack the file itself")
+        if member.compress_type not in COMPRESSIONS:
+            raise BadInputError(
+                f"{archive}: member {member.filename!r:.200} is packed by method {member.compress_type}; pack an ordinary zip"
+            )
         if member.flag_bits & 1:
             raise BadInputError(f"{archive}: is encrypted; unpack it yourself and give the folder")
     claimed = sum(member.file_size for member in members)
