@@ -172,7 +172,7 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
         return upright_image, None
     if isinstance(mask, Image.Image) and mask.getexif().get(EXIF_ORIENTATION, 1) != 1:
         return upright_image, ImageOps.exif_transpose(mask)
-    mask = mask_to_array(mask)
+    mask = index_map(mask)
     size = upright_image.height, upright_image.width
     if orientation != 1 and mask.shape == (size[::-1] if orientation > 4 else size):
         mask = oriented(mask, orientation)
@@ -305,8 +305,8 @@ def as_rgb(array: np.ndarray) -> np.ndarray:
     return blended.round().astype(np.uint8) if array.dtype == np.uint8 else blended
 
 
-def mask_to_array(mask: Any) -> np.ndarray:
-    """Turns a mask of one class index per pixel into (H, W) int64.
+def index_map(mask: Any) -> np.ndarray:
+    """A mask of one class index per pixel as (H, W) of its own type; floats become int64.
 
     Raises:
         ValueError: it has several channels, several slices, or values that are no integers.
@@ -314,19 +314,23 @@ def mask_to_array(mask: Any) -> np.ndarray:
     if isinstance(mask, Image.Image):
         if mask.mode not in ("1", "L", "P", "I", *SIXTEEN_BIT_MODES):
             raise ValueError(f"A mask of mode {mask.mode} is no index map; expected one class index per pixel.")
-        return np.asarray(mask).astype(np.int64)
+        return np.asarray(mask)
     array = as_numpy(mask)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2:
         raise ValueError(f"A mask of the shape {array.shape} is no index map; expected H,W.")
-    if np.issubdtype(array.dtype, np.floating) and not (array == np.round(array)).all():
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    if not (array == np.round(array)).all():
         raise ValueError("A mask holds fractions or NaN; expected one integer class index per pixel.")
     return array.astype(np.int64)
 
 
 def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) -> (height, width) by the nearest pixel centre, the rule of Pillow and of torch's "nearest-exact"."""
+    if mask.shape == (height, width):
+        return mask
     rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
     return mask[rows][:, columns]
@@ -574,7 +578,7 @@ class ResFormerImageProcessing:
         ignore_index: int,
     ) -> list[np.ndarray]:
         labels = []
-        for index, (array, mask) in enumerate(zip(arrays, map(mask_to_array, masks), strict=True)):
+        for index, (array, mask) in enumerate(zip(arrays, map(index_map, masks), strict=True)):
             if mask.shape != array.shape[-2:]:
                 raise ValueError(
                     f"Mask {index} is {mask.shape[0]} x {mask.shape[1]} and its image {array.shape[-2]} x "
@@ -584,11 +588,11 @@ class ResFormerImageProcessing:
                 labels.append(mask)
             elif keep_aspect_ratio:
                 box = content_box(mask.shape, (size.height, size.width))
-                content = resize_nearest(mask, box.height, box.width)
+                content = resize_nearest(mask, box.height, box.width).astype(np.int64)  # which holds any ignore_index
                 labels.append(padded(content, box, (size.height, size.width), ignore_index))
             else:
                 labels.append(resize_nearest(mask, size.height, size.width))
-        return labels
+        return [label.astype(np.int64, copy=False) for label in labels]
 
     def _warn_if_scaled(
         self, arrays: list[np.ndarray], do_rescale: bool, intensity_range: Sequence[float] | None

@@ -38,9 +38,10 @@ class ResFormerImageProcessor(ResFormerImageProcessing, TorchvisionBackend):
         for shape, batch in groups.items():
             if do_resize and tuple(batch.shape[-2:]) != (size.height, size.width):
                 batch = self.resize(batch, size=size, resample=resample)
+            # Bytes as they are: transformers normalises the copy that it makes floats of in place.
             groups[shape] = self.rescale_and_normalize(
-                batch.float(), do_rescale, rescale_factor, do_normalize, image_mean, image_std
-            )
+                batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            ).float()
         return reorder_images(groups, order)
 
 

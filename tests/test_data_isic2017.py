@@ -148,6 +148,17 @@ def test_image_size_stores_smaller_images_and_keeps_the_original_size(tmp_path):
     np.testing.assert_array_equal(np.asarray(row["mask"])[covered != 0.5], (covered > 0.5)[covered != 0.5])
 
 
+def test_uncompressed_images_hold_the_same_pixels(tmp_path):
+    write_isic(tmp_path / "raw")
+    small, fast = (
+        build(tmp_path / str(option), tmp_path / "raw", image_size=(15, 20), uncompressed=option)["train"][0]
+        for option in (False, True)
+    )
+    assert (small["image"].format, fast["image"].format, fast["mask"].format) == ("PNG", "BMP", "PNG")
+    np.testing.assert_array_equal(np.asarray(fast["image"]), np.asarray(small["image"]))
+    np.testing.assert_array_equal(np.asarray(fast["mask"]), np.asarray(small["mask"]))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_rotated_photograph_and_its_raw_mask_stay_together(tmp_path, orientation):
     names = write_isic(tmp_path / "raw", diagnoses=("00",))

@@ -120,6 +120,40 @@ def test_the_steps_around_the_network_are_the_processors(settings, classes):
             assert [name for name, is_one in decided if is_one] == expected["predicted_labels"]
 
 
+def test_gelus_keep_their_bits_and_become_one_operator(tmp_path):
+    """Of a graph in which the exporter's order of multiplications hides them from ONNX Runtime."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    steps = [("Div", "x", "root"), ("Erf", "Div"), ("Add", "Erf", "one"), ("Mul", "half", "Add"), ("Mul", "x", "Mul")]
+    nodes = [
+        helper.make_node(name, list(inputs), [name if number < 4 else "y"])
+        for number, (name, *inputs) in enumerate(steps)
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.float32(value), name)
+        for name, value in (("root", 2**0.5), ("one", 1), ("half", 0.5))
+    ]
+    x, y = (helper.make_tensor_value_info(name, kind, ["n"]) for name in "xy")
+    graph = helper.make_graph(nodes, "gelu", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", analysis_graph.OPSET)])
+
+    def computed(optimized: Path | None) -> np.ndarray:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if optimized is not None:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.optimized_model_filepath = str(optimized)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        (answer,) = session.run(None, {"x": np.linspace(-9, 9, 1001, dtype=np.float32)})
+        return answer
+
+    plain = computed(None)
+    onnx_file.regroup_gelus(model.graph)
+    np.testing.assert_array_equal(computed(None), plain)
+    expected = torch.nn.functional.gelu(torch.linspace(-9, 9, 1001)).numpy()
+    np.testing.assert_allclose(computed(tmp_path / "after.onnx"), expected, atol=2e-6)
+    assert [node.op_type for node in onnx.load(tmp_path / "after.onnx").graph.node] == ["Gelu"]
+
+
 def test_int8_multiplies_8_bit_integers_and_answers_nearly_the_same():
     from modeling_resformer.exporting.eight_bits import in_int8
     from modeling_resformer.exporting.onnx_network import onnxruntime_runner

@@ -72,9 +72,10 @@ def pipeline(way: str, folder: str) -> ResFormerPipeline:
     pipe = load_pipeline(folder, None, torch.device("cpu"))
     height, width = pipe.image_processor.size["height"], pipe.image_processor.size["width"]
     if way == "onnx":
-        pipe.model = OnnxNetwork(
-            pipe.model, onnxruntime_runner(onnx_graph(pipe.model, torch.zeros(1, 3, height, width)))
-        )
+        example = torch.zeros(1, 3, height, width)
+        compute = onnxruntime_runner(onnx_graph(pipe.model, example))
+        names = list(named_logits(pipe.model(example)))
+        pipe.model = OnnxNetwork(pipe.model, lambda pixels: dict(zip(names, compute(pixels).values(), strict=True)))
     if way.startswith("unet"):
         other, answers = unet(pipe.model.config, height), answers_of(pipe.model)
         if way == "unet":

@@ -27,6 +27,11 @@ def preparation_parser(description: str) -> Parser:
         metavar="PIXELS",
         help="store images at this size: side, or height width",
     )
+    add(
+        "--uncompressed",
+        action="store_true",
+        help="store resized images as BMP: three times the disk, a tenth of the time to decode in every epoch",
+    )
     add("--allow-missing", action="store_true", help="keep images without mask or labels")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad case")
     add(

@@ -37,6 +37,7 @@ class PreparationConfig(datasets.BuilderConfig):
         validation_fraction, test_fraction: share of the training cases that moves into a new split.
         seed: of that draw.
         image_size: side, or (height, width), to store the images at; None stores them as they are.
+        uncompressed: store images that are encoded anew, such as resized ones, without compression: they decode faster.
         allow_missing: keep cases without a mask or image-level labels, with null in their place.
         on_error: "raise" stops at the first bad case, "skip" leaves it out and records it.
         problem_log: JSON-lines file for the skipped cases.
@@ -49,6 +50,7 @@ class PreparationConfig(datasets.BuilderConfig):
     test_fraction: float = 0.0
     seed: int = 0
     image_size: int | Sequence[int] | None = None
+    uncompressed: bool = False
     allow_missing: bool = False
     on_error: str = "raise"
     problem_log: str | None = None
@@ -266,7 +268,7 @@ class CaseBuilder(datasets.GeneratorBasedBuilder):
     def image_row(self, case: RawImage, mask_values: dict[int, int]) -> Row:
         """Returns the row of one image file and its mask files, resized when `image_size` says so."""
         size = self.image_size
-        stored = store_image(case.image, size, self.limits)
+        stored = store_image(case.image, size, self.limits, self.config.uncompressed)
         mask = None
         if case.masks:
             mask = merge_masks(

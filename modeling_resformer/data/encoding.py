@@ -1,4 +1,4 @@
-"""Image and mask files to stored bytes: passed through where nothing changes, else PNG at native bit depth."""
+"""Image and mask files to stored bytes: passed through where nothing changes, else PNG at native bit depth, or BMP."""
 
 import io
 import zlib
@@ -52,6 +52,15 @@ def encode_png(image: Image.Image | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_image(image: Image.Image, uncompressed: bool = False) -> bytes:
+    """As `encode_png`; if `uncompressed` and 8-bit grey or RGB as BMP, which decodes ten times as fast and takes three times the room."""
+    if not (uncompressed and image.mode in ("L", "RGB")):
+        return encode_png(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format="BMP")
+    return buffer.getvalue()
+
+
 def open_stored(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> tuple[bytes, Image.Image, int]:
     """Reads a whole image file and decodes it, so that damage shows now and not in training.
 
@@ -84,7 +93,10 @@ def open_stored(path: Path, limits: InputLimits = DEFAULT_LIMITS) -> tuple[bytes
 
 
 def store_image(
-    path: Path, image_size: tuple[int, int] | None = None, limits: InputLimits = DEFAULT_LIMITS
+    path: Path,
+    image_size: tuple[int, int] | None = None,
+    limits: InputLimits = DEFAULT_LIMITS,
+    uncompressed: bool = False,
 ) -> StoredImage:
     """Returns an image file as it will be stored.
 
@@ -92,6 +104,7 @@ def store_image(
         path: image file that Pillow reads, 8 or 16 bits.
         image_size: (height, width) to squash the image to (bilinear); None keeps it.
         limits: the largest image.
+        uncompressed: store what is encoded anew by `encode_image` without compression.
 
     Raises:
         BadInputError: no decoder takes the file, it holds several images, or its samples are not 8 or 16 bits.
@@ -101,7 +114,7 @@ def store_image(
     resized = image_size is not None and displayed != tuple(image_size)
     if resized or image.format not in PASSED_THROUGH:
         image = to_png_mode(image, path)
-        data = encode_png(resize_stored(image, image_size) if resized else image)
+        data = encode_image(resize_stored(image, image_size) if resized else image, uncompressed)
     elif image.mode == "F":
         raise BadInputError(f"{path}: holds float samples, expected 8 or 16 bits; convert it to PNG")
     return StoredImage(data, displayed, raw_size=turned_size(displayed, orientation), orientation=orientation)

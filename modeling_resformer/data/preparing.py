@@ -41,7 +41,8 @@ class Preparation:
     Args:
         source: raw folder or zip archive.
         output: folder to write; it appears when complete, or not at all.
-        splits, validation_fraction, test_fraction, seed, image_size, allow_missing, on_error, limits: see `PreparationConfig`.
+        splits, validation_fraction, test_fraction, seed, image_size, uncompressed, allow_missing, on_error, limits: see
+            `PreparationConfig`.
         leakage_check: look for cases of different splits that look the same.
         group_near_duplicates: draw the split so that such cases go into the same split.
         parquet: also write `output/parquet`, ready for the Hub.
@@ -59,6 +60,7 @@ class Preparation:
     test_fraction: float = 0.0
     seed: int = 0
     image_size: tuple[int, int] | None = None
+    uncompressed: bool = False
     allow_missing: bool = False
     on_error: str = "raise"
     limits: InputLimits = DEFAULT_LIMITS
@@ -110,6 +112,7 @@ class Preparation:
             "test_fraction": self.test_fraction,
             "seed": self.seed,
             "image_size": self.image_size,
+            "uncompressed": self.uncompressed,
             "allow_missing": self.allow_missing,
             "on_error": self.on_error,
             "problem_log": str(work / "skipped.jsonl"),

@@ -23,7 +23,7 @@ from ..volumes.metaimage import Volume, VolumeHeader, read_header, read_volume
 from .annotated import AnnotationConfig, check_unannotated_code, read_annotated_slices
 from .builder import CaseBuilder, Row, mask_or_none, present_classes, scaled_spacing, walk_files
 from .columns import UNANNOTATED
-from .encoding import encode_png, resize_mask, resize_stored
+from .encoding import encode_image, encode_png, resize_mask, resize_stored
 from .label_tables import by_spelling
 
 
@@ -256,7 +256,7 @@ class Retouch(CaseBuilder):
         unknown = [fluid for fluid in range(len(FLUIDS)) if in_part and mask is not None and fluid + 1 not in present]
         stem = f"{case.case_id}_{index:03d}"
         return {
-            "image": {"bytes": encode_png(image), "path": f"{stem}.png"},
+            "image": {"bytes": encode_image(image, self.config.uncompressed), "path": f"{stem}.png"},
             "mask": None if mask is None else {"bytes": encode_png(mask), "path": f"{stem}_mask.png"},
             "class_labels": None if present is None else [code - 1 for code in present],
             "class_labels_unknown": unknown,

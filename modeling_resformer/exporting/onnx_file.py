@@ -1,12 +1,14 @@
 """Writes a checkpoint as one ONNX file that answers like the pipeline."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
@@ -139,7 +141,36 @@ def network_model(model: nn.Module, settings: AnalysisSettings) -> onnx.ModelPro
         exported = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=[PIXELS], output_names=outputs, verbose=False
         )
-    return exported.model_proto
+    network = exported.model_proto
+    regroup_gelus(network.graph)
+    return network
+
+
+def regroup_gelus(graph: onnx.GraphProto) -> None:
+    """Makes x (1/2 (1 + erf)) of the exporter into (x (1 + erf)) 1/2: the same bits, and what ONNX Runtime knows as GELU.
+
+    Then it computes that in one pass, where it took five.
+    """
+    halves = {one.name for one in graph.initializer if not one.dims and numpy_helper.to_array(one).item() == 0.5}
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+
+    def only_reader(node: onnx.NodeProto, kind: str) -> onnx.NodeProto | None:
+        found = readers[node.output[0]]
+        return found[0] if len(found) == 1 and found[0].op_type == kind else None
+
+    for erf in graph.node:
+        plus_one = only_reader(erf, "Add") if erf.op_type == "Erf" else None
+        halved = plus_one and only_reader(plus_one, "Mul")
+        product = halved and only_reader(halved, "Mul")
+        half = product and next((name for name in halved.input if name in halves), None)
+        if half is None:
+            continue
+        (x,) = (name for name in product.input if name != halved.output[0])
+        halved.input[:] = [x, plus_one.output[0]]
+        product.input[:] = [halved.output[0], half]
 
 
 def file_metadata(
