@@ -383,6 +383,7 @@ def test_a_damaged_line_of_a_journal_does_not_count(tmp_path, line):
         ({"num_train_epochs": [1]}, "num_train_epochs"),
         ({"task": "both"}, "--task is 'both'"),
         ({"eval_strategy": "sometimes"}, "sometimes"),
+        ({"eval_strategy": "steps", "eval_steps": 5}, "load_best_model_at_end"),  # clashes with a default
         ({"seed": 1.5}, "seed is 1.5; expected a whole number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"no_such": 1}, "holds ['no_such']"),

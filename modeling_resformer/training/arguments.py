@@ -214,7 +214,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         recipe = {} if path is None else _read_recipe(path, parser.names())
         flags = {parser.names().get(flag) for flag in _flags_in(arguments)}
         recipe = _without_other_starts(recipe, flags)
-        origin.path, origin.names = path, set(recipe) - flags
+        origin.path, origin.names, origin.flags = path, set(recipe) - flags, flags
         _check_kinds(recipe, parser)
         parser.set_defaults(**recipe)
         given = parser.parse_args(arguments)
@@ -293,15 +293,16 @@ class _Parser(Spellings, HfArgumentParser):
 
 @dataclass
 class _Origin:
-    """Where arguments come from: a recipe, and the names that no flag overrides."""
+    """Where arguments come from: a recipe, the names of it that no flag overrides, and the flags that were given."""
 
     path: Path | None = None
     names: set[str] = field(default_factory=set)
+    flags: set[str | None] = field(default_factory=set)
 
     def named(self, message: str) -> str:
-        """A message that names the recipe, unless it is about a flag that was given."""
-        about = [plain(flag).removeprefix("--").replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)]
-        is_given = bool(about) and not self.names & set(about)
+        """A message that names the recipe, unless it is about a flag that was given; defaults may clash with a recipe too."""
+        about = {plain(flag).removeprefix("--").replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)}
+        is_given = bool(about & self.flags) and not about & self.names
         if self.path is None or not self.names or is_given or message.startswith(str(self.path)):
             return message
         return f"{self.path}: {message}"
