@@ -592,7 +592,7 @@ class ResFormerImageProcessing:
                 labels.append(padded(content, box, (size.height, size.width), ignore_index))
             else:
                 labels.append(resize_nearest(mask, size.height, size.width))
-        return [label.astype(np.int64, copy=False) for label in labels]
+        return [label.astype(np.int64) for label in labels]
 
     def _warn_if_scaled(
         self, arrays: list[np.ndarray], do_rescale: bool, intensity_range: Sequence[float] | None

@@ -53,7 +53,7 @@ def encode_png(image: Image.Image | np.ndarray) -> bytes:
 
 
 def encode_image(image: Image.Image, uncompressed: bool = False) -> bytes:
-    """As `encode_png`; if `uncompressed` and 8-bit grey or RGB as BMP, which decodes ten times as fast and takes three times the room."""
+    """As `encode_png`; where `uncompressed`, 8-bit grey and RGB as BMP: decoded ten times as fast, three times as large."""
     if not (uncompressed and image.mode in ("L", "RGB")):
         return encode_png(image)
     buffer = io.BytesIO()
