@@ -1,12 +1,14 @@
 """The models as users and the Trainer meet them: shapes, gradients, saving, checkpointing, attention, export."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from small_model import tiny_config
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -274,6 +276,26 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients_nor_statistic
     for name, buffer in buffers.items():
         torch.testing.assert_close(buffer, other_buffers[name], msg=name)
     assert buffers["encoder.stem.normalization.num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize(("window", "side"), [(16, 128), (32, 256)])
+def test_large_windows_never_hold_a_number_for_every_pair_of_tokens(window, side):
+    """Neither their attention nor a mask: all that a forward pass holds at once is less than that."""
+    sizes = {
+        "hidden_sizes": [8, 16],
+        "cnn_depths": [1, 1],
+        "transformer_depths": [2, 2],
+        "num_attention_heads": [1, 2],
+    }
+    model = ResFormerForMultiTask(tiny_config(**sizes, window_size=window)).eval()
+    pixel_values = torch.zeros(1, 3, side, side)
+    with torch.inference_mode():
+        model(pixel_values)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            model(pixel_values)
+    held = itertools.accumulate(e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]")
+    windows = (side // 2 // window) ** 2
+    assert 0 < max(held) < windows * window**4 * 4  # bytes, of the first level and one head
 
 
 def test_gradient_checkpointing_saves_memory(batch):
