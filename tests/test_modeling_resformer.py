@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from small_model import tiny_config
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 from torch.profiler import ProfilerActivity, profile
@@ -442,6 +443,27 @@ def test_compile_gives_the_same_answers():
         expected, compiled = model(pixel_values), torch.compile(model)(pixel_values)
     torch.testing.assert_close(compiled.segmentation_logits, expected.segmentation_logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(compiled.classification_logits, expected.classification_logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_training", [False, True])
+def test_two_graphs_at_most_serve_all_sizes_of_whole_windows(is_training):
+    config = tiny_config(
+        hidden_sizes=[8, 16], cnn_depths=[1, 1], transformer_depths=[2, 2], num_attention_heads=[1, 2], use_dfe=False
+    )
+    model = ResFormerForMultiTask(config).train(is_training)
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=graphs, fullgraph=True, dynamic=True)
+    with torch.set_grad_enabled(is_training):
+        for height, width in ((64, 128), (128, 64), (192, 128), (128, 192)):
+            pixel_values = torch.randn(2, 3, height, width)
+            labels = {"mask_labels": torch.zeros(2, height, width, dtype=torch.long)} if is_training else {}
+            expected, answer = model(pixel_values, **labels), compiled(pixel_values, **labels)
+            torch.testing.assert_close(answer.segmentation_logits, expected.segmentation_logits, rtol=1e-3, atol=1e-3)
+            if is_training:
+                torch.testing.assert_close(answer.loss, expected.loss)
+                answer.loss.backward()
+    assert graphs.frame_count <= 2
 
 
 @pytest.mark.parametrize(
