@@ -33,6 +33,7 @@ LOAD_ERRORS = (
     OSError,
     RuntimeError,
     SafetensorError,
+    StopIteration,
     StrictDataclassError,
     TypeError,
     ValueError,

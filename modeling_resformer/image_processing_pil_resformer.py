@@ -462,8 +462,8 @@ class ResFormerImageProcessing:
                 raise ValueError(f"{name}={values!r:.60} must be numbers, one for each channel.")
             if name == "image_std" and not all(one > 0 for one in numbers):
                 raise ValueError(f"{name}={values!r:.60} must be numbers above 0.")
-        if not is_number(self.rescale_factor):
-            raise ValueError(f"rescale_factor={self.rescale_factor!r:.60} must be a number.")
+        if not (is_number(self.rescale_factor) and self.rescale_factor > 0):
+            raise ValueError(f"rescale_factor={self.rescale_factor!r:.60} must be a number above 0.")
         if type(self.ignore_index) is not int:
             raise ValueError(f"ignore_index={self.ignore_index!r:.60} must be an integer.")
         if self.resample is not None and self.resample not in [*PILImageResampling]:

@@ -77,6 +77,8 @@ def test_a_config_that_is_none(copy, content):
         {"image_std": [0, 0, 0]},
         {"image_mean": [0.5] * 4},
         {"rescale_factor": None},
+        {"rescale_factor": 0},
+        {"auto_map": {"AutoImageProcessor": {}}},
         {"resample": 99},
         {"intensity_range": [1]},
         {"do_resize": "yes"},
