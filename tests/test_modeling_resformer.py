@@ -6,7 +6,6 @@ import itertools
 import pytest
 import torch
 from small_model import tiny_config
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config
 from torch.profiler import ProfilerActivity, profile
@@ -448,6 +447,8 @@ def test_compile_gives_the_same_answers():
 @pytest.mark.slow
 @pytest.mark.parametrize("is_training", [False, True])
 def test_two_graphs_at_most_serve_all_sizes_of_whole_windows(is_training):
+    from torch._dynamo.testing import CompileCounterWithBackend  # seconds to import
+
     config = tiny_config(
         hidden_sizes=[8, 16], cnn_depths=[1, 1], transformer_depths=[2, 2], num_attention_heads=[1, 2], use_dfe=False
     )
