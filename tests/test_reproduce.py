@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,9 +13,10 @@ from small_model import ARCHITECTURE
 from modeling_resformer.benchmarking import cell_runs
 from modeling_resformer.benchmarking.cell_costs import Cost, CostBook, epochs_within
 from modeling_resformer.benchmarking.cell_runs import cell_folder
+from modeling_resformer.benchmarking.forward_times import time_rows
 from modeling_resformer.benchmarking.grid import GRIDS, Cell, Grid
 from modeling_resformer.benchmarking.paper import rows_of
-from modeling_resformer.benchmarking.reproduction import reproduce
+from modeling_resformer.benchmarking.reproduction import reproduce, write_reproduction
 from modeling_resformer.commands.reproduce import main
 from modeling_resformer.data.row_choice import RowChoice, with_mask_share
 from modeling_resformer.data.rows import EpochSampler
@@ -138,6 +140,25 @@ def test_tables_are_written_again_without_data(ran):
     flags = ["--budget", "tiny", "--tables-only", "--bootstrap-samples", "20"]
     assert main([str(ran / "grid.json"), "--output", str(ran / "output"), *flags]) == 0
     assert (ran / "output" / "tables.csv").read_text() == before
+
+
+def test_rows_are_timed_together_once_and_the_tables_say_so(ran, tmp_path, monkeypatch):
+    output = tmp_path / "output"
+    shutil.copytree(ran / "output", output)
+    grid = Grid.read(str(ran / "grid.json"), "tiny")
+    data = {"isic2017": ran / "data"}
+    time_rows(grid, data, output, rounds=1)
+    record = json.loads((output / "times.json").read_text())
+    assert record["hardware"]["device"] == "cpu"
+    assert record["milliseconds"].keys() == {"isic2017-sequential", "isic2017-unet"}
+    # The Unet multiplies some eight times as much as the small network of the tests.
+    assert 0 < record["milliseconds"]["isic2017-sequential"] < record["milliseconds"]["isic2017-unet"]
+    monkeypatch.setattr("modeling_resformer.benchmarking.forward_times.forward_seconds", pytest.fail)
+    time_rows(grid, data, output)
+    write_reproduction(grid, output, {}, samples=20)
+    with (output / "tables.csv").open(newline="") as file:
+        told = {line["row"]: float(line["milliseconds"]) for line in csv.DictReader(file) if line["milliseconds"]}
+    assert told["ours"] == record["milliseconds"]["isic2017-sequential"]
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.json")), ids=lambda path: path.stem)

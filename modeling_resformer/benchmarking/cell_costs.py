@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -23,7 +22,7 @@ from ..data.prepared import load_prepared
 from ..errors import BadInputError, NonFiniteLossError, one_line
 from ..files import write_whole
 from ..training.arguments import parse_arguments
-from ..training.image_cost import Stage
+from ..training.image_cost import Stage, Workload, clock_of
 from ..training.preflight import Plan, make_plan, make_workload, measure_here, reading_seconds, run_measurement
 from ..training.run_record import RunClock
 from ..training.trainer import ResFormerTrainer
@@ -109,6 +108,20 @@ def measure_cost(recipe: Mapping[str, Any], data: Path, scratch: Path, quick: bo
         scratch: a folder to put the recipe into.
         quick: in this process, without memory and with hardly a repetition.
     """
+    trainer = trainer_of(recipe, data, scratch)
+    plan, workload = make_plan(trainer), workload_of(trainer)
+    plan = replace(plan, data_seconds=reading_seconds(trainer, clock_of(workload)))
+    workload = replace(workload, batch=plan.batch)
+    gmac = multiplications(trainer)
+    measurement = measure_here(workload) if quick else run_measurement(workload, TIMEOUT_SECONDS)
+    found = {stage.name: stage for stage in measurement.stages}
+    if "step_of_batch" not in found:
+        raise BadInputError(f"the cost of {recipe} cannot be measured: {measurement.problem}")
+    return cost_of(plan, found, gmac, len(trainer.eval_dataset))
+
+
+def trainer_of(recipe: Mapping[str, Any], data: Path, scratch: Path) -> ResFormerTrainer:
+    """See `measure_cost`; nothing is measured yet."""
     file = scratch / f".recipe-{os.getpid()}.json"
     write_whole(file, json.dumps(dict(recipe)))
     model_args, data_args, training = parse_arguments(
@@ -119,16 +132,12 @@ def measure_cost(recipe: Mapping[str, Any], data: Path, scratch: Path, quick: bo
         torch.set_num_threads(model_args.cpu_threads)
     prepared = data_args.choice.applied_to(load_prepared(data_args.dataset, data_args.splits), training.seed)
     data_args = data_args.with_augmentation(prepared.modality)
-    trainer = make_trainer(model_args, data_args, training, prepared, RunClock())
-    plan, on_cpu = make_plan(trainer), training.device.type == "cpu"
-    plan = replace(plan, data_seconds=reading_seconds(trainer, time.process_time if on_cpu else time.perf_counter))
-    workload = replace(make_workload(trainer), cpu_time=on_cpu, batch=plan.batch)
-    gmac = multiplications(trainer)
-    measurement = measure_here(workload) if quick else run_measurement(workload, TIMEOUT_SECONDS)
-    found = {stage.name: stage for stage in measurement.stages}
-    if "step_of_batch" not in found:
-        raise BadInputError(f"the cost of {recipe} cannot be measured: {measurement.problem}")
-    return cost_of(plan, found, gmac, len(trainer.eval_dataset))
+    return make_trainer(model_args, data_args, training, prepared, RunClock())
+
+
+def workload_of(trainer: ResFormerTrainer) -> Workload:
+    """What is measured of it: by the time of the CPU on a CPU."""
+    return replace(make_workload(trainer), cpu_time=trainer.args.device.type == "cpu")
 
 
 def cost_of(plan: Plan, stages: Mapping[str, Stage], gmac: float, validation_images: int) -> Cost:

@@ -13,6 +13,7 @@ from ..metrics.scores import Bootstrap
 from .analyses import analyses_markdown
 from .cell_costs import CostBook, describe_costs
 from .cell_runs import is_kept, run_cells
+from .forward_times import time_rows
 from .free_baselines import restricted, run_baselines
 from .grid import Cell, Grid
 from .table_figures import draw_figures
@@ -90,6 +91,8 @@ def reproduce(
         return []
     failed = run_cells(grid, left, data, output, costs, launcher, keep_models)
     run_baselines(grid, data, output, samples)
+    if not grid.tiny:
+        time_rows(grid, data, output)
     write_reproduction(grid, output, data, samples)
     return failed
 

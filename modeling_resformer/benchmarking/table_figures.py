@@ -169,7 +169,9 @@ def share_figure(part: Part) -> "Figure | None":
             x, y = [share for share, _ in known], np.array([[s.value, s.low, s.high] for _, s in known]) * 100
             reach = np.nan_to_num(np.abs(y[:, 1:].T - y[:, 0]))
             label = lines[-1][1].text
-            one.errorbar(x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=short_name(label))
+            one.errorbar(
+                x, y[:, 0], yerr=reach, marker="o", capsize=3, color=f"C{number}", label=short_name(label, 64)
+            )
         one.set(xscale="log", xlabel="per cent of the training images with masks", ylabel=f"{column}, per cent")
         ticks = sorted({100 * share for lines in models.values() for share, _ in lines})
         one.set_xticks(ticks, [f"{share:g}" for share in ticks])

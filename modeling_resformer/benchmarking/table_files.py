@@ -129,7 +129,8 @@ def table_markdown(part: Part) -> str:
 
 def title_of(part: Part) -> str:
     number = f"Table {part.table.paper} of the paper: " if part.table.paper else ""
-    return f"{number}{part.table.title}, {part.text}"
+    title = f"{number}{part.table.title}, {part.text}"
+    return title[0].upper() + title[1:]
 
 
 def table_latex(part: Part) -> str:

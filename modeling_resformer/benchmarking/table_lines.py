@@ -21,6 +21,7 @@ from ..metrics.comparison import Difference, SeedMean, difference, holm, seed_me
 from ..metrics.score_table import SCORES, is_better_lower
 from ..metrics.scores import Bootstrap
 from .cell_runs import RECORD, cell_folder
+from .forward_times import name_of, read_times
 from .free_baselines import TEXTS, baseline_folder
 from .grid import Cell, Grid, Row, Table
 from .paper import TEXT, rows_of, slips
@@ -85,6 +86,7 @@ class Line:
         differences: to the reference, by name; p corrected by Holm over the lines of the table. None for the reference.
         raw_p: the same uncorrected.
         paper: what the paper prints for this system, in per cent, by name.
+        milliseconds: of one image, where all rows were measured together.
     """
 
     text: str
@@ -94,11 +96,13 @@ class Line:
     differences: Mapping[str, Difference] = field(default_factory=dict)
     raw_p: Mapping[str, float] = field(default_factory=dict)
     paper: Mapping[str, float] = field(default_factory=dict)
+    milliseconds: float | None = None
 
     @property
     def cost(self) -> Mapping[str, Any]:
-        """As `cell.json` has it; empty where there is none."""
-        return self.answers[0].record.get("cost", {}) if self.answers else {}
+        """As `cell.json` has it, with the later measurement of its time; empty where there is none."""
+        cost = self.answers[0].record.get("cost", {}) if self.answers else {}
+        return cost if self.milliseconds is None else {**cost, "milliseconds": self.milliseconds}
 
     @property
     def cpu_minutes(self) -> float | None:
@@ -161,7 +165,8 @@ def part_of(grid: Grid, table: Table, dataset: str, output: Path, bootstrap: Boo
     """One table on one dataset; None where nothing of it was run."""
     answers = {row.key: answers_of_row(grid, dataset, row, output) for row in table.rows}
     texts = {row.key: text_of(row) for row in table.rows}
-    lines = [line_of(grid, table, dataset, row, answers[row.key], bootstrap) for row in table.rows if answers[row.key]]
+    rows = [row for row in table.rows if answers[row.key]]
+    lines = [line_of(grid, table, dataset, row, answers[row.key], output, bootstrap) for row in rows]
     if not lines:
         return None
     check_same_cases([answer for some in answers.values() for answer in some])
@@ -207,12 +212,21 @@ def answers_of_row(grid: Grid, dataset: str, row: Row, output: Path) -> list[Cel
 
 
 def line_of(
-    grid: Grid, table: Table, dataset: str, row: Row, answers: Sequence[CellAnswers], bootstrap: Bootstrap
+    grid: Grid,
+    table: Table,
+    dataset: str,
+    row: Row,
+    answers: Sequence[CellAnswers],
+    output: Path,
+    bootstrap: Bootstrap,
 ) -> Line:
     printed = rows_of(table.paper, grid.settings["datasets"][dataset].get("paper")) if table.paper else {}
     kind = "ours" if grid.settings["models"][row.model].get("ours") else "rival"
     paper = printed.get(row.paper, {}) if row.paper else {}
-    return Line(text_of(row), kind, answers, scores_of_seeds(answers, bootstrap), paper=paper)
+    milliseconds = read_times(output).get(name_of(dataset, row.key))
+    return Line(
+        text_of(row), kind, answers, scores_of_seeds(answers, bootstrap), paper=paper, milliseconds=milliseconds
+    )
 
 
 def scores_of_seeds(answers: Sequence[CellAnswers], bootstrap: Bootstrap) -> dict[str, SeedMean]:

@@ -94,10 +94,6 @@ def measure(workload: Workload) -> Iterator[Stage]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     pooled = norms_of_pooled_maps(model)
 
-    def forward() -> None:
-        with torch.no_grad(), autocast(workload, device):
-            model.eval()(**make_batch(task, model.config, 1, workload.size, device))
-
     def step(images: int) -> None:
         model.train()
         for norm in pooled if images == 1 else ():
@@ -108,8 +104,8 @@ def measure(workload: Workload) -> Iterator[Stage]:
         optimizer.step()
         optimizer.zero_grad()
 
-    clock = time.process_time if workload.cpu_time else time.perf_counter
-    yield Stage("forward", timed(forward, device, workload.quick, clock), peak_memory(device))
+    clock = clock_of(workload)
+    yield Stage("forward", forward_seconds(workload, model), peak_memory(device))
     seconds = timed(lambda: step(1), device, workload.quick, clock)
     yield Stage("step", seconds, peak_memory(device))
     if seconds < (QUICK_SECONDS if workload.quick else SLOW_SECONDS):
@@ -117,6 +113,22 @@ def measure(workload: Workload) -> Iterator[Stage]:
     if (images := workload.batch) is not None:
         seconds = timed(lambda: step(images), device, workload.quick, clock, ENOUGH_OF_BATCHES)
         yield Stage("step_of_batch", seconds, peak_memory(device))
+
+
+def forward_seconds(workload: Workload, model: nn.Module | None = None) -> float:
+    """Of one image through the network, the fastest repetition; the model is built where none is given."""
+    device, task = torch.device(workload.device), TASKS[workload.task]
+    model = (model_of(task, workload.config).to(device) if model is None else model).eval()
+
+    def forward() -> None:
+        with torch.no_grad(), autocast(workload, device):
+            model(**make_batch(task, model.config, 1, workload.size, device))
+
+    return timed(forward, device, workload.quick, clock_of(workload))
+
+
+def clock_of(workload: Workload) -> Callable[[], float]:
+    return time.process_time if workload.cpu_time else time.perf_counter
 
 
 def model_of(task: Task, config: dict[str, Any]) -> ResFormerPreTrainedModel:

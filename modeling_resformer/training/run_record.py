@@ -140,7 +140,7 @@ def write_run_record(
         "model": _describe_model(trainer.accelerator.unwrap_model(trainer.model), model_args),
         "code": dict(code),
         "libraries": library_versions(),
-        "hardware": _describe_hardware(args),
+        "hardware": describe_hardware(args),
         "started": clock.started,
         "duration_seconds": round(clock.seconds, 1),
         "starts": clock.starts,
@@ -265,7 +265,8 @@ def _describe_model(model: nn.Module, model_args: ModelArguments) -> dict[str, A
     }
 
 
-def _describe_hardware(args: TrainingArguments) -> dict[str, Any]:
+def describe_hardware(args: TrainingArguments) -> dict[str, Any]:
+    """As `run.json` has it, see the top."""
     name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else _processor_name()
     return {
         "device": args.device.type,
