@@ -163,8 +163,9 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
     if not isinstance(image, Image.Image):
         return image, mask
     try:
-        orientation = image.info.get(STORED_ORIENTATION, image.getexif().get(EXIF_ORIENTATION, 1))
-        upright_image = ImageOps.exif_transpose(image)
+        own = image.getexif().get(EXIF_ORIENTATION, 1)
+        orientation = image.info.get(STORED_ORIENTATION, own)
+        upright_image = image if own == 1 else ImageOps.exif_transpose(image)  # which copies in any case
     except Exception as error:  # damaged EXIF data: Pillow raises what it meets there
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"the image's EXIF data are damaged ({reason}); save it without them.") from error
@@ -234,7 +235,8 @@ def pillow_to_array(image: Image.Image, convert_rgb: bool) -> np.ndarray:
         image = image.convert("LA")
     if convert_rgb:
         has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info
-        image = image.convert("RGBA" if has_alpha else "RGB")
+        mode = "RGBA" if has_alpha else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
     elif image.mode in ("1", "P", "LA", "PA"):
         image = image.convert("L")
     array = np.asarray(image)
@@ -526,15 +528,17 @@ class ResFormerImageProcessing:
             for image, _ in upright_pairs
         ]
         self._warn_if_scaled(arrays, kwargs["do_rescale"], intensity_range)
-        data = {"pixel_values": self._finish(arrays, device=device, **kwargs)}
+        pixel_values = self._finish(arrays, device=device, **kwargs)
+        data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
         if segmentation_maps is not None:
-            data["labels"] = self._finish_masks(
+            labels = self._finish_masks(
                 arrays,
                 [mask for _, mask in upright_pairs],
                 kwargs["size"] if kwargs["do_resize"] else None,
                 kwargs["keep_aspect_ratio"],
                 kwargs["ignore_index"],
             )
+            data["labels"] = list(labels) if return_tensors is None else labels
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def _paired(self, images: ImageInput, segmentation_maps: ImageInput | None) -> tuple[list[Any], list[Any]]:
@@ -549,7 +553,7 @@ class ResFormerImageProcessing:
             raise ValueError(f"Got {len(masks)} masks for {len(images)} images; expected one for each.")
         return images, [open_image(mask) for mask in masks]
 
-    def _finish(self, arrays: list[np.ndarray], **kwargs: Any) -> list[Any]:
+    def _finish(self, arrays: list[np.ndarray], **kwargs: Any) -> Any:
         """Resizes, rescales and normalises by the back end, after what would not fit a batch has been refused."""
         size, do_resize = kwargs["size"], kwargs["do_resize"]
         sizes = sorted({array.shape[-2:] for array in arrays})
@@ -576,7 +580,7 @@ class ResFormerImageProcessing:
         size: SizeDict | None,
         keep_aspect_ratio: bool,
         ignore_index: int,
-    ) -> list[np.ndarray]:
+    ) -> np.ndarray:
         labels = []
         for index, (array, mask) in enumerate(zip(arrays, map(index_map, masks), strict=True)):
             if mask.shape != array.shape[-2:]:
@@ -592,7 +596,7 @@ class ResFormerImageProcessing:
                 labels.append(padded(content, box, (size.height, size.width), ignore_index))
             else:
                 labels.append(resize_nearest(mask, size.height, size.width))
-        return [label.astype(np.int64) for label in labels]
+        return np.stack(labels).astype(np.int64)
 
     def _warn_if_scaled(
         self, arrays: list[np.ndarray], do_rescale: bool, intensity_range: Sequence[float] | None

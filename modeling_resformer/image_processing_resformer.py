@@ -32,8 +32,12 @@ class ResFormerImageProcessor(ResFormerImageProcessing, TorchvisionBackend):
         device: torch.device | str | None = None,
         disable_grouping: bool | None = None,
         **_: Any,
-    ) -> list[torch.Tensor]:
+    ) -> torch.Tensor | list[torch.Tensor]:
         tensors = [torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device) for array in images]
+        if disable_grouping is None and all(
+            not do_resize or t.shape[-2:] == (size.height, size.width) for t in tensors
+        ):
+            disable_grouping = False  # transformers' default on CPUs, one by one, is for images to be resized
         groups, order = group_images_by_shape(tensors, disable_grouping=disable_grouping)
         for shape, batch in groups.items():
             if do_resize and tuple(batch.shape[-2:]) != (size.height, size.width):
@@ -42,6 +46,9 @@ class ResFormerImageProcessor(ResFormerImageProcessing, TorchvisionBackend):
             groups[shape] = self.rescale_and_normalize(
                 batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
             ).float()
+        if len(groups) == 1:  # which is the batch: to take it apart would copy it
+            (batch,) = groups.values()
+            return batch.clone() if batch.data_ptr() == tensors[0].data_ptr() else batch  # the caller's own numbers
         return reorder_images(groups, order)
 
 

@@ -312,6 +312,16 @@ def test_masks_that_do_not_fit_are_refused(processor, rgb, mask, said):
         processor(rgb, segmentation_maps=mask)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_batch_is_the_callers_and_the_images_stay_as_they_were(processor, number):
+    images = [np.full((3, 32, 48), 7 + i, np.float32) for i in range(number)]
+    off = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    pixel_values = processor(images, return_tensors="pt", **off)["pixel_values"]
+    assert [float(image.mean()) for image in pixel_values] == [7 + i for i in range(number)]
+    pixel_values.zero_()
+    assert [float(image.mean()) for image in images] == [7 + i for i in range(number)]
+
+
 @pytest.mark.parametrize("opened", ["by the processor", "by the user"])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -24,10 +24,11 @@ def class_label_row(present: Sequence[int] | None, unknown: Sequence[int], num_c
     """
     if present is None:
         return torch.full((num_classes,), float(UNLABELLED))
-    row = torch.zeros(num_classes)
-    row[list(present)] = 1.0
-    row[list(unknown)] = float(UNLABELLED)
-    return row
+    row = [0.0] * num_classes  # a tensor takes half a millisecond to be written into one by one
+    for value, indices in ((1.0, present), (float(UNLABELLED), unknown)):
+        for index in indices:
+            row[index] = value
+    return torch.tensor(row)
 
 
 class MultiTaskCollator:
