@@ -667,17 +667,19 @@ class ResFormerGlobalBranch(GradientCheckpointingLayer):
             else None
         )
         self.kept_attentions: list[torch.Tensor] | None = None
+        self.is_depthwise = False  # the backbone, whose maps then are channels last in training too
 
     def forward(
         self, local: torch.Tensor, stage_input: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """A stage's output (B, C, h, w) and its input -> the level's map (B, C, h, w), and attention probabilities."""
         start = local if self.patch_merging is None else self.patch_merging(stage_input)
-        tokens, attentions = as_tokens(start, self.training), []
+        tears_channels = self.training and not self.is_depthwise
+        tokens, attentions = as_tokens(start, tears_channels), []
         for layer in self.swin_layers:
             tokens, probabilities = layer(tokens, output_attentions)
             attentions.append(probabilities)
-        context = as_map(tokens, self.training)
+        context = as_map(tokens, tears_channels)
         return context if self.patch_merging is None else local + (context - start), attentions
 
     def join(self, stage: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -719,12 +721,19 @@ class ResFormerBackboneEncoder(nn.Module):
         elif num_levels is not None:
             for branch in list(self.global_branches)[:-num_levels]:
                 branch.requires_grad_(False)
+        self.is_depthwise = has_depthwise_convolutions(self.backbone)
+        for branch in self.global_branches:
+            branch.is_depthwise = self.is_depthwise
 
     def forward(
         self, pixel_values: torch.Tensor, output_attentions: bool = False
     ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
         """(B, num_channels, H, W) -> level feature maps, and the Swin layers' attention probabilities where asked for."""
         pixel_values = self.padding(pixel_values)
+        # Gradients of depthwise convolutions take a third of the time channels last; of others see `as_map`. In evaluation
+        # the backbone answers bit for bit as it does alone, and `fuse()` makes that fast.
+        if pixel_values.device.type == "cpu" and self.training and self.is_depthwise:
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         join = self.joined_inside if self.is_inside else self.joined_at_the_neck
         feature_maps, attentions = join(pixel_values, output_attentions)
         return feature_maps, tuple(attentions) if output_attentions else None
@@ -754,6 +763,12 @@ class ResFormerBackboneEncoder(nn.Module):
             for branch in self.global_branches:
                 branch.kept_attentions = None
         return feature_maps, kept
+
+
+def has_depthwise_convolutions(module: nn.Module) -> bool:
+    """Whether there are any that look at each channel by itself."""
+    convolutions = (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
 
 
 def build_encoder(
