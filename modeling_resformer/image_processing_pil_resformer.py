@@ -165,7 +165,9 @@ def upright(image: Any, mask: Any = None) -> tuple[Any, Any]:
     try:
         own = image.getexif().get(EXIF_ORIENTATION, 1)
         orientation = image.info.get(STORED_ORIENTATION, own)
-        upright_image = image if own == 1 else ImageOps.exif_transpose(image)  # which copies in any case
+        # Of upright images too Pillow makes a copy, whose EXIF data it reads anew: damage in them shows then.
+        is_bare = own == 1 and "exif" not in image.info
+        upright_image = image if is_bare else ImageOps.exif_transpose(image)
     except Exception as error:  # damaged EXIF data: Pillow raises what it meets there
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"the image's EXIF data are damaged ({reason}); save it without them.") from error
