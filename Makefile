@@ -18,7 +18,7 @@ SITE ?= outputs/site
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo demo-oct repository page test test-slow test-isic-scorer test-clients update-constraints quality style docs clean
+.PHONY: help demo demo-oct repository page test test-long test-slow test-isic-scorer test-clients update-constraints quality style docs clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ page: $(DEV_STAMP)
 ## make test       run the fast tests, with the versions of constraints.txt; CONSTRAINTS= takes the newest of all
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS)
+
+## make test-long  run the tests of whole commands, small trainings and exports, five minutes or so, which CI runs too
+test-long: $(DEV_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) -m "long and not slow"
 
 # ISIC's own scorer needs pandas below 3, so it gets an environment of its own. Building it takes a C compiler.
 ISIC_ENV := $(abspath $(VENV))/isic-scorer

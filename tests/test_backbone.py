@@ -493,6 +493,7 @@ def test_padding_stays_dynamic_where_it_depends_on_the_size():
         pytest.param(ResFormerForMultiTask, "neck", 5, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.long
 def test_export_runs_at_sizes_it_has_not_seen(model_class, join, levels):
     backbone = TimmBackboneConfig(backbone="tf_efficientnet_lite0", out_indices=list(range(levels)))
     depths = [0] * (levels - 2) + [1, 0]

@@ -166,6 +166,7 @@ def found(tmp_path_factory):
     return {"folder": folder / "run", **json.loads((folder / "found.json").read_text())}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_mixes_of_labels_give_every_process_the_mean_gradient(found, variant):
     """DDP is left at `find_unused_parameters=False`: a parameter without gradient would be an error or a hang."""
@@ -178,11 +179,13 @@ def test_mixes_of_labels_give_every_process_the_mean_gradient(found, variant):
         assert (result["largest"] == 0) == (kind == "nothing"), kind
 
 
+@pytest.mark.long
 def test_shared_out_over_processes_it_gets_the_mean_gradient_too(found):
     assert set(found["sharded"]) == set(UNLABELLED)
     assert max(found["sharded"].values()) < 1e-6
 
 
+@pytest.mark.long
 def test_evaluation_after_training_is_that_of_the_saved_model_in_one_process(found, tmp_path):
     """Each process has its own running batch-norm statistics until then; rows that fill up batches count once."""
     trainer = make_trainer(prepared_dataset(), tmp_path, per_device_eval_batch_size=2)
@@ -212,6 +215,7 @@ def test_sync_batch_norm_keeps_its_statistics_under_gradient_checkpointing_and_s
     assert not any(report.values())
 
 
+@pytest.mark.long
 def test_accelerate_launch_runs_the_script_from_data_to_results(tmp_path):
     """Nine training and seven test rows in batches of two on two processes: last batches are filled up or incomplete."""
     dataset = prepared_dataset(train=9, validation=5, test=7)

@@ -152,6 +152,7 @@ def run(words, monkeypatch):
     assert stopped.value.code in (0, None), words
 
 
+@pytest.mark.long
 def test_commands_run_in_order(folder, monkeypatch):
     """Those that start several processes, serve, or need a GPU have tests of their own."""
     monkeypatch.chdir(folder)

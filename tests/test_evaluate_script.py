@@ -231,6 +231,7 @@ def test_mistakes_in_training_end_in_one_line(dataset, checkpoint, tmp_path, cap
     assert message in line
 
 
+@pytest.mark.long
 def test_a_mistake_shows_no_traceback_and_the_status_is_1(tmp_path):
     command = [
         sys.executable,

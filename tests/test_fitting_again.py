@@ -68,6 +68,7 @@ def run(checkpoint, dataset, output, *flags):
     return json.loads((checkpoint / "config.json").read_text()), decisions, *columns
 
 
+@pytest.mark.long
 def test_a_new_calibration_keeps_the_decisions_and_fits_the_label_sets_anew(checkpoint, dataset, tmp_path):
     first = json.loads((checkpoint / "config.json").read_text())
     _, probabilities, _ = run(checkpoint, dataset, tmp_path / "before")[1:]

@@ -58,6 +58,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.long
 def test_a_stranger_loads_it_by_path_as_inference_endpoints_do(folder, image, tmp_path):
     shutil.copytree(folder, tmp_path / "repository")
     shutil.copy(handler.__file__, tmp_path / "repository")

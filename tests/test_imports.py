@@ -64,6 +64,7 @@ def test_importing_loads_the_hub_files_and_no_heavy_extra():
     assert not {name.split(".")[0] for name in loaded} & set(HEAVY)
 
 
+@pytest.mark.long
 def test_a_wheel_runs_where_only_the_core_is_installed(wheel, tmp_path):
     packages = packages_without(tmp_path / "packages", "torchvision", *HEAVY)
     with zipfile.ZipFile(wheel) as archive:

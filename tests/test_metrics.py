@@ -393,7 +393,12 @@ def test_a_mean_has_an_interval_only_where_each_of_its_classes_has_one():
 
 
 @pytest.mark.parametrize(
-    ("shift", "cases", "images"), [(0.0, 300, 1), (0.05, 300, 1), (0.1, 300, 1), (0.1, 100, 4), (0.0, 100, 4)]
+    ("shift", "cases", "images"),
+    [
+        *(pytest.param(shift, 300, 1, marks=pytest.mark.long) for shift in (0.0, 0.05, 0.1)),
+        (0.1, 100, 4),
+        (0.0, 100, 4),
+    ],
 )
 def test_the_calibration_errors_interval_covers_the_truth_and_its_own_value(shift, cases, images):
     """Probabilities that are right, or too high by `shift`: that is the true error. Images of a case agree entirely."""
@@ -461,6 +466,7 @@ def test_baselines_worked_out_by_hand():
     assert jaccards["otsu_threshold"] == pytest.approx([1, np.nan], nan_ok=True)
 
 
+@pytest.mark.long
 def test_evaluate_metrics_work_offline_and_write_nowhere_but_their_own_folder(masks, tmp_path):
     """Two batches of different size through the evaluate interface give the scores of all images at once."""
     script = """

@@ -510,6 +510,7 @@ def three_repositories(tmp_path_factory):
 
 # The README's own example, with the package, is run by test_docs.py.
 @pytest.mark.parametrize("code", [pytest.param("package", marks=pytest.mark.slow), "repository"])
+@pytest.mark.long
 def test_the_examples_run_and_masks_fit_the_upright_image(three_repositories, code, tmp_path):
     command = [sys.executable, "-P", "-c", EXAMPLES, code]
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
@@ -538,6 +539,7 @@ for code in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.long
 def test_the_worked_examples_of_the_metric_cards(tmp_path):
     """Each block by itself, in a process where `import evaluate` cannot meet scripts/evaluate.py."""
     examples = []

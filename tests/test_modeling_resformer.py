@@ -389,6 +389,7 @@ def test_a_batch_of_one_trains(config):
     assert output.loss.isfinite()
 
 
+@pytest.mark.long
 def test_a_network_of_this_kind_learns_four_images(batch):
     torch.manual_seed(0)
     model = ResFormerForMultiTask(tiny_config()).train()
@@ -410,6 +411,7 @@ def test_a_network_of_this_kind_learns_four_images(batch):
 @pytest.mark.parametrize(
     "model_class", [MODEL_CLASSES[0], *(pytest.param(other, marks=pytest.mark.slow) for other in MODEL_CLASSES[1:3])]
 )
+@pytest.mark.long
 def test_export_runs_at_sizes_it_has_not_seen(model_class):
     levels = {
         "hidden_sizes": [8, 16],

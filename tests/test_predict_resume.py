@@ -63,6 +63,7 @@ def undated(page: bytes) -> bytes:
     return re.sub(rb"predicted [-\d]+ [:\d]+ UTC", b"", page)
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_whole_files_and_a_rerun_ends_as_if_nothing_had_been(predict, model, images, tmp_path):
     arguments = [
         model,

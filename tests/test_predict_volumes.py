@@ -93,6 +93,7 @@ def test_a_volume_becomes_masks_in_its_place_and_measurements_in_mm(predict, mod
             assert np.asarray(image.convert("L")).std() > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 6])
 def test_a_longer_volume_needs_no_more_memory_but_for_its_voxels_and_its_mask(
     predict, model, tmp_path, monkeypatch, classes

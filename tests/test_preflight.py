@@ -158,6 +158,7 @@ def flags(tmp_path_factory):
     return [*flags, "--use_cpu", "--cpu_threads", "1"]
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_fit_is_refused_in_one_line_before_its_first_step(flags, tmp_path, capsys, monkeypatch):
     """The measurement itself is a real one, in a process of its own."""
     monkeypatch.setattr(preflight, "free_memory", lambda: 2**20)

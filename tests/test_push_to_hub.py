@@ -279,6 +279,7 @@ def test_a_folder_of_somebody_else_is_left_alone(run, tmp_path, capsys, untried)
     assert dry_run(run, tmp_path / "repository", "--overwrite") == 0
 
 
+@pytest.mark.long
 def test_a_folder_that_does_not_work_elsewhere_is_refused(run, tmp_path, capsys, monkeypatch):
     spoil = lambda folder: (folder / "handler.py").write_text("import modeling_resformer\n")  # noqa: E731
     monkeypatch.setattr(repository_module, "write_code", spoil)
@@ -606,6 +607,7 @@ assert type(backbone).__name__ == "ResFormerBackbone"
 """
 
 
+@pytest.mark.long
 def test_a_stranger_runs_the_code_of_the_card_against_the_hub(repository, tmp_path, hub):
     push_folder(repository, Push(REPO, tag="v1"))
     blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)

@@ -100,6 +100,7 @@ torch.save([output.segmentation_logits, output.classification_logits], sys.argv[
 """
 
 
+@pytest.mark.long
 def test_a_process_without_the_package_gets_the_kept_models_answers_from_it(made, tmp_path):
     photo = sorted((made / "examples").glob("*.jpg"))[0]
     packages = packages_without(tmp_path / "packages")

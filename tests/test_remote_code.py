@@ -105,6 +105,7 @@ def checkpoint(tmp_path):
     return tmp_path / "checkpoint"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("torchvision", ["with", "without"])
 def test_a_stranger_loads_everything(checkpoint, tmp_path, torchvision):
     if torchvision == "with":
@@ -139,6 +140,7 @@ processor.save_pretrained(sys.argv[2])
 """
 
 
+@pytest.mark.long
 def test_without_torchvision_the_processor_is_the_pil_one(checkpoint, tmp_path):
     packages = packages_without(tmp_path / "packages", "torchvision", with_ours=True)
     run_as_stranger(WITHOUT_TORCHVISION, packages, str(checkpoint), str(tmp_path / "saved"))
@@ -204,6 +206,7 @@ assert answer["predicted_labels"] == [max(scores, key=scores.get)]
 """
 
 
+@pytest.mark.long
 def test_classes_that_exclude_each_other_do_so_for_a_stranger(checkpoint, tmp_path):
     stored = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**stored, "classification_type": "exclusive"}))
@@ -225,6 +228,7 @@ for task in ("image-segmentation", "image-classification"):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("code", "module"), [("package", "modeling_resformer"), ("repository", "transformers_modules")]
 )
@@ -252,6 +256,7 @@ else:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["push_to_hub", "save_pretrained"])
 def test_a_push_carries_weights_settings_and_code(how, tmp_path):
     hub = StandInHub().start()

@@ -236,6 +236,7 @@ def test_which_masks_are_kept_has_nothing_to_do_with_the_order_of_the_images():
     assert len(kept) == 80 and len(set(kept) & set(first)) < 40
 
 
+@pytest.mark.long
 def test_a_process_leaves_the_cells_that_another_has_to_it(ran, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(cell_runs, "run_cell", lambda grid, cell, *given: trained.append(cell) or True)
@@ -256,6 +257,7 @@ def test_a_process_leaves_the_cells_that_another_has_to_it(ran, tmp_path, monkey
     assert trained == [CELLS[1], CELLS[0]]
 
 
+@pytest.mark.long
 def test_a_row_that_cannot_be_built_fails_alone_and_the_exit_status_says_so(ran, tmp_path, monkeypatch, caplog):
     broken = {"text": "broken", "flags": {"rival": "smp/Unet:resnet34", "image_size": 64, "learning_rate": -1.0}}
     rows = [{"row": "broken"}, {"row": "sequential"}]

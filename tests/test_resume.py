@@ -111,6 +111,7 @@ def what_is_left(run):
     }
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_like_one_never_killed(folder, logs):
     """Killed in the middle of an epoch, of writing a checkpoint, and of saving the model; bit for bit."""
     whole, resumed = what_is_left(folder / "whole"), what_is_left(folder / "finished")
@@ -122,6 +123,7 @@ def test_a_killed_run_ends_like_one_never_killed(folder, logs):
     assert not (folder / "finished" / ".unfinished").exists()
 
 
+@pytest.mark.long
 def test_a_broken_checkpoint_is_passed_over_with_a_word(folder, logs):
     assert "checkpoint-9 is passed over: optimizer.pt has" in logs[6]
     assert "going on from checkpoint-8" in logs[6]
@@ -129,6 +131,7 @@ def test_a_broken_checkpoint_is_passed_over_with_a_word(folder, logs):
     assert [problem_of(checkpoint) for checkpoint in checkpoints_in(folder / "killed")] == [None, None]
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_ends_in_one_line_and_earlier_checkpoints_are_whole(folder, logs):
     """Files larger than 64 KiB cannot be written."""
     error = logs[3].splitlines()[-1]
@@ -141,12 +144,14 @@ def test_a_disk_that_is_full_ends_in_one_line_and_earlier_checkpoints_are_whole(
     assert not (folder / "disk_full" / ".unfinished").exists()
 
 
+@pytest.mark.long
 def test_checkpoints_of_an_earlier_run_are_not_mixed_with_new_ones(folder, logs, capsys):
     assert train.main(flags_of(folder, "whole")) == 1
     error = capsys.readouterr().err
     assert "holds checkpoint-9 of an earlier run" in error and "--resume_from_checkpoint true" in error
 
 
+@pytest.mark.long
 def test_settings_that_would_break_a_resumed_run_are_named(folder, logs, capsys):
     changed = ("--seed", "7", "--per_device_train_batch_size", "4", "--config", '{"window_size": 8}')
     assert train.main(flags_of(folder, "whole", *RESUME, *changed)) == 1

@@ -364,6 +364,7 @@ def test_a_body_that_does_not_arrive_and_a_client_that_leaves():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_script_serves_logs_no_secret_and_ends_in_peace(folder, image):
     process = serving(folder, stderr=subprocess.PIPE)
     address = process.stdout.readline().strip()

@@ -84,6 +84,7 @@ def test_both_losses_are_logged_and_add_up(dataset, tmp_path):
         assert line["loss"] == pytest.approx(weighted, rel=1e-4)
 
 
+@pytest.mark.long
 def test_four_images_are_learned_by_heart(tmp_path):
     dataset = prepared_dataset(train=4, validation=2, test=2)
     dataset["validation"] = dataset["train"]
@@ -135,6 +136,7 @@ def test_persistent_workers_do_not_give_one_part_for_another(dataset, tmp_path):
     assert scores_of(on_test) == scores_of(alone)
 
 
+@pytest.mark.long
 def test_training_draws_a_new_augmentation_every_epoch(dataset, tmp_path):
     trainer = make_trainer(dataset, tmp_path, default_augmentation("dermoscopy"), num_train_epochs=3)
     drawn = []

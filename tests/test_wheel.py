@@ -61,6 +61,7 @@ def test_it_holds_package_templates_and_recipes_and_nothing_else(wheel):
     }
 
 
+@pytest.mark.long
 def test_the_console_command_predicts(installed, tmp_path):
     photo = sorted((READY / "examples").glob("*.jpg"))[0]
     resformer(installed, "predict", "--model", READY, photo, "--output", tmp_path / "out", "--device", "cpu")
