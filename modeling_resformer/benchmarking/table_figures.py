@@ -176,7 +176,7 @@ def share_figure(part: Part) -> "Figure | None":
         ticks = sorted({100 * share for lines in models.values() for share, _ in lines})
         one.set_xticks(ticks, [f"{share:g}" for share in ticks])
         one.xaxis.set_minor_formatter("")
-        one.legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(f"{part.table.title}, {part.text}")
     return figure
 
