@@ -69,6 +69,7 @@ def run_line(command):
     assert run_command(Path(words[1]).stem.replace("-", "_"), *words[2:]) == 0, command
 
 
+@pytest.mark.long
 def test_commands_and_python_run_as_written(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     assert len(BLOCKS) > 10

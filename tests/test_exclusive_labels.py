@@ -436,6 +436,7 @@ def saved(folder, **metadata):
     return folder
 
 
+@pytest.mark.long
 def test_an_exclusive_run_from_training_to_results(tmp_path, caplog, capsys):
     """From a checkpoint of several labels with thresholds: the dataset decides."""
     folder, before = saved(tmp_path / "data", labels_exclusive=True), tmp_path / "before"

@@ -276,6 +276,7 @@ def test_scores_are_those_of_the_stored_mask_and_padding_trains_nothing(processo
     assert statistics["pixel_losses"][:, 2].tolist() == [box.height * box.width for box in boxes]
 
 
+@pytest.mark.long
 def test_a_training_saves_it_and_an_evaluation_finds_it(dataset, tmp_path):
     dataset.save_to_disk(str(tmp_path / "data"))
     flags = ["--dataset", tmp_path / "data", "--config", json.dumps(ARCHITECTURE), "--image_size", 32, "--use_cpu"]

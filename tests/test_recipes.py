@@ -74,6 +74,7 @@ def test_every_evaluation_is_told_with_the_training_loss_and_nothing_is_reported
         assert training.logging_steps == training.eval_steps
 
 
+@pytest.mark.long
 def test_the_small_recipe_trains_on_data_of_any_classes_and_augments_by_their_kind(tmp_path):
     """Red and brown are no classes of ISIC 2017. What is done to an image is left to the dataset's modality."""
     recipe = json.loads((RECIPES / "small_cpu.json").read_text())

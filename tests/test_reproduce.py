@@ -79,6 +79,7 @@ def rows_of_csv(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_both_cells_were_trained_by_the_same_trainer_and_kept(ran):
     for cell in CELLS:
         folder = cell_folder(ran / "output", cell)
@@ -95,6 +96,7 @@ def test_both_cells_were_trained_by_the_same_trainer_and_kept(ran):
     assert not list((ran / "output" / "work").glob("*"))
 
 
+@pytest.mark.long
 def test_the_table_has_what_was_measured_what_is_printed_and_what_needs_no_learning(ran):
     lines = rows_of_csv(ran)
     kinds = {line["row"]: line["kind"] for line in lines}
@@ -115,6 +117,7 @@ def test_the_table_has_what_was_measured_what_is_printed_and_what_needs_no_learn
     assert printed == rows_of("4", "ISIC 2017")["Ours, sequential"]
 
 
+@pytest.mark.long
 def test_markdown_and_latex_say_the_same_and_flag_the_slips(ran):
     text, latex = ((ran / "output" / name).read_text() for name in ("tables.md", "tables.tex"))
     assert "A rehearsal" in text and "Table 4 of the paper" in text
@@ -125,6 +128,7 @@ def test_markdown_and_latex_say_the_same_and_flag_the_slips(ran):
     assert "Every convention side by side" in (ran / "output" / "analyses.md").read_text()
 
 
+@pytest.mark.long
 def test_finished_cells_are_not_run_again(ran, monkeypatch):
     monkeypatch.setattr(
         "modeling_resformer.benchmarking.cell_runs.train_cell", lambda *given: pytest.fail("ran again")
@@ -134,6 +138,7 @@ def test_finished_cells_are_not_run_again(ran, monkeypatch):
     assert reproduce(grid, ran / "output", {"isic2017": ran / "data"}) == []
 
 
+@pytest.mark.long
 def test_tables_are_written_again_without_data(ran):
     before = (ran / "output" / "tables.csv").read_text()
     (ran / "output" / "tables.csv").unlink()
@@ -142,6 +147,7 @@ def test_tables_are_written_again_without_data(ran):
     assert (ran / "output" / "tables.csv").read_text() == before
 
 
+@pytest.mark.long
 def test_rows_are_timed_together_once_and_the_tables_say_so(ran, tmp_path, monkeypatch):
     output = tmp_path / "output"
     shutil.copytree(ran / "output", output)
@@ -197,6 +203,7 @@ def prepared(ran):
     return load_prepared(ran / "data")
 
 
+@pytest.mark.long
 def test_a_smaller_share_of_the_masks_is_a_part_of_a_larger_one(prepared):
     def kept(share, seed=0):
         rows = RowChoice(mask_share=share).applied_to(prepared, seed).dataset["train"]
@@ -212,6 +219,7 @@ def test_a_smaller_share_of_the_masks_is_a_part_of_a_larger_one(prepared):
     assert all(part[i]["mask"].tobytes() == whole[i]["mask"].tobytes() for i in kept(0.5))
 
 
+@pytest.mark.long
 def test_rows_of_one_value_alone_or_all_but_these(prepared):
     def cases(dataset):
         return {split: sorted(set(rows["slice_index"])) for split, rows in dataset.items()}
@@ -287,6 +295,7 @@ def test_a_budget_of_time_buys_epochs_and_a_validation_of_each_begun_one(minutes
     assert epochs_within(minutes, Cost(1, 1.0, 1.0, 1.0, None, 100.0, 10.0, 0.0)) == pytest.approx(epochs)
 
 
+@pytest.mark.long
 def test_a_table_is_finished_for_all_seeds_before_the_next_begins(ran):
     second = {**GRID["tables"][0], "name": "second", "rows": [{"row": "unet"}, {"row": "sequential/plain"}]}
     variants = {"plain": {"text": "plain", "flags": {}}}

@@ -83,6 +83,7 @@ def table_of(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_an_interrupted_fold_goes_on_and_each_is_an_ordinary_run(runs):
     records = [json.loads((runs / f"fold-{fold}" / "run.json").read_text()) for fold in (0, 1)]
     assert [record["starts"] for record in records] == [1, 2]
@@ -101,6 +102,7 @@ def test_an_interrupted_fold_goes_on_and_each_is_an_ordinary_run(runs):
     assert ensemble_members(str(runs)) == [str(runs / "fold-0"), str(runs / "fold-1")]
 
 
+@pytest.mark.long
 def test_pooled_scores_are_those_of_scikit_learn_on_all_rows(runs):
     results, rows = json.loads((runs / "results.json").read_text()), table_of(runs)
     assert rows == [*table_of(runs / "fold-0"), *table_of(runs / "fold-1")]
@@ -128,6 +130,7 @@ def test_pooled_scores_are_those_of_scikit_learn_on_all_rows(runs):
         assert found["low"] <= found["value"] <= found["high"]
 
 
+@pytest.mark.long
 def test_baselines_learn_from_the_training_rows_of_each_fold(runs):
     """Means by image, so that those of all images are those of the folds, weighed by images; losses likewise."""
     pooled = json.loads((runs / "results.json").read_text())
@@ -141,6 +144,7 @@ def test_baselines_learn_from_the_training_rows_of_each_fold(runs):
     assert pooled["losses"]["loss"] == pytest.approx(weighed)
 
 
+@pytest.mark.long
 def test_mean_and_deviation_over_the_folds_stand_beside_the_pooled_scores(runs):
     summary = json.loads((runs / "folds.json").read_text())
     values = [json.loads((runs / f"fold-{f}" / "results.json").read_text())["model"]["dice"]["value"] for f in (0, 1)]
@@ -154,6 +158,7 @@ def test_mean_and_deviation_over_the_folds_stand_beside_the_pooled_scores(runs):
         assert (runs / name).is_file()
 
 
+@pytest.mark.long
 def test_a_folds_own_table_of_splits_evaluates_it_again(command, runs, tmp_path):
     flags = ["--model", str(runs / "fold-1"), "--dataset", command[5], "--output", str(tmp_path), "--use_cpu"]
     splits = ["--splits", str(runs / "fold-1" / "fold_1_of_2.csv"), "--bootstrap_samples", "0", "--batch_size", "3"]
@@ -164,6 +169,7 @@ def test_a_folds_own_table_of_splits_evaluates_it_again(command, runs, tmp_path)
         assert ours[name]["value"] == pytest.approx(theirs[name]["value"], abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -180,6 +186,7 @@ def test_other_settings_are_refused_before_anything_is_trained(command, runs, ch
     assert "was begun with other folds or settings" in error and said.split(",")[0].rstrip(")") in error
 
 
+@pytest.mark.long
 def test_results_of_other_rows_are_not_pooled(command, runs, tmp_path, capsys):
     copied = tmp_path / "runs"
     shutil.copytree(runs, copied, ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -209,6 +216,7 @@ def card_of(run, folder, folds=None):
     return text.partition("### Cross-validation")[2].partition("\n## ")[0]
 
 
+@pytest.mark.long
 def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     pooled = json.loads((runs / "results.json").read_text())
     section = card_of(runs / "fold-1", tmp_path / "fold", runs)
@@ -237,6 +245,7 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     assert card_of(fixed, tmp_path / "without") == ""
 
 
+@pytest.mark.long
 def test_folds_of_other_data_or_unfinished_ones_are_no_table(runs, tmp_path, capsys):
     fixed = tmp_path / "fixed"
     shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))

@@ -126,6 +126,7 @@ def test_workers_do_not_change_what_an_epoch_looks_like(dataset, tmp_path, persi
     assert not torch.equal(first[0], second[0])
 
 
+@pytest.mark.long
 def test_persistent_workers_do_not_give_one_part_for_another(dataset, tmp_path):
     """Evaluated on the validation split first, then on the test split, as every run does."""
     workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}

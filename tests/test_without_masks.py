@@ -91,6 +91,7 @@ def without_masks(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_dataset_without_masks_trains_evaluates_and_predicts_a_classification(without_masks, tmp_path):
     run, dataset = str(tmp_path / "run"), str(without_masks)
     assert train.main(["--dataset", dataset, "--output_dir", run, "--task", "classification", *FLAGS]) == 0
