@@ -15,6 +15,7 @@ from modeling_resformer.modeling_resformer import (
     ResFormerDecoder,
     ResFormerDilatedFeatureEnhancement,
     ResFormerEncoder,
+    ResFormerLinear,
     ResFormerResidualLayer,
     ResFormerSegmentationHead,
     ResFormerSpatialAttention,
@@ -45,6 +46,22 @@ def test_residual_layer_is_torchvisions_basic_block(training):
 # ---------------------------------------------------------------------------------------------------------------------
 # Swin
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 49, 5), (1, 5), (1, 15, 5), (1, 17, 5), (1, 20, 5), (2, 49, 5), (1, 14, 14, 5), (3, 23, 29, 5)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_linear_layers_are_torchs_however_tokens_are_dealt_out(shape, dtype, has_bias):
+    torch.manual_seed(0)
+    layer, tokens = ResFormerLinear(5, 7, bias=has_bias, dtype=dtype), torch.randn(shape, dtype=dtype)
+    expected = F.linear(tokens, layer.weight, layer.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(tokens), expected)
+        strided = tokens.transpose(0, -2).contiguous().transpose(0, -2)
+        torch.testing.assert_close(layer(strided), expected)
+    torch.testing.assert_close(layer(tokens), expected)
 
 
 def copy_into_swin(ours: ResFormerSwinLayer, theirs: nn.Module) -> None:
