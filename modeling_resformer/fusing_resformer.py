@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -18,10 +19,13 @@ from torch import nn
 PLAIN_CONVOLUTIONS = ("Conv2d", "FixedSameConv2d", "Conv2dSame")
 # timm's, which have an activation inside.
 NORMS_WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct")
+FEWEST_FOR_ONEDNN = 20_481  # numbers of a map alone, below which torch never asks it
 
 
 def fuse_convolutions(model: nn.Module, run: Callable[[nn.Module], Iterable[torch.Tensor]]) -> None:
     """Folds batch norms and cheap 1 x 1 convolutions of a model in evaluation mode into the convolutions before them.
+
+    The 1 x 1 convolutions that are left are done by oneDNN where it can.
 
     Args:
         model: changed in place; parameters may be shared with another, which stays as it is.
@@ -38,6 +42,37 @@ def fuse_convolutions(model: nn.Module, run: Callable[[nn.Module], Iterable[torc
                 continue
             model.set_submodule(first, folded)
             model.set_submodule(second, rest)
+    for name, module in list(model.named_modules()):
+        if is_pointwise(module) and module.groups == 1:
+            model.set_submodule(name, with_weights(module, module.weight, module.bias, ResFormerPointwise))
+
+
+class ResFormerPointwise(nn.Conv2d):
+    """A convolution of 1 x 1 that oneDNN does where it can."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        if not suits_onednn(maps):
+            return super().forward(maps)
+        return convolved_by_onednn(maps, self.weight, self.bias)
+
+
+def suits_onednn(values: torch.Tensor) -> bool:
+    """Whether oneDNN takes a convolution of 1 x 1 off torch's hands: many float32 on a CPU, and nobody asks for gradients.
+
+    Compilers and exported graphs are left what they know how to make fast.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32 or values.numel() < FEWEST_FOR_ONEDNN:
+        return False
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def convolved_by_onednn(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(B, C, h, w) convolved by (O, C, 1, 1).
+
+    On one thread torch takes MKL for that, up to twice as slow; a dilated convolution it leaves to oneDNN, and where a
+    kernel has one number, dilation means nothing.
+    """
+    return F.conv2d(maps, weight, bias, dilation=2)
 
 
 def followers(
@@ -133,10 +168,12 @@ def merged_convolutions(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     return with_weights(first, weight, sum(biases) if biases else None)
 
 
-def with_weights(convolution: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
-    """A convolution that pads and steps as another does, of the class that it is, with weights that learn nothing."""
-    like = convolution.weight
-    changed = type(convolution).__new__(type(convolution))
+def with_weights(
+    convolution: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor | None, kind: type[nn.Conv2d] | None = None
+) -> nn.Conv2d:
+    """A convolution that pads and steps as another does, of its class or another, with weights that learn nothing."""
+    like, kind = convolution.weight, kind or type(convolution)
+    changed = kind.__new__(kind)
     changed.__dict__ = dict(convolution.__dict__)
     for kept in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
         changed.__dict__[kept] = type(convolution.__dict__[kept])(convolution.__dict__[kept])

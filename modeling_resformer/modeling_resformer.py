@@ -38,7 +38,7 @@ from transformers.utils import ModelOutput
 
 from .backbone_resformer import StageInput, build_backbone, stage_inputs, stage_modules
 from .configuration_resformer import ResFormerConfig
-from .fusing_resformer import fuse_convolutions, tensors_to_record
+from .fusing_resformer import convolved_by_onednn, fuse_convolutions, suits_onednn, tensors_to_record
 
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ UNLABELLED = -100
 FOCAL_GAMMA = 2.0
 SHARE_TOLERANCE = 1e-3  # of the shares of classes of one image, whose sum is 1 but for rounding
 FUSED_AT = 64  # pixels, side of the image that shows `fuse` which layers follow each other
-FEW_IMAGES = range(16, 65)
 POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
 # Parameters that a loaded model may have by byte of its weights, and on top, for new heads.
 LOADED_RATIO, SPARE_PARAMETERS = 4, 1 << 26
@@ -218,34 +217,18 @@ class ResFormerResidualLayer(nn.Module):
 
 
 class ResFormerLinear(nn.Linear):
-    """A linear layer over tokens (..., C), as `nn.Linear`; on a CPU that answers, as a convolution of 1 x 1.
+    """A linear layer over tokens (..., C), as `nn.Linear`; on a CPU that answers, as the convolution of 1 x 1 that it is.
 
     torch leaves matrix products to MKL and convolutions to oneDNN, which takes half the time on processors that MKL has no
-    kernels for, and no more elsewhere. Not where gradients are asked for, which take oneDNN longer without AVX-512.
+    kernels for, and no more elsewhere.
     """
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        count = None if keeps_matrix_product(tokens) else images_of(tokens.shape[:-1].numel())
-        if count is None:
+        if not suits_onednn(tokens):
             return super().forward(tokens)
-        maps = tokens.reshape(count, -1, 1, self.in_features).permute(0, 3, 1, 2)
-        maps = F.conv2d(maps, self.weight[:, :, None, None], self.bias)
+        maps = tokens.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        maps = convolved_by_onednn(maps, self.weight[:, :, None, None], self.bias)
         return maps.permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], self.out_features)
-
-
-def keeps_matrix_product(tokens: torch.Tensor) -> bool:
-    """Whether a convolution is no faster, or is not what a compiler or an exported graph should see."""
-    if tokens.device.type != "cpu" or tokens.dtype != torch.float32 or torch.is_grad_enabled():
-        return True
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def images_of(count: int) -> int | None:
-    """Into how many images of one row so many tokens are dealt; None where they do not fit.
-
-    At least 16: fewer are not left to oneDNN by torch on one thread, where their maps are convolved by 1 x 1.
-    """
-    return next((number for number in FEW_IMAGES if number < count and count % number == 0), None)
 
 
 @dataclass
