@@ -58,6 +58,7 @@ UNLABELLED = -100
 FOCAL_GAMMA = 2.0
 SHARE_TOLERANCE = 1e-3  # of the shares of classes of one image, whose sum is 1 but for rounding
 FUSED_AT = 64  # pixels, side of the image that shows `fuse` which layers follow each other
+PART = 1 << 20  # numbers of the largest tensor of a Swin layer on a CPU that answers
 POOLED_LEVELS = 2  # the deepest, of which the classification head takes the averages
 # Parameters that a loaded model may have by byte of its weights, and on top, for new heads.
 LOADED_RATIO, SPARE_PARAMETERS = 4, 1 << 26
@@ -231,6 +232,12 @@ class ResFormerLinear(nn.Linear):
         return maps.permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], self.out_features)
 
 
+def fits_by_parts(hidden_states: torch.Tensor) -> bool:
+    """Whether a Swin layer answers a map part by part: on a CPU, in whose cache a part stays, and no backward pass follows."""
+    is_long = hidden_states.device.type == "cpu" and 4 * hidden_states.numel() > PART
+    return is_long and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 @dataclass
 class WindowAxis:
     """How one axis of a feature map falls into (shifted) windows.
@@ -265,6 +272,17 @@ class WindowGrid:
     source: torch.Tensor
     target: torch.Tensor
     apart: tuple[torch.Tensor, torch.Tensor] | None
+
+    def parts(self, windows: int, tokens: int) -> "Iterator[WindowGrid]":
+        """Grids of at most so many windows of N tokens each, which give the tokens of this one after the other."""
+        apart = self.apart
+        for first in range(0, len(self.source) // tokens, windows):
+            last = first + windows
+            yield WindowGrid(
+                source=self.source[first * tokens : last * tokens],
+                target=self.target,
+                apart=None if apart is None else (apart[0][first:last], apart[1][first:last]),
+            )
 
 
 def window_axis(size: int, window_size: int, shift_size: int, device: torch.device) -> WindowAxis:
@@ -419,17 +437,33 @@ class ResFormerWindowAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The context (B, h, w, C) of a map that `norm` is applied to first, and the probabilities where asked for."""
         batch_size, height, width, channels = hidden_states.shape
-        tokens = self.window_size**2
         grid = window_grid(height, width, self.window_size, self.shift_size, hidden_states.device)
+        if output_attentions or not fits_by_parts(hidden_states):
+            context, probabilities = self.answer(hidden_states, grid, output_attentions, norm)
+        else:
+            hidden_states, tokens = norm(hidden_states), self.window_size**2
+            windows = max(1, PART // (3 * batch_size * channels * tokens))
+            contexts = [self.answer(hidden_states, part)[0] for part in grid.parts(windows, tokens)]
+            context, probabilities = torch.cat(contexts, dim=1), None
+        context = context.index_select(1, grid.target).view(batch_size, height, width, channels)
+        return context, None if probabilities is None else probabilities.unflatten(0, (batch_size, -1))
+
+    def answer(
+        self,
+        hidden_states: torch.Tensor,
+        grid: WindowGrid,
+        output_attentions: bool = False,
+        norm: Callable = unchanged,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, h, w, C) -> the context (B, windows * N, C) of the grid's windows, and (B * windows, heads, N, N)."""
+        batch_size, channels = hidden_states.shape[0], hidden_states.shape[-1]
         start = recomputed(
             self, "normalization", lambda x: self.qkv(norm(x).flatten(1, 2).index_select(1, grid.source))
         )
-        qkv = start(hidden_states).view(batch_size, -1, tokens, 3, self.num_heads, self.head_dim)
+        qkv = start(hidden_states).view(batch_size, -1, self.window_size**2, 3, self.num_heads, self.head_dim)
         attend = recomputed(self, "attention", self.attend)
         context, probabilities = attend(qkv, grid.apart, output_attentions)
-        context = self.output(context[..., : self.head_dim].reshape(batch_size, -1, channels))
-        context = context.index_select(1, grid.target).view(batch_size, height, width, channels)
-        return context, None if probabilities is None else probabilities.unflatten(0, (batch_size, -1))
+        return self.output(context[..., : self.head_dim].reshape(batch_size, -1, channels)), probabilities
 
     def attend(
         self, qkv: torch.Tensor, apart: tuple[torch.Tensor, torch.Tensor] | None, output_attentions: bool
@@ -485,7 +519,11 @@ class ResFormerFeedForward(nn.Module):
         """Of a map that `norm` is applied to first."""
         start = recomputed(self, "normalization", lambda x: self.expand(norm(x)))
         finish = recomputed(self, "activation", lambda expanded: self.reduce(self.activation(expanded)))
-        return finish(start(hidden_states))
+        if not fits_by_parts(hidden_states):
+            return finish(start(hidden_states))
+        batch_size, _, width, _ = hidden_states.shape
+        rows = max(1, PART // (batch_size * width * self.expand.out_features))
+        return torch.cat([finish(start(part)) for part in hidden_states.split(rows, dim=1)], dim=1)
 
 
 class ResFormerSwinLayer(nn.Module):

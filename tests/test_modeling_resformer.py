@@ -243,6 +243,18 @@ def test_more_windows_than_a_kernel_takes_are_answered_in_parts(config, monkeypa
             torch.testing.assert_close(model(pixel_values).segmentation_logits, whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("part", [1, 700, 5_000])  # numbers: a window and a row each, and several
+@pytest.mark.parametrize("size", [(48, 48), (40, 65)])
+def test_a_map_that_is_answered_part_by_part_is_the_map_at_once(part, size, config, monkeypatch):
+    torch.manual_seed(0)
+    model, pixel_values = ResFormerForMultiTask(config).eval().double(), torch.randn(2, 3, *size, dtype=torch.float64)
+    whole = model(pixel_values).segmentation_logits.detach()  # with gradients
+    monkeypatch.setattr(modeling_resformer, "PART", part)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixel_values).segmentation_logits, whole)
+        torch.testing.assert_close(model(pixel_values, output_attentions=True).segmentation_logits, whole)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_no_nan_on_padded_windows_in_half_precision(implementation):
     model = ResFormerForMultiTask(tiny_config(window_size=7)).to(torch.bfloat16)
