@@ -273,16 +273,14 @@ class WindowGrid:
     target: torch.Tensor
     apart: tuple[torch.Tensor, torch.Tensor] | None
 
-    def parts(self, windows: int, tokens: int) -> "Iterator[WindowGrid]":
-        """Grids of at most so many windows of N tokens each, which give the tokens of this one after the other."""
-        apart = self.apart
+    def parts(
+        self, windows: int, tokens: int
+    ) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]]:
+        """`source` and `apart` of at most so many windows of N tokens at a time."""
         for first in range(0, len(self.source) // tokens, windows):
             last = first + windows
-            yield WindowGrid(
-                source=self.source[first * tokens : last * tokens],
-                target=self.target,
-                apart=None if apart is None else (apart[0][first:last], apart[1][first:last]),
-            )
+            apart = None if self.apart is None else (self.apart[0][first:last], self.apart[1][first:last])
+            yield self.source[first * tokens : last * tokens], apart
 
 
 def window_axis(size: int, window_size: int, shift_size: int, device: torch.device) -> WindowAxis:
@@ -439,11 +437,11 @@ class ResFormerWindowAttention(nn.Module):
         batch_size, height, width, channels = hidden_states.shape
         grid = window_grid(height, width, self.window_size, self.shift_size, hidden_states.device)
         if output_attentions or not fits_by_parts(hidden_states):
-            context, probabilities = self.answer(hidden_states, grid, output_attentions, norm)
+            context, probabilities = self.answer(hidden_states, grid.source, grid.apart, output_attentions, norm)
         else:
             hidden_states, tokens = norm(hidden_states), self.window_size**2
             windows = max(1, PART // (3 * batch_size * channels * tokens))
-            contexts = [self.answer(hidden_states, part)[0] for part in grid.parts(windows, tokens)]
+            contexts = [self.answer(hidden_states, *part)[0] for part in grid.parts(windows, tokens)]
             context, probabilities = torch.cat(contexts, dim=1), None
         context = context.index_select(1, grid.target).view(batch_size, height, width, channels)
         return context, None if probabilities is None else probabilities.unflatten(0, (batch_size, -1))
@@ -451,18 +449,20 @@ class ResFormerWindowAttention(nn.Module):
     def answer(
         self,
         hidden_states: torch.Tensor,
-        grid: WindowGrid,
+        source: torch.Tensor,
+        apart: tuple[torch.Tensor, torch.Tensor] | None,
         output_attentions: bool = False,
         norm: Callable = unchanged,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, h, w, C) -> the context (B, windows * N, C) of the grid's windows, and (B * windows, heads, N, N)."""
+        """(B, h, w, C) -> the context (B, windows * N, C), and the probabilities (B * windows, heads, N, N) where asked for.
+
+        Of the windows of a `WindowGrid` whose `source` and `apart` are given.
+        """
         batch_size, channels = hidden_states.shape[0], hidden_states.shape[-1]
-        start = recomputed(
-            self, "normalization", lambda x: self.qkv(norm(x).flatten(1, 2).index_select(1, grid.source))
-        )
+        start = recomputed(self, "normalization", lambda x: self.qkv(norm(x).flatten(1, 2).index_select(1, source)))
         qkv = start(hidden_states).view(batch_size, -1, self.window_size**2, 3, self.num_heads, self.head_dim)
         attend = recomputed(self, "attention", self.attend)
-        context, probabilities = attend(qkv, grid.apart, output_attentions)
+        context, probabilities = attend(qkv, apart, output_attentions)
         return self.output(context[..., : self.head_dim].reshape(batch_size, -1, channels)), probabilities
 
     def attend(
