@@ -764,17 +764,39 @@ def largest_component(mask: torch.Tensor) -> torch.Tensor:
 def component_labels(mask: torch.Tensor) -> torch.Tensor:
     """(height, width) int64: one number for each connected part of a mask, corners connecting; 0 where it is False.
 
-    Every pixel takes the highest number around it, then the number which that one's pixel has come to, until none
-    changes: a few rounds, since numbers leap.
+    The number is that of the part's last pixel, counted by rows from 1.
     """
-    labels = torch.arange(1, mask.numel() + 1, device=mask.device).view(mask.shape) * mask
+    inside = mask.cpu().numpy()
+    framed = np.pad(inside, 1)  # so that no run of pixels goes on in the next row
+    step = framed.shape[1]
+    (edges,) = np.nonzero(np.diff(framed.ravel()))
+    starts, ends = edges[::2] + 1, edges[1::2] + 1
+    # Of the row below, the first run that ends no further left than a run begins, and the last that begins no further right.
+    first, last = np.searchsorted(ends, starts + step), np.searchsorted(starts, ends + step, side="right")
+    counts = last - first
+    upper = np.repeat(np.arange(len(starts)), counts)
+    lower = np.arange(len(upper)) + np.repeat(first - counts.cumsum() + counts, counts)
+    row, column = np.divmod(ends[highest_joined(upper, lower, len(starts))] - 1, step)
+    labels = np.zeros(inside.shape, np.int64)
+    labels[inside] = np.repeat((row - 1) * inside.shape[1] + column, ends - starts)
+    return torch.from_numpy(labels).to(mask.device)
+
+
+def highest_joined(upper: np.ndarray, lower: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the highest number that each of 0..count-1 is joined with by pairs of them, be it through others.
+
+    Every number takes the highest of its pairs, then that which this one has come to, until none changes: a few rounds,
+    since numbers leap.
+    """
+    joined = np.arange(count)
     while True:
-        # Numbers up to 256 x 256 are exact in float32.
-        highest = F.max_pool2d(labels[None].float(), 3, stride=1, padding=1)[0].long() * mask
-        highest = torch.where(mask, highest.flatten()[(highest - 1).clamp(min=0)], 0)
-        if torch.equal(highest, labels):
-            return labels
-        labels = highest
+        highest = joined.copy()
+        np.maximum.at(highest, upper, joined[lower])
+        np.maximum.at(highest, lower, joined[upper])
+        highest = highest[highest]
+        if np.array_equal(highest, joined):
+            return joined
+        joined = highest
 
 
 def class_indices(logits: torch.Tensor) -> torch.Tensor:
