@@ -246,15 +246,26 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
 
 
 @pytest.mark.long
+def test_folds_of_copies_of_the_data_are_a_table(runs, tmp_path, capsys):
+    fixed = tmp_path / "fixed"
+    shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))
+    record = json.loads((fixed / "run.json").read_text())
+    record["dataset"]["fingerprint"] = "that of other dates"
+    (fixed / "run.json").write_text(json.dumps(record))
+    assert "are of none of these models" in card_of(fixed, tmp_path / "repository", runs)
+
+
+@pytest.mark.long
 def test_folds_of_other_data_or_unfinished_ones_are_no_table(runs, tmp_path, capsys):
     fixed = tmp_path / "fixed"
     shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))
     record = json.loads((fixed / "run.json").read_text())
     record["dataset"]["fingerprint"] = "other"
+    record["dataset"]["splits"]["test"]["rows"] += 1
     (fixed / "run.json").write_text(json.dumps(record))
     flags = ["--model", str(fixed), "--repo-id", "me/name", "--dry-run", "--output", str(tmp_path / "out")]
     assert push_to_hub.main([*flags, "--folds", str(runs)]) == 1
-    assert "was of other data (fingerprint f00d)" in capsys.readouterr().err
+    assert "was of other data (fingerprint f00d, other rows)" in capsys.readouterr().err
     (tmp_path / "folds.json").write_text(json.dumps({"number": 2, "pooled": None}))
     assert push_to_hub.main([*flags, "--folds", str(tmp_path)]) == 1
     assert "holds no finished folds" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import csv
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import BadInputError, Problems
 from ..escaping import safe_cell
@@ -11,6 +12,21 @@ from .label_tables import by_spelling, read_table, shortened, spelling_key
 
 
 SPLIT_NAMES = ("train", "validation", "test", "unlabelled")
+
+
+def totals(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the splits of a `run.json` hold together: rows, cases, and images by class; the unlabelled one stays out."""
+    summed: dict[str, Any] = {}
+    for name, split in splits.items():
+        if name == "unlabelled":
+            continue
+        for key, count in split.items():
+            if isinstance(count, Mapping):
+                known = summed.setdefault(key, {})
+                summed[key] = {one: known.get(one, 0) + number for one, number in count.items()}
+            else:
+                summed[key] = summed.get(key, 0) + count
+    return summed
 
 
 def shuffled(case_ids: Iterable[str], seed: int) -> list[str]:

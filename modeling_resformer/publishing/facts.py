@@ -1,5 +1,6 @@
 """What a run recorded of itself; the one place that knows where in its files a fact stands."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 from ..configuration_resformer import ResFormerConfig
 from ..data.fold_folders import FOLDS_NAME, read_fold_folders
+from ..data.splits import totals
 from ..data.transforms import Augmentation
 from ..errors import BadInputError
 from ..metrics.scores import figure
@@ -15,6 +17,8 @@ from .card_text import CARD_TEXT_NAME, CardText, read_card_text
 from .known_datasets import SYNTHETIC, UNKNOWN, Source, source_named
 from .repository_checks import RESULTS_NAME, RUN_NAME, read_config, read_json
 
+
+logger = logging.getLogger(__name__)
 
 NOT_RECORDED = "not recorded"
 # Runs record every field; those of before left out what had these values, the defaults of that time for any data.
@@ -247,11 +251,7 @@ def read_folds(run: Path, record: Mapping[str, Any], folder: Path | None) -> dic
     folder = folder or run
     if found.get("pooled") is None:
         raise BadInputError(f"--folds {folder}: holds no finished folds; run scripts/train_folds.py to its end")
-    ours, theirs = ((one.get("dataset") or {}).get("fingerprint") for one in (record, found))
-    if ours != theirs:
-        raise BadInputError(
-            f"--folds {folder}: was of other data (fingerprint {theirs}) than {run} ({ours}); expected folds of the same"
-        )
+    check_same_data(f"--folds {folder}", found.get("dataset") or {}, str(run), record.get("dataset") or {})
     members = [one.resolve() for one in read_fold_folders(folder)]
     settings, alike = record.get("settings") or {}, found["settings"]
     names = {*settings, *alike} - {"seed"}
@@ -259,6 +259,31 @@ def read_folds(run: Path, record: Mapping[str, Any], folder: Path | None) -> dic
         "weights_of_fold": members.index(run.resolve()) if run.resolve() in members else None,
         "differing": sorted(name for name in names if settings.get(name) != alike.get(name)),
     }
+
+
+def check_same_data(folds_name: str, of_folds: Mapping[str, Any], run_name: str, of_run: Mapping[str, Any]) -> None:
+    """Refuses folds of other data than a run's.
+
+    The fingerprint of a source goes by the dates of its files, so that of copies all that was counted must agree.
+
+    Raises:
+        BadInputError: naming what differs.
+    """
+    theirs, ours = of_folds.get("fingerprint"), of_run.get("fingerprint")
+    if theirs == ours:
+        return
+    counted, here = of_folds.get("totals"), totals(of_run.get("splits") or {})
+    if not counted or counted != here:
+        names = sorted(name for name in {*(counted or {}), *here} if (counted or {}).get(name) != here.get(name))
+        raise BadInputError(
+            f"{folds_name}: was of other data (fingerprint {theirs}, other {', '.join(names)}) than {run_name} ({ours}); "
+            "expected folds of the same"
+        )
+    logger.warning(
+        "%s: the files of its data have other dates than those of %s; taken for copies, since all counts of images, cases "
+        "and classes agree.",
+        *(folds_name, run_name),
+    )
 
 
 def find_card_text(run: Path, given: Path | None = None) -> CardText:

@@ -5,7 +5,7 @@
     {"number": 5, "seed": 0, "near_duplicates": {"groups": 9, "cases": 18} or null where nobody looked,
      "started_with": {...},                settings of every run, as a recipe
      "folds": [0, 1, 2, 3, 4], "failed": [], "split": "test", "images": 2000, "cases": 2000,
-     "commits": [...], "settings": {...}, "dataset": {"name": ..., "fingerprint": ...},
+     "commits": [...], "settings": {...}, "dataset": {"name": ..., "fingerprint": ..., "totals": {"rows": 2000, ...}},
      "model": {"dice": {"mean": ..., "std": ..., "n": 5, "values": {"0": ..., ...}}, ...},
      "group_by": ..., "groups": {...},     as in seeds.json
      "pooled": {...} or null}              results.json of all cases, once every fold is finished
@@ -20,7 +20,7 @@ from typing import Any
 from ..data.fold_folders import FOLDS_NAME, fold_folders
 from ..data.folds import Folds, find_groups, read_groups
 from ..data.prepared import PreparedDataset, load_prepared
-from ..data.splits import write_manifest
+from ..data.splits import totals, write_manifest
 from ..errors import BadInputError, named_write_failure
 from ..evaluation.evaluation import Scoring
 from ..evaluation.per_case import write_per_case
@@ -171,7 +171,7 @@ def summarise_folds(
         "failed": sorted(failed),
         "split": "test",
         **{key: sum(result[key] for result in results.values()) for key in ("images", "cases")},
-        "dataset": {key: data[key] for key in ("name", "fingerprint")},
+        "dataset": {"name": data["name"], "fingerprint": data["fingerprint"], "totals": totals(data["splits"])},
         **spread(results, records),
         "pooled": None,
     }
