@@ -50,7 +50,15 @@ def test_what_is_kept_is_what_no_code_can_make_again():
     check_run(READY)
     check_card(READY / "README.md")
     assert {path.relative_to(READY).as_posix() for path in READY.rglob("*") if path.suffix != ".jpg"} == {
-        *("config.json", "model.safetensors", "preprocessor_config.json", "results.json", "run.json", "README.md"),
+        *(
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "results.json",
+            "run.json",
+            "folds.json",
+            "README.md",
+        ),
         *("report.png", "samples.png", "network.png", "examples", "outlined"),
     }
 

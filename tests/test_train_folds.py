@@ -235,7 +235,7 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     (fixed / "run.json").write_text(json.dumps(record))
     section = card_of(fixed, tmp_path / "repository", runs)
     assert "are of none of these models, but of the fixed split" in section
-    assert "they differ from these weights in learning_rate" in section
+    assert "they differ from these weights in learning_rate (" in section and " in place of " in section
     for name in ("config.json", "preprocessor_config.json", "results.json", "run.json"):
         shutil.copy(fixed / name, tmp_path / "repository")
     assert card_of(tmp_path / "repository", tmp_path / "again") == section

@@ -70,7 +70,7 @@ class Facts:
         text: what the owner says of it in `card.yaml`.
         synthetic: the data are made up in the layout of those recorded; the card then speaks of made-up data.
         folds: `folds.json` of a cross-validation on the same data, with `weights_of_fold` (None for weights that are of no
-            fold) and `differing` (settings in which the run is unlike the folds); empty where there was none.
+            fold) and `differing` (settings in which the folds are unlike the run); empty where there was none.
     """
 
     config: ResFormerConfig
@@ -253,12 +253,22 @@ def read_folds(run: Path, record: Mapping[str, Any], folder: Path | None) -> dic
         raise BadInputError(f"--folds {folder}: holds no finished folds; run scripts/train_folds.py to its end")
     check_same_data(f"--folds {folder}", found.get("dataset") or {}, str(run), record.get("dataset") or {})
     members = [one.resolve() for one in read_fold_folders(folder)]
-    settings, alike = record.get("settings") or {}, found["settings"]
-    names = {*settings, *alike} - {"seed"}
     return found | {
         "weights_of_fold": members.index(run.resolve()) if run.resolve() in members else None,
-        "differing": sorted(name for name in names if settings.get(name) != alike.get(name)),
+        "differing": differences(found["settings"], record.get("settings") or {}),
     }
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Settings that are not the same, but seed and log, with both values where these are numbers or words."""
+    told = []
+    for name in sorted({*theirs, *ours} - {"seed"}):
+        values = theirs.get(name), ours.get(name)
+        if values[0] != values[1] and not name.startswith("logging_"):
+            shown = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+            is_short = all(isinstance(one, int | float | str) for one in values)
+            told.append(f"{name} ({shown[0]} in place of {shown[1]})" if is_short else name)
+    return told
 
 
 def check_same_data(folds_name: str, of_folds: Mapping[str, Any], run_name: str, of_run: Mapping[str, Any]) -> None:
