@@ -59,11 +59,18 @@ class ResFormerPointwise(nn.Conv2d):
 def suits_onednn(values: torch.Tensor) -> bool:
     """Whether oneDNN takes a convolution of 1 x 1 off torch's hands: many float32 on a CPU, and nobody asks for gradients.
 
-    Compilers and exported graphs are left what they know how to make fast.
+    Compilers and exported graphs are left what they know how to make fast, and are not asked for their sizes.
     """
-    if values.device.type != "cpu" or values.dtype != torch.float32 or values.numel() < FEWEST_FOR_ONEDNN:
+    if not answers_on_cpu(values):
         return False
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return values.dtype == torch.float32 and values.numel() >= FEWEST_FOR_ONEDNN
+
+
+def answers_on_cpu(values: torch.Tensor) -> bool:
+    """Whether numbers are computed on a CPU now, and no backward pass follows."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return values.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def convolved_by_onednn(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

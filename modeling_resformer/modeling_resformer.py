@@ -38,7 +38,7 @@ from transformers.utils import ModelOutput
 
 from .backbone_resformer import StageInput, build_backbone, stage_inputs, stage_modules
 from .configuration_resformer import ResFormerConfig
-from .fusing_resformer import convolved_by_onednn, fuse_convolutions, suits_onednn, tensors_to_record
+from .fusing_resformer import answers_on_cpu, convolved_by_onednn, fuse_convolutions, suits_onednn, tensors_to_record
 
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ class ResFormerLinear(nn.Linear):
 
 def fits_by_parts(hidden_states: torch.Tensor) -> bool:
     """Whether a Swin layer answers a map part by part: on a CPU, in whose cache a part stays, and no backward pass follows."""
-    is_long = hidden_states.device.type == "cpu" and 4 * hidden_states.numel() > PART
-    return is_long and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return answers_on_cpu(hidden_states) and 4 * hidden_states.numel() > PART
 
 
 @dataclass
