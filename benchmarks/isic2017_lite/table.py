@@ -47,8 +47,8 @@ def table(rows: Mapping[str, Mapping[str, Any]], cells: Mapping[str, list[dict[s
         if found:
             scores = " | ".join(score(found, name) for name in SCORES)
             cost = f"{found[0]['parameters'] / 1e6:.2f} M | {found[0]['gmac']:.2f}"
-            minutes = mean(cell["cpu_minutes"] for cell in found)
-            lines.append(f"| {rows[row]['text']} | {len(found)} | {scores} | {cost} | {minutes:.0f} |")
+            minutes = " + ".join(f"{cell['cpu_minutes']:.0f}" for cell in found)  # of machines that may differ
+            lines.append(f"| {rows[row]['text']} | {len(found)} | {scores} | {cost} | {minutes} |")
     return "\n".join(lines)
 
 
