@@ -6,6 +6,7 @@ weights; so can a convolution that a 1 x 1 convolution follows. Which layers fol
 network once on a small image; so it works for backbones of any library.
 """
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -20,6 +21,7 @@ PLAIN_CONVOLUTIONS = ("Conv2d", "FixedSameConv2d", "Conv2dSame")
 # timm's, which have an activation inside.
 NORMS_WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct")
 FEWEST_FOR_ONEDNN = 20_481  # numbers of a map alone, below which torch never asks it
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def fuse_convolutions(model: nn.Module, run: Callable[[nn.Module], Iterable[torch.Tensor]]) -> None:
@@ -57,11 +59,12 @@ class ResFormerPointwise(nn.Conv2d):
 
 
 def suits_onednn(values: torch.Tensor) -> bool:
-    """Whether oneDNN takes a convolution of 1 x 1 off torch's hands: many float32 on a CPU, and nobody asks for gradients.
+    """Whether oneDNN takes a convolution of 1 x 1 off torch's hands: many float32 on an x86 CPU, where nobody asks for gradients.
 
-    Compilers and exported graphs are left what they know how to make fast, and are not asked for their sizes.
+    Other processors may have no kernel for it. Compilers and exported graphs are left what they know how to make fast, and are
+    not asked for their sizes.
     """
-    if not answers_on_cpu(values):
+    if not (answers_on_cpu(values) and IS_X86 and torch.backends.mkldnn.enabled):
         return False
     return values.dtype == torch.float32 and values.numel() >= FEWEST_FOR_ONEDNN
 
