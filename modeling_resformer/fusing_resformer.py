@@ -21,7 +21,7 @@ PLAIN_CONVOLUTIONS = ("Conv2d", "FixedSameConv2d", "Conv2dSame")
 # timm's, which have an activation inside.
 NORMS_WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct")
 FEWEST_FOR_ONEDNN = 20_481  # numbers of a map alone, below which torch never asks it
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def fuse_convolutions(model: nn.Module, run: Callable[[nn.Module], Iterable[torch.Tensor]]) -> None:
@@ -64,7 +64,7 @@ def suits_onednn(values: torch.Tensor) -> bool:
     Other processors may have no kernel for it. Compilers and exported graphs are left what they know how to make fast, and are
     not asked for their sizes.
     """
-    if not (answers_on_cpu(values) and IS_X86 and torch.backends.mkldnn.enabled):
+    if not (answers_on_cpu(values) and HAS_ONEDNN and torch.backends.mkldnn.enabled):
         return False
     return values.dtype == torch.float32 and values.numel() >= FEWEST_FOR_ONEDNN
 
