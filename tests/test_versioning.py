@@ -39,7 +39,8 @@ def expected(checkpoint):
 
 
 def close(actual, wanted):
-    torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=0)
+    """To float32's rounding, which differs from one kind of processor to the next."""
+    torch.testing.assert_close(actual, wanted, atol=max(1e-5, 2e-6 * wanted.abs().max().item()), rtol=0)
 
 
 def test_there_is_a_kept_checkpoint():
