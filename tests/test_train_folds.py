@@ -216,6 +216,17 @@ def card_of(run, folder, folds=None):
     return text.partition("### Cross-validation")[2].partition("\n## ")[0]
 
 
+def run_of_no_fold(runs, folder, changes):
+    """A copy of a fold's run elsewhere, whose record says something else at the places of `changes`."""
+    fixed = folder / "fixed"
+    shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))
+    record = json.loads((fixed / "run.json").read_text())
+    for part, values in changes.items():
+        record[part] |= values
+    (fixed / "run.json").write_text(json.dumps(record))
+    return fixed
+
+
 @pytest.mark.long
 def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     pooled = json.loads((runs / "results.json").read_text())
@@ -228,11 +239,7 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
     dice = pooled["model"]["dice"]
     assert f"**{figure(dice['value'])} ({figure(dice['low'])} to {figure(dice['high'])})**" in section
     # A run of the same data that is no fold, trained at another rate; what is pushed again keeps the section.
-    fixed = tmp_path / "fixed"
-    shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))
-    record = json.loads((fixed / "run.json").read_text())
-    record["settings"]["learning_rate"] = 0.5
-    (fixed / "run.json").write_text(json.dumps(record))
+    fixed = run_of_no_fold(runs, tmp_path, {"settings": {"learning_rate": 0.5}})
     section = card_of(fixed, tmp_path / "repository", runs)
     assert "are of none of these models, but of the fixed split" in section
     assert "they differ from these weights in learning_rate (" in section and " in place of " in section
@@ -246,26 +253,18 @@ def test_a_card_tells_the_folds_apart_from_its_own_weights(runs, tmp_path):
 
 
 @pytest.mark.long
-def test_folds_of_copies_of_the_data_are_a_table(runs, tmp_path, capsys):
-    fixed = tmp_path / "fixed"
-    shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))
-    record = json.loads((fixed / "run.json").read_text())
-    record["dataset"]["fingerprint"] = "that of other dates"
-    (fixed / "run.json").write_text(json.dumps(record))
+def test_folds_of_copies_of_the_data_are_a_table(runs, tmp_path):
+    fixed = run_of_no_fold(runs, tmp_path, {"dataset": {"fingerprint": "that of other dates"}})
     assert "are of none of these models" in card_of(fixed, tmp_path / "repository", runs)
 
 
 @pytest.mark.long
 def test_folds_of_other_data_or_unfinished_ones_are_no_table(runs, tmp_path, capsys):
-    fixed = tmp_path / "fixed"
-    shutil.copytree(runs / "fold-0", fixed, ignore=shutil.ignore_patterns("checkpoint-*"))
-    record = json.loads((fixed / "run.json").read_text())
-    record["dataset"]["fingerprint"] = "other"
-    record["dataset"]["splits"]["test"]["rows"] += 1
-    (fixed / "run.json").write_text(json.dumps(record))
+    fixed = run_of_no_fold(runs, tmp_path, {"dataset": {"fingerprint": "other", "splits": {"test": {"rows": 1}}}})
     flags = ["--model", str(fixed), "--repo-id", "me/name", "--dry-run", "--output", str(tmp_path / "out")]
     assert push_to_hub.main([*flags, "--folds", str(runs)]) == 1
-    assert "was of other data (fingerprint f00d, other rows)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "was of other data (fingerprint f00d, other " in said and "rows" in said
     (tmp_path / "folds.json").write_text(json.dumps({"number": 2, "pooled": None}))
     assert push_to_hub.main([*flags, "--folds", str(tmp_path)]) == 1
     assert "holds no finished folds" in capsys.readouterr().err
